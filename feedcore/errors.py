@@ -1,0 +1,123 @@
+"""Errors carry decisions: whose fault, whether a retry can help, and the status the caller gets.
+
+Raised once, where the fault is seen, with the field, the value's shape and the bound. `server/status.py` is
+the only place that turns them into a gRPC status; nothing else in the project names a gRPC status code.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Who has to act."""
+
+    CALLER = "caller"
+    ENGINE = "engine"
+    DEPENDENCY = "dependency"
+
+
+class FeedcoreError(Exception):
+    """Base of all errors the engine raises on purpose.
+
+    `status` is the lower-case name of a gRPC status; `retriable` says whether the same call may succeed later.
+    """
+
+    fault = Fault.ENGINE
+    retriable = False
+    status = "internal"
+
+
+class InvalidField(FeedcoreError):
+    """A request field is out of bounds: `field: what was seen; what is allowed`."""
+
+    fault = Fault.CALLER
+    status = "invalid_argument"
+
+    def __init__(self, field: str, seen: str, bound: str) -> None:
+        super().__init__(f"{field}: {seen}; {bound}")
+        self.field = field
+        self.seen = seen
+        self.bound = bound
+
+
+class InvalidCursor(InvalidField):
+    """A cursor or head token that cannot be served: `reason` is a word a caller may switch on."""
+
+    def __init__(self, reason: str, seen: str, *, field: str = "cursor") -> None:
+        super().__init__(field, f"{reason} ({seen})", "load the first page again, with no cursor")
+        self.reason = reason
+
+
+class NotFound(FeedcoreError):
+    """The thing named does not exist (or is no longer kept)."""
+
+    fault = Fault.CALLER
+    status = "not_found"
+
+
+class NotPermitted(FeedcoreError):
+    """The caller names a thing that belongs to somebody else."""
+
+    fault = Fault.CALLER
+    status = "permission_denied"
+
+
+class IdempotencyConflict(FeedcoreError):
+    """One idempotency key, two different requests."""
+
+    fault = Fault.CALLER
+    status = "already_exists"
+
+
+class FailedPrecondition(FeedcoreError):
+    """The state of the system does not allow it; the message says which state and what to do."""
+
+    fault = Fault.CALLER
+    status = "failed_precondition"
+
+
+class Overloaded(FeedcoreError):
+    """A bounded queue is full; try again after `retry_after_ms`."""
+
+    retriable = True
+    status = "resource_exhausted"
+
+    def __init__(self, what: str, bound: str, retry_after_ms: int = 100) -> None:
+        super().__init__(f"{what} is full ({bound}); retry after {retry_after_ms} ms")
+        self.retry_after_ms = retry_after_ms
+
+
+class StoreFull(FeedcoreError):
+    """The disk has no room: nothing was written, nothing is lost; free space, then retry."""
+
+    retriable = True
+    status = "resource_exhausted"
+
+
+class Unavailable(FeedcoreError):
+    """A dependency did not answer; the call changed nothing and may be retried."""
+
+    fault = Fault.DEPENDENCY
+    retriable = True
+    status = "unavailable"
+
+
+class ClockWentBack(FeedcoreError):
+    """The clock is behind an id that was already given out by more than we wait for."""
+
+    retriable = True
+    status = "unavailable"
+
+
+class StoreError(FeedcoreError):
+    """A store that cannot be opened: newer, foreign, corrupt, or in use. Nothing was changed."""
+
+    status = "failed_precondition"
+
+
+class ConfigError(FeedcoreError):
+    """Settings that do not validate; the message names the key, its source, and the bound."""
+
+    fault = Fault.CALLER
+    status = "failed_precondition"

@@ -1,0 +1,79 @@
+"""Every bound of the engine, with its reason; relations between bounds are asserted at import.
+
+Units are in the names. What an operator may change at run time is not here but in `feedcore.config`.
+"""
+
+from __future__ import annotations
+
+SECOND_MS = 1_000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+# --- pages -----------------------------------------------------------------------------------------
+PAGE_SIZE_DEFAULT = 20  # a phone shows 3 to 6 items at once: three to six screens a call
+PAGE_SIZE_MAX = 100  # at 2.5 KB an item this keeps a reply below 1 MB
+WINDOW_ENTRIES = 500  # W: candidates one page is ranked from; 10 KB of packed entries
+REFILL_WINDOWS_MAX = 20  # windows one call may read when filters empty them: 10,000 entries, then a short page
+SERVED_SET_MAX = 192  # ids a cursor carries; 192 deltas of at most 7 bytes stay below CURSOR_BYTES_MAX
+CURSOR_BYTES_MAX = 2_048  # cursors travel in URLs and metadata of callers
+CHECK_NEW_COUNT_MAX = 99  # user interfaces print "99+"
+TRENDING_ENTRIES = WINDOW_ENTRIES  # the cold-start feed is ranked like any other window
+
+# --- retention -------------------------------------------------------------------------------------
+RETENTION_MS = 7 * DAY_MS  # feed items and outboxes
+CURSOR_AGE_MAX_MS = RETENTION_MS  # an older cursor points below everything that is kept
+IDEMPOTENCY_AGE_MAX_MS = RETENTION_MS  # callers retry for hours, not weeks
+CLOCK_AHEAD_MAX_MS = 5 * SECOND_MS  # a publish time further ahead than this is a broken clock, not skew
+
+# --- posts -----------------------------------------------------------------------------------------
+BODY_CHARS_MAX = 10_000
+MEDIA_REFS_MAX = 10
+MEDIA_URI_BYTES_MAX = 2_048
+IDEMPOTENCY_KEY_BYTES_MAX = 128  # a UUID is 36
+
+# --- graph -----------------------------------------------------------------------------------------
+FOLLOWEES_MAX = 100_000  # packed: 800 KB, read whole on each load; twice the largest account we serve
+LIST_PAGE_MAX = 1_000  # ids a page of ListFollowers and ListFollowees
+PULLED_SOURCES_MAX = 200  # pulled outboxes one load merges; above it the most engaged with are taken
+REBUILD_SOURCES_MAX = 1_000  # the same for a feed that is served by pull while it is rebuilt
+OUTBOX_ENTRIES_MAX = WINDOW_ENTRIES  # no source can put more than a window into a window
+
+# --- preferences -----------------------------------------------------------------------------------
+PREFERENCES_PER_USER_MAX = 10_000  # mutes, snoozes, hides, blocks of one user: 80 KB read on each load
+SNOOZE_MAX_MS = 365 * DAY_MS
+AFFINITY_AUTHORS_MAX = 256  # authors whose engagement history is kept for a user: 3 KB
+
+# --- fan-out ---------------------------------------------------------------------------------------
+FANOUT_QUOTA_FOLLOWERS = 10_000  # followers of one post delivered in a turn: 80 KB a delivery row
+FANOUT_JOBS_PER_TURN = 64  # posts that share a turn (and its fsync)
+FANOUT_ATTEMPTS_MAX = 5  # then the job is a dead letter
+LANE_SPLIT_FOLLOWERS = 1_000  # below this one lane delivers to everybody: a second pass would cost more
+MERGE_DELIVERIES_MAX = 1_000_000  # deliveries sorted at once: 28 MB
+DELIVERY_BACKLOG_MAX = 20_000_000  # unmerged deliveries; above it expansion waits (readers overlay posts anyway)
+RECENTLY_ACTIVE_MS = 1 * DAY_MS  # followers seen since go first
+INACTIVE_AFTER_MS = 30 * DAY_MS  # followers not seen since are skipped and rebuilt on return
+
+# --- queues inside a process -----------------------------------------------------------------------
+WRITE_QUEUE_MAX = 4_096  # writes waiting for the group commit; more are refused with RESOURCE_EXHAUSTED
+WRITE_BATCH_MAX = 512  # writes that share one commit: bounds the time a commit holds the write lock
+IMPRESSION_BUFFER_MAX = 100_000  # impressions waiting to be counted; more are dropped and counted as dropped
+COUNTER_BATCH = 5_000  # interactions applied to counters in one transaction
+
+# --- store -----------------------------------------------------------------------------------------
+DISK_RESERVE_BYTES = 64 * 1024 * 1024  # free space below which publishes are refused, so that merging can go on
+TOMBSTONE_AGE_MAX_MS = RETENTION_MS + DAY_MS  # one day longer than anything that could still point at the item
+
+# --- ranking versions ------------------------------------------------------------------------------
+RANKING_VERSIONS_KEPT = 1_000  # versions a cursor may still name
+EXPERIMENT_ARMS_MAX = 16
+
+assert PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX <= SERVED_SET_MAX <= WINDOW_ENTRIES
+assert OUTBOX_ENTRIES_MAX >= WINDOW_ENTRIES, "a pulled source must be able to fill a window"
+assert CURSOR_AGE_MAX_MS <= RETENTION_MS <= TOMBSTONE_AGE_MAX_MS
+# 192 deltas x 7 bytes + 72 bytes of header and signature, in base64 (4/3)
+assert (SERVED_SET_MAX * 7 + 72) * 4 // 3 <= CURSOR_BYTES_MAX
+assert RECENTLY_ACTIVE_MS < INACTIVE_AFTER_MS
+assert FANOUT_JOBS_PER_TURN * FANOUT_QUOTA_FOLLOWERS <= MERGE_DELIVERIES_MAX
+assert MERGE_DELIVERIES_MAX < DELIVERY_BACKLOG_MAX
+assert WRITE_BATCH_MAX <= WRITE_QUEUE_MAX

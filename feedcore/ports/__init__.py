@@ -1,0 +1,48 @@
+"""What the engine needs from the outside, as typing.Protocols. One contract suite per port in tests/contract.
+
+Conventions, for every port:
+
+* ids are unsigned 64-bit integers; times are integer milliseconds since 1970;
+* an *id array* is `bytes`: unsigned 64-bit little-endian integers, ascending, no duplicates;
+* *entries* is `bytes`: packed 20-byte feed entries (`feedcore.domain.entry`), newest first, no duplicates;
+* every write is durable when its coroutine returns, and idempotent by key;
+* a read sees every write that was acknowledged before it began, by whichever process of the node.
+"""
+
+from feedcore.ports.content import Content, ContentSource
+from feedcore.ports.feeds import Delivery, FeedStore, Window
+from feedcore.ports.graph import GraphPage, GraphSource
+from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
+from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
+from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
+from feedcore.ports.signals import Interaction, InteractionKind, SignalStore
+from feedcore.ports.settings import SettingsStore
+
+__all__ = [
+    "Content",
+    "ContentSource",
+    "DeadLetter",
+    "Delivery",
+    "FanoutJob",
+    "FanoutQueue",
+    "FeedStore",
+    "GraphPage",
+    "GraphSource",
+    "Interaction",
+    "InteractionKind",
+    "JobKind",
+    "Lane",
+    "NewPost",
+    "Post",
+    "PostStats",
+    "PostStore",
+    "Preference",
+    "PreferenceKind",
+    "PreferenceStore",
+    "Published",
+    "QueueLag",
+    "SettingsStore",
+    "SignalStore",
+    "ViewerFilters",
+    "Window",
+]

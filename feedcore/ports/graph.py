@@ -1,0 +1,55 @@
+"""GraphSource: who follows and blocks whom. In production another team's service."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, Sequence
+
+
+class GraphPage(NamedTuple):
+    """`ids` is an id array; `next_after` continues the listing, 0 at its end."""
+
+    ids: bytes
+    next_after: int
+
+
+class GraphSource(Protocol):
+    """Directed follows, and blocks that hide both sides from each other."""
+
+    def followees(self, user_id: int) -> bytes:
+        """Whom the user follows, as an id array (at most FOLLOWEES_MAX)."""
+
+    def follower_count(self, user_id: int) -> int:
+        """How many follow the user."""
+
+    def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
+        """Followers with id > after, ascending."""
+
+    def followee_page(self, user_id: int, after: int, limit: int) -> GraphPage:
+        """Followees with id > after, ascending."""
+
+    def push_recipients(
+        self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
+    ) -> GraphPage:
+        """One chunk of the followers a post is pushed to: like `followers`, less the inactive ones.
+
+        `lane` ALL takes everybody, ACTIVE those seen since `recent_since_ms`, REST the others. `next_after`
+        is the last follower *considered*, so that a continuation never looks at one twice.
+        """
+
+    async def follow(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
+        """False if it was there already. Queues the backfill of the followee's posts in the same commit.
+
+        Raises NotPermitted if either blocks the other, InvalidField above FOLLOWEES_MAX.
+        """
+
+    async def unfollow(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
+        """False if there was nothing to end. Queues the removal from the stored feed in the same commit."""
+
+    async def block(self, blocker_id: int, blocked_id: int, now_ms: int) -> bool:
+        """Also ends follows in both directions. False if it was there already."""
+
+    async def unblock(self, blocker_id: int, blocked_id: int, now_ms: int) -> bool:
+        """False if there was nothing to end. Follows do not come back by themselves."""
+
+    async def import_follows(self, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
+        """Many (follower, followee) edges in one commit; the number that were new. Existing ones are kept."""

@@ -1,0 +1,102 @@
+"""PostStore: posts, author outboxes, and the fan-out event that is committed with each post."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class NewPost:
+    """A validated post. `content` is a wire-encoded feedcore.v1.Content; `digest` tells two requests apart.
+
+    The time of publishing is read from `content_id`. `visibility` is `domain.entry.Visibility`.
+    `idempotency_key` may be empty: then nothing is deduplicated.
+    """
+
+    content_id: int
+    author_id: int
+    content: bytes
+    digest: bytes
+    visibility: int
+    quality: float
+    idempotency_key: str
+
+
+class Published(NamedTuple):
+    """`content_id` of the post; `replayed` if the idempotency key had been used for the same request."""
+
+    content_id: int
+    replayed: bool
+
+
+class Post(NamedTuple):
+    """A stored post, not deleted."""
+
+    content_id: int
+    author_id: int
+    content: bytes
+    visibility: int
+
+
+class PostStats(NamedTuple):
+    """Counters of one post, counted eventually.
+
+    `reach`: users it was delivered to (push) or whose feeds pull it. `mode`: "push" or "pull" as decided when it
+    was published. `fanned_out_ms`: when the last delivery was durable, 0 while under way or pulled.
+    """
+
+    content_id: int
+    author_id: int
+    likes: int
+    comments: int
+    shares: int
+    clicks: int
+    hides: int
+    impressions: int
+    reach: int
+    mode: str
+    fanned_out_ms: int
+
+
+class PostStore(Protocol):
+    """Posts are partitioned by content_id, outboxes by (author_id, day)."""
+
+    async def publish(self, post: NewPost) -> Published:
+        """Commits post, outbox row and fan-out event together; durable on return.
+
+        Raises IdempotencyConflict (same key, other digest), StoreFull, Overloaded. The push/pull mode of the
+        author is read inside the same commit.
+        """
+
+    async def import_posts(self, posts: list[NewPost]) -> list[Published | None]:
+        """Many posts in one commit, in order; None marks one whose idempotency key had another digest.
+
+        A content_id that is taken moves on to the next free sequence number of the same millisecond.
+        """
+
+    async def delete(self, author_id: int, content_id: int, now_ms: int) -> None:
+        """Tombstone and removal of the content, durable on return. Deleting again changes nothing.
+
+        Raises NotFound (no such post, or no such author) and NotPermitted (somebody else's).
+        """
+
+    def get(self, content_id: int) -> Post | None:
+        """The post, or None if it never was or is deleted."""
+
+    def outboxes(
+        self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
+    ) -> list[bytes]:
+        """Per author the newest `limit` entries in bounds (a source may hold more; the merge cuts)."""
+
+    def stats(self, content_id: int) -> PostStats | None:
+        """Counters, or None if there is no such post."""
+
+    def tombstones(self):
+        """A set-like `native.U64Set` of deleted content ids, current as of this call."""
+
+    def trending(self) -> bytes:
+        """Entries (newest first) of the posts with the most engagement lately: at most TRENDING_ENTRIES."""
+
+    def newest_content_id(self) -> int:
+        """The largest content id stored, 0 if none: a new process checks its clock against it."""
