@@ -10,6 +10,8 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
+USER_ID_MAX = 2**63 - 1  # stores keep ids as signed 64-bit integers
+
 # --- pages -----------------------------------------------------------------------------------------
 PAGE_SIZE_DEFAULT = 20  # a phone shows 3 to 6 items at once: three to six screens a call
 PAGE_SIZE_MAX = 100  # at 2.5 KB an item this keeps a reply below 1 MB
@@ -30,6 +32,7 @@ CLOCK_AHEAD_MAX_MS = 5 * SECOND_MS  # a publish time further ahead than this is 
 BODY_CHARS_MAX = 10_000
 MEDIA_REFS_MAX = 10
 MEDIA_URI_BYTES_MAX = 2_048
+MEDIA_MIME_BYTES_MAX = 128  # RFC 6838 allows 127 for each half; real ones are below 80
 IDEMPOTENCY_KEY_BYTES_MAX = 128  # a UUID is 36
 
 # --- graph -----------------------------------------------------------------------------------------
@@ -46,6 +49,8 @@ AFFINITY_AUTHORS_MAX = 256  # authors whose engagement history is kept for a use
 
 # --- fan-out ---------------------------------------------------------------------------------------
 FANOUT_QUOTA_FOLLOWERS = 10_000  # followers of one post delivered in a turn: 80 KB a delivery row
+REBUILD_FOLLOWEES_PER_TURN = 500  # outboxes a rebuild reads in one turn: about 10 ms
+BACKFILL_ENTRIES_MAX = 100_000  # entries of one author in 7 days; one every six seconds
 FANOUT_JOBS_PER_TURN = 64  # posts that share a turn (and its fsync)
 FANOUT_ATTEMPTS_MAX = 5  # then the job is a dead letter
 LANE_SPLIT_FOLLOWERS = 1_000  # below this one lane delivers to everybody: a second pass would cost more
@@ -59,6 +64,11 @@ WRITE_QUEUE_MAX = 4_096  # writes waiting for the group commit; more are refused
 WRITE_BATCH_MAX = 512  # writes that share one commit: bounds the time a commit holds the write lock
 IMPRESSION_BUFFER_MAX = 100_000  # impressions waiting to be counted; more are dropped and counted as dropped
 COUNTER_BATCH = 5_000  # interactions applied to counters in one transaction
+
+IMPORT_BATCH_ROWS_MAX = 5_000  # rows of one bulk-load batch: one commit of about 50 ms
+POLICY_BATCH = 1_000  # authors whose mode changes in one commit
+AUDIT_USERS_MAX = 10_000
+AUDIT_FINDINGS_MAX = 20
 
 # --- store -----------------------------------------------------------------------------------------
 DISK_RESERVE_BYTES = 64 * 1024 * 1024  # free space below which publishes are refused, so that merging can go on

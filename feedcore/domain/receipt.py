@@ -1,0 +1,78 @@
+"""The receipt of a page: which sources answered, how stale each is, what was left out; and its wire bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from feedcore.domain.protowire import bytes_field, text_field, uint_field
+
+
+class Origin(IntEnum):
+    """feedcore.v1.FeedOrigin."""
+
+    STORED = 1
+    REBUILT = 2
+    TRENDING = 3
+
+
+class SourceReport(NamedTuple):
+    """One source and how it answered; `stale_ms` 0 means current."""
+
+    name: str
+    ok: bool
+    count: int
+    stale_ms: int = 0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Receipt:
+    """Filled while a page is made; `filtered` maps a verdict's name to the entries it left out."""
+
+    generated_at_ms: int
+    origin: Origin = Origin.STORED
+    degraded: bool = False
+    sources: list[SourceReport] = field(default_factory=list)
+    pull_total: int = 0
+    pull_considered: int = 0
+    followees: int = 0
+    candidates: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
+    ranking_version: int = 0
+    experiment_arm: str = ""
+
+    def report(self, name: str, count: int, error: str = "") -> None:
+        """Notes a source's answer; an error makes the page a degraded one."""
+        self.sources.append(SourceReport(name, not error, count, 0, error))
+        self.degraded = self.degraded or bool(error)
+
+    def encode(self) -> bytes:
+        """Wire bytes of feedcore.v1.Receipt."""
+        parts = [uint_field(1, self.origin), uint_field(2, self.degraded)]
+        parts += [bytes_field(3, _encode_source(source)) for source in self.sources]
+        parts += [
+            uint_field(4, self.pull_total),
+            uint_field(5, self.pull_considered),
+            uint_field(6, self.followees),
+            uint_field(7, self.candidates),
+        ]
+        for name, count in sorted(self.filtered.items()):
+            parts.append(bytes_field(8, text_field(1, name) + uint_field(2, count)))
+        parts += [
+            uint_field(9, self.ranking_version),
+            text_field(10, self.experiment_arm),
+            uint_field(11, self.generated_at_ms),
+        ]
+        return b"".join(parts)
+
+
+def _encode_source(source: SourceReport) -> bytes:
+    return (
+        text_field(1, source.name)
+        + uint_field(2, source.ok)
+        + uint_field(3, source.stale_ms)
+        + uint_field(4, source.count)
+        + text_field(5, source.error)
+    )
