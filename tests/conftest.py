@@ -1,0 +1,31 @@
+"""Shared by every test: long variants are opt-in, Hypothesis is seeded, servers and stores are real.
+
+Not for fakes: a test that needs a store opens one in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+LONG = os.environ.get("FEEDCORE_LONG") == "1"
+
+# A fixed seed in the usual run, so that a failure is the commit's and not the day's; many more cases when long.
+settings.register_profile(
+    "usual", derandomize=True, deadline=None, max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("long", settings.get_profile("usual"), derandomize=False, max_examples=1_000)
+settings.load_profile("long" if LONG else "usual")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what is marked `long`, unless FEEDCORE_LONG=1."""
+    if LONG:
+        return
+    skip = pytest.mark.skip(reason="long variant: FEEDCORE_LONG=1 or make test-all")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(skip)
