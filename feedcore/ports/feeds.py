@@ -51,13 +51,10 @@ class FeedStore(Protocol):
         """Those of `followees` whose posts are not (all) pushed: their outboxes belong into the merge."""
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
-        """Makes the user active again and queues the rebuild of the stored feed; idempotent.
+        """Makes the user active again and queues a REBUILD job; at most one is waiting, so it costs a read then.
 
-        Posts published after this returns are pushed to the user again.
+        `window` answers built=True again once that job is finished and all that it delivered is stored. Posts published after this returns are pushed to the user again.
         """
-
-    async def rebuild_done(self, user_id: int) -> None:
-        """The stored feed of the user is whole again: `window` answers built=True from here on."""
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """Makes the deliveries durable and visible, all or none. Delivering again changes nothing."""

@@ -53,3 +53,6 @@ class GraphSource(Protocol):
 
     async def import_follows(self, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
         """Many (follower, followee) edges in one commit; the number that were new. Existing ones are kept."""
+
+    def sample_users(self, count: int, seed: int) -> list[int]:
+        """Up to `count` users who follow somebody, the same ones for the same seed and graph; ascending."""

@@ -98,5 +98,8 @@ class PostStore(Protocol):
     def trending(self) -> bytes:
         """Entries (newest first) of the posts with the most engagement lately: at most TRENDING_ENTRIES."""
 
+    def content_id_of(self, author_id: int, idempotency_key: str) -> int:
+        """The post that this key of this author made, 0 if none is known."""
+
     def newest_content_id(self) -> int:
         """The largest content id stored, 0 if none: a new process checks its clock against it."""

@@ -1,0 +1,99 @@
+"""What operators read and change: ranking, hot settings, dead letters, rebuilds."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from feedcore.clock import Clock
+from feedcore.domain.experiments import RankingConfig
+from feedcore.errors import InvalidField, NotFound
+from feedcore.limits import LIST_PAGE_MAX
+from feedcore.ports import (
+    DeadLetter,
+    FanoutQueue,
+    FeedStore,
+    Lane,
+    QueueLag,
+    SettingsStore,
+)
+from feedcore.services.admission import check_id
+from feedcore.services.hot import Hot, HotSettings
+from feedcore.services.viewer import RANKING
+
+DEAD_LETTERS_DEFAULT = 100
+
+
+class AdminService:
+    """One a worker; what it changes is in force in all of them."""
+
+    def __init__(
+        self,
+        settings: SettingsStore,
+        queue: FanoutQueue,
+        feeds: FeedStore,
+        hot: Hot,
+        store_counts: Callable[[], dict[str, int]],
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._feeds = feeds
+        self._hot = hot
+        self._clock = clock
+        self.store_counts = store_counts
+
+    def get_ranking(self, version: int = 0) -> RankingConfig:
+        """The configuration in force (0), or an older version. Raises NotFound."""
+        newest = self._settings.version(RANKING)
+        if newest == 0 and version == 0:
+            return RankingConfig.default()
+        document = self._settings.at_version(RANKING, version or newest)
+        if document is None:
+            raise NotFound(f"version: ranking version {version} is not kept; newest is {newest}")
+        return RankingConfig.from_document(document, version or newest)
+
+    async def set_ranking(
+        self, config: RankingConfig, expected_version: int | None = None
+    ) -> RankingConfig:
+        """Validates and puts in force. Raises InvalidField, FailedPrecondition (another version is newest)."""
+        config.validate()
+        document = config.to_document()
+        version = await self._settings.put(
+            RANKING, document, self._clock.now_ms(), expected_version
+        )
+        return RankingConfig.from_document(document, version)
+
+    def get_settings(self) -> HotSettings:
+        """The hot settings in force."""
+        return self._hot.read()
+
+    async def set_settings(self, **changes: int | bool) -> HotSettings:
+        """Changes the named hot settings. Raises InvalidField."""
+        return await self._hot.change(changes, self._clock.now_ms())
+
+    def dead_letters(self, limit: int = 0) -> list[DeadLetter]:
+        """Jobs that failed for good, oldest first."""
+        if not 0 <= limit <= LIST_PAGE_MAX:
+            raise InvalidField("limit", str(limit), f"must be 1 to {LIST_PAGE_MAX}, or 0 for 100")
+        return self._queue.dead_letters(limit or DEAD_LETTERS_DEFAULT)
+
+    async def replay(self, job_ids: list[int]) -> int:
+        """Puts dead letters back; an empty list means all. The number put back."""
+        return await self._queue.replay(job_ids, self._clock.now_ms())
+
+    async def rebuild_feed(self, user_id: int) -> None:
+        """Queues the refill of the user's stored feed."""
+        check_id("user_id", user_id)
+        await self._feeds.request_rebuild(user_id, self._clock.now_ms())
+
+    def lanes(self) -> dict[Lane, tuple[QueueLag, bool]]:
+        """Per lane its lag, and whether it is paused."""
+        hot = self._hot.read()
+        return {
+            lane: (lag, hot.fanout_paused or (lane is Lane.REST and hot.rest_lane_paused))
+            for lane, lag in self._queue.lag(self._clock.now_ms()).items()
+        }
+
+    def backlog(self) -> int:
+        """Deliveries that are durable but not merged yet."""
+        return self._feeds.backlog()

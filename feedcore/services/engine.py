@@ -1,0 +1,103 @@
+"""All services of one process over one store: the only place that knows which service needs which port.
+
+Used by the server's workers, by the fan-out process and by offline tools, so that all run the same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+from feedcore.clock import Clock
+from feedcore.domain.ids import IdGenerator
+from feedcore.ports import (
+    ContentSource,
+    FanoutQueue,
+    FeedStore,
+    GraphSource,
+    PostStore,
+    PreferenceStore,
+    SettingsStore,
+    SignalStore,
+)
+from feedcore.services.admin import AdminService
+from feedcore.services.audit import AuditService
+from feedcore.services.explain import ExplainService
+from feedcore.services.feed import FeedService
+from feedcore.services.graph import GraphService
+from feedcore.services.hot import Hot, HotSettings
+from feedcore.services.importing import ImportService
+from feedcore.services.policy import PolicyReview
+from feedcore.services.preferences import PreferenceService
+from feedcore.services.publish import PublishService
+
+
+class Store(Protocol):
+    """What a profile provides: one object for each port, and a secret that signs cursors."""
+
+    feeds: FeedStore
+    posts: PostStore
+    contents: ContentSource
+    graph: GraphSource
+    preferences: PreferenceStore
+    signals: SignalStore
+    queue: FanoutQueue
+    settings: SettingsStore
+    secret: bytes
+    counts: Callable[[], dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The services of one process."""
+
+    feed: FeedService
+    publish: PublishService
+    preferences: PreferenceService
+    graph: GraphService
+    admin: AdminService
+    explain: ExplainService
+    audit: AuditService
+    importing: ImportService
+    policy: PolicyReview
+    hot: Hot
+
+
+def build_engine(
+    store: Store, hot_start: HotSettings, clock: Clock, *, region: int = 0, node: int = 0
+) -> Engine:
+    """Wires the services. `node` must differ between all processes that publish."""
+    hot = Hot(store.settings, hot_start)
+    policy = PolicyReview(store.settings, hot)
+    feed = FeedService(
+        store.feeds,
+        store.posts,
+        store.contents,
+        store.graph,
+        store.preferences,
+        store.signals,
+        store.settings,
+        store.secret,
+        clock,
+    )
+    id_generator = IdGenerator(region, node, clock.now_ms)
+    return Engine(
+        feed=feed,
+        publish=PublishService(store.posts, store.graph, store.contents, id_generator, clock),
+        preferences=PreferenceService(store.preferences, store.signals, clock),
+        graph=GraphService(store.graph, clock),
+        admin=AdminService(store.settings, store.queue, store.feeds, hot, store.counts, clock),
+        explain=ExplainService(feed, store.feeds, store.posts, store.signals, clock),
+        audit=AuditService(feed, store.posts, store.graph, clock),
+        importing=ImportService(
+            store.posts,
+            store.graph,
+            store.preferences,
+            store.signals,
+            policy,
+            clock,
+            region,
+        ),
+        policy=policy,
+        hot=hot,
+    )

@@ -1,0 +1,434 @@
+"""GetFeed in five named steps: skeleton, filter, rank, hydrate, present; and the check for new content.
+
+State of a scroll (all of it is in the cursor; nothing is kept here between calls):
+
+    head        nothing newer joins this scroll; fixed by the first page
+    low_water   everything in (low_water, head] was served or filtered
+    served      the ids at or below low_water that were served
+    ranking     version and time, so that a scroll is ranked by one ruler
+
+Invariants: a scroll never shows an item twice and never skips one that was there when it began and is still
+visible; a page's items come in descending score; every page carries a receipt. Not for writing: a load changes
+nothing but the note that the user was here and the impressions, both written behind.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from feedcore import native
+from feedcore.clock import Clock
+from feedcore.domain import ids
+from feedcore.domain.cursor import Cursor, decode_cursor, decode_head, encode_cursor, encode_head
+from feedcore.domain.entry import ENTRY_BYTES, unpack
+from feedcore.domain.receipt import Origin, Receipt
+from feedcore.domain.visibility import Verdict
+from feedcore.errors import InvalidField, Unavailable
+from feedcore.limits import (
+    CHECK_NEW_COUNT_MAX,
+    CLOCK_AHEAD_MAX_MS,
+    PULLED_SOURCES_MAX,
+    REBUILD_SOURCES_MAX,
+    REFILL_WINDOWS_MAX,
+    RETENTION_MS,
+    USER_ID_MAX,
+    WINDOW_ENTRIES,
+)
+from feedcore.ports import (
+    ContentSource,
+    FeedStore,
+    GraphSource,
+    PostStore,
+    PreferenceStore,
+    SettingsStore,
+    SignalStore,
+)
+from feedcore.services.admission import check_id, check_page_size
+from feedcore.services.viewer import Viewer, Viewers, is_followed
+
+NEWEST = USER_ID_MAX  # at or below this is every content id
+REASON_FOLLOWED, REASON_OWN, REASON_TRENDING = 1, 2, 3
+VIEW_FULL, VIEW_COMPACT, VIEW_IDS = 0, 1, 2
+_FEED, _TRENDING = 0, 1  # Cursor.origin
+_SCORE = struct.Struct("<d")
+
+Item = tuple[int, int, bytes | None, int, int, int, float, int]
+
+
+class FeedPage(NamedTuple):
+    """`body` is a wire-encoded feedcore.v1.GetFeedResponse; the rest is for logs and metrics."""
+
+    body: bytes
+    items: int
+    origin: str
+    degraded: bool
+    not_modified: bool
+
+
+class NewContent(NamedTuple):
+    """Visible items newer than a head: `count` at most CHECK_NEW_COUNT_MAX, `capped` if there are more."""
+
+    count: int
+    capped: bool
+    newest_published_at_ms: int
+    newest_content_id: int
+
+
+class Skeleton(NamedTuple):
+    """`entries`: the merged window, newest first; `built` False if it was pulled while a rebuild is due."""
+
+    entries: bytes
+    built: bool
+
+
+class Chosen(NamedTuple):
+    """One entry on its way to the page."""
+
+    score: float
+    content_id: int
+    author_id: int
+
+
+@dataclass(slots=True)
+class Scroll:
+    """One call's progress through the feed; becomes the next cursor."""
+
+    viewer: Viewer
+    page_size: int
+    now_ms: int
+    ranked_at_ms: int
+    head: int
+    low_water: int
+    served: bytes
+    trending: bool
+    receipt: Receipt
+    chosen: list[Chosen] = field(default_factory=list)
+    end: bool = False
+
+    @property
+    def not_below(self) -> int:
+        """The oldest content id that is kept."""
+        return ids.first_id_at(self.now_ms - RETENTION_MS)
+
+
+class FeedService:
+    """Serves pages. One a worker; safe for concurrent calls on one event loop."""
+
+    def __init__(
+        self,
+        feeds: FeedStore,
+        posts: PostStore,
+        contents: ContentSource,
+        graph: GraphSource,
+        preferences: PreferenceStore,
+        signals: SignalStore,
+        settings: SettingsStore,
+        secret: bytes,
+        clock: Clock,
+    ) -> None:
+        self._feeds = feeds
+        self._posts = posts
+        self._contents = contents
+        self._preferences = preferences
+        self._signals = signals
+        self._secret = secret
+        self._clock = clock
+        self.viewers = Viewers(graph, preferences, settings)
+
+    async def get_feed(
+        self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
+    ) -> FeedPage:
+        """One page as wire bytes. Raises InvalidField and InvalidCursor; see feed.proto for the bounds."""
+        if view not in (VIEW_FULL, VIEW_COMPACT, VIEW_IDS):
+            raise InvalidField("view", str(view), "must be 0 (full), 1 (compact) or 2 (ids)")
+        scroll = self._begin(user_id, page_size, cursor)
+        rebuild_due = self.fill(scroll)
+        if rebuild_due:
+            await self._feeds.request_rebuild(user_id, scroll.now_ms)
+        items = self._hydrate(scroll, view)
+        self._preferences.seen(user_id, scroll.now_ms)
+        return self._present(scroll, items, view, if_none_match)
+
+    def fill(self, scroll: Scroll) -> bool:
+        """Steps 1 to 3, window after window until the page is full; True if the stored feed must be rebuilt."""
+        rebuild_due = False
+        for _ in range(REFILL_WINDOWS_MAX):
+            skeleton = self._skeleton(scroll)
+            rebuild_due = rebuild_due or not skeleton.built
+            if not scroll.trending and not skeleton.entries and scroll.head == 0:
+                scroll.trending = True
+                skeleton = self._skeleton(scroll)
+            if scroll.head == 0 and skeleton.entries:
+                scroll.head = unpack(skeleton.entries[:ENTRY_BYTES])[0].content_id
+            verdicts = self._filter(scroll, skeleton.entries)
+            self._rank(scroll, skeleton.entries, verdicts)
+            if scroll.end or len(scroll.chosen) >= scroll.page_size:
+                break
+        scroll.chosen.sort(reverse=True)
+        return rebuild_due
+
+    def check_new(self, user_id: int, head: str) -> NewContent:
+        """How many visible items are newer than `head`."""
+        check_id("user_id", user_id)
+        head_id = decode_head(head, self._secret, user_id)
+        scroll = self._first_page(user_id, CHECK_NEW_COUNT_MAX)
+        scroll.trending = False  # what trends is not news: only what the user follows is counted
+        entries = self._skeleton(scroll, newer_than=head_id).entries
+        verdicts = self._filter(scroll, entries)
+        kept = verdicts.count(Verdict.KEEP)
+        if not kept:
+            return NewContent(0, False, 0, 0)
+        at = verdicts.index(Verdict.KEEP) * ENTRY_BYTES
+        newest = unpack(entries[at : at + ENTRY_BYTES])[0].content_id
+        count = min(kept, CHECK_NEW_COUNT_MAX)
+        return NewContent(count, kept > count, ids.time_ms(newest), newest)
+
+    def score_first_window(self, user_id: int) -> list[tuple[float, int]]:
+        """(score, content_id) of every candidate of the first page; score 0 for what filters left out."""
+        check_id("user_id", user_id)
+        scroll = self._first_page(user_id, 1)
+        entries = self._skeleton(scroll).entries
+        scores = self._scores(scroll, entries, self._filter(scroll, entries))
+        return [
+            (score, entry.content_id)
+            for (score,), entry in zip(_SCORE.iter_unpack(scores), unpack(entries))
+        ]
+
+    def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
+        """Every content id of the user's feed, scrolled page by page to its end; for audits."""
+        scroll = self._first_page(user_id, page_size)
+        found: list[int] = []
+        while True:
+            self.fill(scroll)
+            if scroll.trending:
+                break
+            found += [chosen.content_id for chosen in scroll.chosen]
+            if scroll.end:
+                break
+            scroll = self._begin(
+                user_id, page_size, encode_cursor(_cursor(scroll), self._secret)
+            )
+        return found
+
+    def _begin(self, user_id: int, page_size: int, cursor_text: str) -> Scroll:
+        check_id("user_id", user_id)
+        size = check_page_size(page_size)
+        if not cursor_text:
+            return self._first_page(user_id, size)
+        now_ms = self._clock.now_ms()
+        cursor = decode_cursor(cursor_text, self._secret, user_id, now_ms)
+        viewer = self.viewers.read(user_id, now_ms, cursor.config_version)
+        return Scroll(
+            viewer=viewer,
+            page_size=size,
+            now_ms=now_ms,
+            ranked_at_ms=cursor.ranked_at_ms,
+            head=cursor.head,
+            low_water=cursor.low_water,
+            served=cursor.served,
+            trending=cursor.origin == _TRENDING,
+            receipt=_receipt(viewer, now_ms),
+        )
+
+    def _first_page(self, user_id: int, page_size: int) -> Scroll:
+        now_ms = self._clock.now_ms()
+        viewer = self.viewers.read(user_id, now_ms)
+        return Scroll(
+            viewer=viewer,
+            page_size=page_size,
+            now_ms=now_ms,
+            ranked_at_ms=now_ms,
+            head=0,
+            low_water=NEWEST,
+            served=b"",
+            trending=not viewer.followees,
+            receipt=_receipt(viewer, now_ms),
+        )
+
+    # Step 1
+    def _skeleton(self, scroll: Scroll, newer_than: int = 0) -> Skeleton:
+        """The newest WINDOW_ENTRIES candidates at or below the scroll's low water."""
+        if scroll.trending:
+            return self._trending_skeleton(scroll)
+        viewer, receipt = scroll.viewer, scroll.receipt
+        at_or_below, not_below = scroll.low_water, max(scroll.not_below, newer_than + 1)
+        try:
+            window = self._feeds.window(
+                viewer.user_id, viewer.followees, at_or_below, not_below, WINDOW_ENTRIES
+            )
+        except Unavailable as error:
+            receipt.report("stored", 0, str(error))
+            scroll.trending = True
+            return self._trending_skeleton(scroll)
+        pulled, total = self._pull_sources(viewer, window.built, window.pending_authors)
+        outboxes = self._posts.outboxes(pulled, at_or_below, not_below, WINDOW_ENTRIES)
+        sources = [*window.sources, *outboxes]
+        entries = native.merge_newest(sources, at_or_below, not_below, WINDOW_ENTRIES)
+        if not receipt.sources:
+            receipt.origin = Origin.STORED if window.built else Origin.REBUILT
+            receipt.report("stored", sum(map(len, window.sources)) // ENTRY_BYTES)
+            receipt.report("outboxes", sum(map(len, outboxes)) // ENTRY_BYTES)
+            receipt.pull_total, receipt.pull_considered = total, len(pulled) - 1
+        receipt.candidates += len(entries) // ENTRY_BYTES
+        return Skeleton(entries, window.built)
+
+    def _pull_sources(
+        self, viewer: Viewer, built: bool, pending: tuple[int, ...]
+    ) -> tuple[list[int], int]:
+        """Whose outboxes to merge (the viewer's own among them), and how many could have contributed."""
+        if built:
+            authors = self._feeds.pulled_authors(viewer.user_id, viewer.followees)
+            limit = PULLED_SOURCES_MAX
+        else:
+            authors = native.unpack_ids(viewer.followees)
+            limit = REBUILD_SOURCES_MAX
+        if pending:
+            authors = sorted({*authors, *pending})
+        considered = viewer.most_engaged(authors, limit)
+        return [*considered, viewer.user_id], len(authors)
+
+    def _trending_skeleton(self, scroll: Scroll) -> Skeleton:
+        """What has most engagement lately, and the viewer's own posts."""
+        bounds = scroll.low_water, scroll.not_below, WINDOW_ENTRIES
+        own = self._posts.outboxes([scroll.viewer.user_id], *bounds)
+        entries = native.merge_newest([self._posts.trending(), *own], *bounds)
+        scroll.receipt.origin = Origin.TRENDING
+        scroll.receipt.report("trending", len(entries) // ENTRY_BYTES)
+        scroll.receipt.candidates += len(entries) // ENTRY_BYTES
+        return Skeleton(entries, True)
+
+    # Step 2
+    def _filter(self, scroll: Scroll, entries: bytes) -> bytes:
+        """One verdict an entry; the receipt counts what was left out, by reason."""
+        audience = scroll.viewer.audience(require_follow=not scroll.trending)
+        verdicts = native.judge(entries, audience, self._posts.tombstones())
+        if verdicts.count(Verdict.KEEP) < len(verdicts):
+            filtered = scroll.receipt.filtered
+            for verdict in Verdict:
+                count = verdicts.count(verdict)
+                if count and verdict is not Verdict.KEEP:
+                    name = verdict.name.lower()
+                    filtered[name] = filtered.get(name, 0) + count
+        return verdicts
+
+    # Step 3
+    def _rank(self, scroll: Scroll, entries: bytes, verdicts: bytes) -> None:
+        """Scores the window, takes the best for the page, and moves the scroll on."""
+        selection = native.select(
+            entries,
+            verdicts,
+            self._scores(scroll, entries, verdicts),
+            scroll.served,
+            scroll.page_size - len(scroll.chosen),
+            scroll.viewer.parameters,
+            WINDOW_ENTRIES,
+        )
+        for index, score in zip(selection.chosen, selection.scores):
+            at = index * ENTRY_BYTES
+            entry = unpack(entries[at : at + ENTRY_BYTES])[0]
+            scroll.chosen.append(Chosen(score, entry.content_id, entry.author_id))
+        scroll.low_water, scroll.served = selection.low_water, selection.served
+        scroll.end = selection.end
+
+    def _scores(self, scroll: Scroll, entries: bytes, verdicts: bytes) -> bytes:
+        viewer = scroll.viewer
+        return native.score(
+            entries,
+            verdicts,
+            self._signals.engagement(entries),
+            viewer.filters.affinity,
+            viewer.filters.see_less,
+            viewer.parameters,
+            scroll.ranked_at_ms,
+        )
+
+    # Step 4
+    def _hydrate(self, scroll: Scroll, view: int) -> list[Item]:
+        """Contents and counts. What is gone meanwhile drops out; a failed source leaves bare items."""
+        reasons = [_reason(scroll, chosen.author_id) for chosen in scroll.chosen]
+        if view == VIEW_IDS or not scroll.chosen:
+            return [
+                (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
+                for c, reason in zip(scroll.chosen, reasons)
+            ]
+        try:
+            contents = self._contents.contents([c.content_id for c in scroll.chosen])
+        except Unavailable as error:
+            scroll.receipt.report("content", 0, str(error))
+            return [
+                (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
+                for c, reason in zip(scroll.chosen, reasons)
+            ]
+        scroll.receipt.report("content", len(contents))
+        return [
+            (
+                chosen.content_id,
+                chosen.author_id,
+                content.content,
+                content.likes,
+                content.comments,
+                content.shares,
+                chosen.score,
+                reason,
+            )
+            for chosen, content, reason in zip(scroll.chosen, contents, reasons)
+            if content is not None
+        ]
+
+    # Step 5
+    def _present(
+        self, scroll: Scroll, items: list[Item], view: int, if_none_match: str
+    ) -> FeedPage:
+        """The reply's bytes: items or not-modified, cursor, head, etag, receipt."""
+        receipt = scroll.receipt
+        head = encode_head(scroll.viewer.user_id, _head(scroll), self._secret)
+        etag = native.page_etag(
+            items, receipt.ranking_version, not scroll.end, view << 1 | receipt.degraded
+        )
+        origin = receipt.origin.name.lower()
+        if if_none_match and if_none_match == etag:
+            body = native.encode_not_modified(head, etag, receipt.encode())
+            return FeedPage(body, 0, origin, receipt.degraded, True)
+        next_cursor = "" if scroll.end else encode_cursor(_cursor(scroll), self._secret)
+        body = native.encode_page(items, next_cursor, head, etag, receipt.encode(), view)
+        self._signals.impressions([item[0] for item in items])
+        return FeedPage(body, len(items), origin, receipt.degraded, False)
+
+
+def _receipt(viewer: Viewer, now_ms: int) -> Receipt:
+    return Receipt(
+        generated_at_ms=now_ms,
+        followees=len(viewer.followees) // 8,
+        ranking_version=viewer.ranking_version,
+        experiment_arm=viewer.experiment_arm,
+    )
+
+
+def _head(scroll: Scroll) -> int:
+    """The newest id of the followed feed; of an empty one, a moment that nothing in it is newer than."""
+    if scroll.trending or not scroll.head:
+        return ids.last_id_at(scroll.now_ms - CLOCK_AHEAD_MAX_MS)
+    return scroll.head
+
+
+def _reason(scroll: Scroll, author_id: int) -> int:
+    if author_id == scroll.viewer.user_id:
+        return REASON_OWN
+    if scroll.trending and not is_followed(scroll.viewer, author_id):
+        return REASON_TRENDING
+    return REASON_FOLLOWED
+
+
+def _cursor(scroll: Scroll) -> Cursor:
+    return Cursor(
+        owner=scroll.viewer.user_id,
+        head=scroll.head,
+        low_water=scroll.low_water,
+        ranked_at_ms=scroll.ranked_at_ms,
+        config_version=scroll.viewer.ranking_version,
+        origin=_TRENDING if scroll.trending else _FEED,
+        issued_ms=scroll.now_ms,
+        served=scroll.served,
+    )
