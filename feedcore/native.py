@@ -1,0 +1,86 @@
+"""The only switch between compiled modules and their Python twins (feedcore.domain): same names,
+same results.
+
+Compiled ones are used if they can be imported, all of them or none. FEEDCORE_NO_EXTENSIONS=1 asks
+for the twins. Missing ones that were not asked away are a warning: the engine works, an order of
+magnitude slower. Not for anything but this choice. """
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+from feedcore.domain.paging import Selection
+from feedcore.domain.visibility import Audience, Verdict
+
+COMPILED = os.environ.get("FEEDCORE_NO_EXTENSIONS") != "1"
+
+if COMPILED and not TYPE_CHECKING:
+    try:
+        from feedcore._native.deliveries import sort_deliveries
+        from feedcore._native.idset import (
+            U64Set,
+            ids_contain,
+            ids_insert,
+            ids_intersect,
+            ids_remove,
+            ids_union,
+            pack_ids,
+            unpack_ids,
+        )
+        from feedcore._native.merge import merge_newest, sort_entries
+        from feedcore._native.paging import select
+        from feedcore._native.ranking import score
+        from feedcore._native.visibility import judge
+        from feedcore._native.wire import encode_not_modified, encode_page, page_etag
+    except ImportError as error:
+        COMPILED = False
+        warnings.warn(
+            f"compiled modules are missing ({error}): the slower Python twins serve;"
+            " run 'make build'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+if TYPE_CHECKING or not COMPILED:
+    from feedcore.domain.deliveries import sort_deliveries
+    from feedcore.domain.idset import (
+        U64Set,
+        ids_contain,
+        ids_insert,
+        ids_intersect,
+        ids_remove,
+        ids_union,
+        pack_ids,
+        unpack_ids,
+    )
+    from feedcore.domain.merge import merge_newest, sort_entries
+    from feedcore.domain.paging import select
+    from feedcore.domain.ranking import score
+    from feedcore.domain.visibility import judge
+    from feedcore.domain.wire import encode_not_modified, encode_page, page_etag
+
+__all__ = [
+    "COMPILED",
+    "Audience",
+    "Selection",
+    "U64Set",
+    "Verdict",
+    "encode_not_modified",
+    "encode_page",
+    "ids_contain",
+    "ids_insert",
+    "ids_intersect",
+    "ids_remove",
+    "ids_union",
+    "judge",
+    "merge_newest",
+    "pack_ids",
+    "page_etag",
+    "score",
+    "select",
+    "sort_deliveries",
+    "sort_entries",
+    "unpack_ids",
+]
