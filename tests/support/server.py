@@ -1,0 +1,98 @@
+"""A real feedcore server as a process group, with stubs to call it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+from feedcore_pb.collaborators.v1 import content_pb2_grpc, graph_pb2_grpc
+from feedcore_pb.v1 import admin_pb2_grpc, feed_pb2_grpc, publish_pb2_grpc
+
+FEEDCORE = Path(sys.executable).with_name("feedcore")
+READY_WITHIN_S = 60.0
+STOP_WITHIN_S = 30.0
+_READY = re.compile(r"feedcore ready on (\S+)")
+
+
+class ServerProcess:
+    """`feedcore serve` on a free port; a context manager that ends the whole process group."""
+
+    def __init__(
+        self, data_dir: Path, *flags: str, workers: int = 1, env: dict[str, str] | None = None
+    ) -> None:
+        self.data_dir = data_dir
+        command = [str(FEEDCORE), "serve", "--data-dir", str(data_dir)]
+        command += ["--listen", "127.0.0.1:0", "--workers", str(workers), *flags]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+        self.lines: list[str] = []
+        self._ready = threading.Event()
+        self.address = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(READY_WITHIN_S) or not self.address:
+            self.kill()
+            raise RuntimeError("the server did not get ready:\n" + "".join(self.lines[-40:]))
+        self.channel = grpc.insecure_channel(self.address)
+        self.feed = feed_pb2_grpc.FeedServiceStub(self.channel)
+        self.publish = publish_pb2_grpc.PublishServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
+        self.graph = graph_pb2_grpc.GraphServiceStub(self.channel)
+        self.content = content_pb2_grpc.ContentServiceStub(self.channel)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            found = _READY.search(line)
+            if found:
+                self.address = found.group(1)
+                self._ready.set()
+        self._ready.set()
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the group, at once: nobody gets to clean up."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        if hasattr(self, "channel"):
+            self.channel.close()
+
+    def stop(self) -> int:
+        """SIGTERM and wait for the drain; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(STOP_WITHIN_S)
+        finally:
+            self.kill()
+        return code
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        else:
+            self.kill()
+
+
+def feedcore(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end."""
+    return subprocess.run(
+        [str(FEEDCORE), *arguments], check=check, capture_output=True, text=True, timeout=600
+    )
