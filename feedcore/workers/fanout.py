@@ -95,7 +95,7 @@ class FanoutWorker:
         }
 
     async def turn(self) -> int:
-        """Serves the jobs whose turn it is; the number of jobs served, 0 when idle, paused or backlogged."""
+        """Serves the jobs whose turn it is; how many moved on, 0 when idle, paused or backlogged."""
         hot = self._hot.read()
         if hot.fanout_paused or self._feeds.backlog() > DELIVERY_BACKLOG_MAX:
             return 0
@@ -107,8 +107,10 @@ class FanoutWorker:
             try:
                 steps.append((job, self._expand[job.kind](job, now_ms)))
             except Exception as error:  # a poisoned job must not stop the others; it is kept and listed
-                log.warning("fan-out job %d failed", job.job_id, exc_info=True)
                 self.stats.failures += 1
+                if getattr(error, "retriable", False):
+                    continue  # a dependency is away: the job keeps its place and its attempts
+                log.warning("fan-out job %d failed", job.job_id, exc_info=True)
                 await self._queue.fail(job, f"{type(error).__name__}: {error}", now_ms)
         deliveries = [delivery for _, step in steps for delivery in step.deliveries]
         if deliveries:
@@ -118,7 +120,7 @@ class FanoutWorker:
         self.stats.turns += bool(jobs)
         self.stats.jobs_finished += sum(step.after == FINISHED for _, step in steps)
         self.stats.deliveries += sum(step.items for _, step in steps)
-        return len(jobs)
+        return len(steps)
 
     def _post(self, job: FanoutJob, now_ms: int) -> Step:
         """One chunk of the followers."""
