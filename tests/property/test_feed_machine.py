@@ -1,0 +1,306 @@
+"""The invariants of the feed against a model, on the real embedded store, in any order of events.
+
+    model                                    invariant
+    posts, follows, mutes, hides             visibility: a whole scroll equals what the model says is visible
+    scrolls in progress, with what was       monotonicity: nothing twice, nothing skipped that was there when the
+      visible when each began                  scroll began and was visible all along
+    deleted posts                            deletion: in no page after the acknowledgement
+    preferences                              read your writes: in force on the very next page
+    acknowledged posts                       durability: there after the store is closed and opened
+
+Events include the fan-out stopped between delivering and advancing, merges at any moment, the operator moving
+the threshold, users going away and coming back, and days passing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from feedcore.adapters.embedded.store import EmbeddedStore
+from feedcore.clock import ManualClock
+from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
+from feedcore.ports import InteractionKind, PreferenceKind
+from feedcore.services.engine import build_engine
+from feedcore.services.hot import HotSettings
+from feedcore.workers.fanout import FanoutWorker
+from feedcore_pb.v1 import feed_pb2
+
+LONG = os.environ.get("FEEDCORE_LONG") == "1"
+START_MS = 1_780_000_000_000
+USERS = st.integers(1, 5)
+PAGES = st.integers(1, 4)
+
+
+class Killed(Exception):
+    """The fan-out process dies here."""
+
+
+class KilledBeforeAdvance:
+    """A queue whose process is killed when deliveries are durable and continuations are not."""
+
+    def __init__(self, queue) -> None:
+        self._queue = queue
+
+    def __getattr__(self, name: str):
+        return getattr(self._queue, name)
+
+    async def advance(self, *_arguments: object) -> None:
+        """Never gets that far."""
+        raise Killed
+
+
+@dataclass(slots=True)
+class OpenScroll:
+    """A scroll in progress: `due` are items that were visible when it began and all along."""
+
+    user: int
+    cursor: str
+    served: set[int]
+    due: set[int]
+
+
+@dataclass(slots=True)
+class Model:
+    """What users did, in plain sets."""
+
+    author_of: dict[int, int] = field(default_factory=dict)
+    at_ms: dict[int, int] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
+    follows: set[tuple[int, int]] = field(default_factory=set)
+    blocks: set[tuple[int, int]] = field(default_factory=set)
+    mutes: set[tuple[int, int]] = field(default_factory=set)
+    hides: set[tuple[int, int]] = field(default_factory=set)
+
+    def visible(self, user: int, now_ms: int) -> set[int]:
+        """Content ids that belong into the user's feed now."""
+        return {
+            post
+            for post, author in self.author_of.items()
+            if post not in self.deleted
+            and self.at_ms[post] >= now_ms - RETENTION_MS
+            and (user, post) not in self.hides
+            and (
+                author == user
+                or (
+                    (user, author) in self.follows
+                    and (user, author) not in self.mutes
+                    and (user, author) not in self.blocks
+                    and (author, user) not in self.blocks
+                )
+            )
+        }
+
+
+class FeedMachine(RuleBasedStateMachine):
+    """Random histories of a small network."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(prefix="feedcore-machine-"))
+        self.clock = ManualClock(START_MS)
+        self.model = Model()
+        self.scrolls: list[OpenScroll] = []
+        self._open()
+
+    def _open(self) -> None:
+        async def opened() -> None:
+            self.store = EmbeddedStore.open(self.folder, self.clock, writer_role=True)
+
+        self.run(opened())
+        self.engine = build_engine(
+            self.store, HotSettings(push_threshold=2, hysteresis_percent=0), self.clock, node=1
+        )
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(coroutine)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.run(self.store.close())
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    def tick(self) -> None:
+        """Two events never share a millisecond: the model need not know about sequence numbers."""
+        self.clock.advance(1)
+
+    def settle_scrolls(self) -> None:
+        """After any change: what is not visible any more is no longer due."""
+        now_ms = self.clock.now_ms()
+        for scroll in self.scrolls:
+            scroll.due &= self.model.visible(scroll.user, now_ms)
+
+    @rule(author=USERS)
+    def publish(self, author: int) -> None:
+        self.tick()
+        done = self.run(self.engine.publish.publish(author, f"by {author}"))
+        self.model.author_of[done.content_id] = author
+        self.model.at_ms[done.content_id] = done.published_at_ms
+
+    @precondition(lambda self: self.model.author_of)
+    @rule(data=st.data())
+    def delete(self, data) -> None:
+        post = data.draw(st.sampled_from(sorted(self.model.author_of)))
+        if self.model.at_ms[post] < self.clock.now_ms() - RETENTION_MS:
+            return
+        self.run(self.engine.publish.delete(self.model.author_of[post], post))
+        self.model.deleted.add(post)
+        self.settle_scrolls()
+
+    @rule(user=USERS, target=USERS, on=st.booleans())
+    def follow(self, user: int, target: int, on: bool) -> None:
+        blocked = {(user, target), (target, user)} & self.model.blocks
+        if user == target or (on and blocked):
+            return
+        self.tick()
+        if on:
+            self.run(self.engine.graph.follow(user, target))
+            self.model.follows.add((user, target))
+        else:
+            self.run(self.engine.graph.unfollow(user, target))
+            self.model.follows.discard((user, target))
+        self.settle_scrolls()
+
+    @rule(user=USERS, target=USERS, on=st.booleans())
+    def block(self, user: int, target: int, on: bool) -> None:
+        if user == target:
+            return
+        if on:
+            self.run(self.engine.graph.block(user, target))
+            self.model.blocks.add((user, target))
+            self.model.follows -= {(user, target), (target, user)}
+        else:
+            self.run(self.engine.graph.unblock(user, target))
+            self.model.blocks.discard((user, target))
+        self.settle_scrolls()
+
+    @rule(user=USERS, target=USERS, on=st.booleans())
+    def mute(self, user: int, target: int, on: bool) -> None:
+        if user == target:
+            return
+        change = self.engine.preferences.set_preference(user, PreferenceKind.MUTE, on, target, 0)
+        self.run(change)
+        (self.model.mutes.add if on else self.model.mutes.discard)((user, target))
+        self.settle_scrolls()
+
+    @precondition(lambda self: self.model.author_of)
+    @rule(user=USERS, on=st.booleans(), data=st.data())
+    def hide(self, user: int, on: bool, data) -> None:
+        alive = sorted(
+            post
+            for post in self.model.author_of.keys() - self.model.deleted
+            if self.model.at_ms[post] > self.clock.now_ms() - RETENTION_MS
+        )
+        if not alive:
+            return
+        post = data.draw(st.sampled_from(alive))
+        self.run(
+            self.engine.preferences.record_interaction(user, post, InteractionKind.HIDE, on, "")
+        )
+        (self.model.hides.add if on else self.model.hides.discard)((user, post))
+        self.settle_scrolls()
+
+    @rule(threshold=st.sampled_from([0, 1, 2, 3, 100]))
+    def move_threshold(self, threshold: int) -> None:
+        self.run(self.engine.admin.set_settings(push_threshold=threshold))
+        self.run(self.engine.policy.review(self.clock.now_ms()))
+
+    @rule(turns=st.integers(1, 4))
+    def fan_out(self, turns: int) -> None:
+        for _ in range(turns):
+            self.run(self._worker(self.store.queue).turn())
+
+    @rule()
+    def fan_out_killed_between_deliver_and_advance(self) -> None:
+        try:
+            self.run(self._worker(KilledBeforeAdvance(self.store.queue)).turn())
+        except Killed:
+            pass
+
+    def _worker(self, queue) -> FanoutWorker:
+        store = self.store
+        return FanoutWorker(
+            queue, store.feeds, store.graph, store.posts, self.engine.hot, self.clock
+        )
+
+    @rule()
+    def merge(self) -> None:
+        self.run(self.store.merge_all())
+
+    @rule()
+    def everybody_goes_away(self) -> None:
+        self.run(self.store.upkeep_inactive(self.clock.now_ms() + INACTIVE_AFTER_MS + 1))
+
+    @rule(hours=st.sampled_from([1, 30, 100]))
+    def time_passes(self, hours: int) -> None:
+        self.clock.advance(hours * 3_600_000)
+        self.run(self.store.expire(self.clock.now_ms()))
+        self.settle_scrolls()
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.store.close())
+        self._open()
+
+    @rule(user=USERS, size=PAGES)
+    def begin_scroll(self, user: int, size: int) -> None:
+        if not any(follower == user for follower, _ in self.model.follows):
+            return
+        due = self.model.visible(user, self.clock.now_ms())
+        if due:
+            scroll = OpenScroll(user, "", set(), due)
+            self._next_page(scroll, size)
+
+    @precondition(lambda self: self.scrolls)
+    @rule(data=st.data(), size=PAGES)
+    def go_on_scrolling(self, data, size: int) -> None:
+        place = data.draw(st.integers(0, len(self.scrolls) - 1))
+        self._next_page(self.scrolls.pop(place), size)
+
+    def _next_page(self, scroll: OpenScroll, size: int) -> None:
+        page = self._page(scroll.user, size, scroll.cursor)
+        found = [item.content_id for item in page.items]
+        assert not scroll.served & set(found) and len(set(found)) == len(found), "served twice"
+        visible = self.model.visible(scroll.user, self.clock.now_ms())
+        assert set(found) <= visible, "a page shows what is not visible"
+        scroll.served |= set(found)
+        scroll.cursor = page.next_cursor
+        if scroll.cursor:
+            self.scrolls.append(scroll)
+        else:
+            assert scroll.due <= scroll.served, "skipped what was there all along"
+
+    def _page(self, user: int, size: int, cursor: str) -> feed_pb2.GetFeedResponse:
+        page = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
+        return feed_pb2.GetFeedResponse.FromString(page.body)
+
+    @invariant()
+    def every_feed_is_what_the_model_says(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        now_ms = self.clock.now_ms()
+        for user in range(1, 6):
+            if not any(follower == user for follower, _ in self.model.follows):
+                continue
+            served = self.engine.feed.scroll_ids(user, 3)
+            assert len(set(served)) == len(served), f"user {user}: served twice"
+            assert set(served) == self.model.visible(user, now_ms), f"user {user}"
+
+
+FeedMachine.TestCase.settings = settings(
+    max_examples=400 if LONG else 40,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+TestFeedMachine = FeedMachine.TestCase
