@@ -18,10 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from feedcore_pb.v1 import feed_pb2
+from feedcore.adapters.embedded.store import EmbeddedStore
 
 from benchmarks.micro.report import print_table
-from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import SystemClock
 from feedcore.domain import ids
 from feedcore.domain.content import digest, encode_content
@@ -30,10 +29,14 @@ from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.workers.fanout import FanoutWorker
 from feedcore.workers.runner import drain
+from feedcore_pb.v1 import feed_pb2
 
 SEED = 11
 PULLED_AUTHORS, POSTS_OF_PULLED = 20, 50
-PUSHED_AUTHORS, POSTS_OF_PUSHED = 100, 8  # 800 stored entries a user: the window takes the newest 500
+PUSHED_AUTHORS, POSTS_OF_PUSHED = (
+    100,
+    8,
+)  # 800 stored entries a user: the window takes the newest 500
 BODY = "A sentence of ordinary length that somebody wrote about their day. " * 4
 FIRST_USER = 10_000
 
@@ -59,9 +62,7 @@ async def make_world(store: EmbeddedStore, engine: Engine, users: int) -> None:
             at_ms = now_ms - draw.randrange(1_000, 6 * 86_400_000)
             content = encode_content(f"{author}/{number} {BODY}", (), 0)
             posts.append(
-                NewPost(
-                    ids.make(at_ms, 0, 127, 0), author, content, digest(content), 0, 1.0, ""
-                )
+                NewPost(ids.make(at_ms, 0, 127, 0), author, content, digest(content), 0, 1.0, "")
             )
     await store.posts.import_posts(posts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from feedcore.clock import Clock
 from feedcore.domain.experiments import RankingConfig
@@ -46,7 +46,7 @@ class AdminService:
         """The configuration in force (0), or an older version. Raises NotFound."""
         newest = self._settings.version(RANKING)
         if newest == 0 and version == 0:
-            return RankingConfig.default()
+            return RankingConfig()
         document = self._settings.at_version(RANKING, version or newest)
         if document is None:
             raise NotFound(f"version: ranking version {version} is not kept; newest is {newest}")

@@ -24,7 +24,9 @@ def check_two_users(field: str, user_id: int, target_field: str, target_id: int)
     check_id(field, user_id)
     check_id(target_field, target_id)
     if user_id == target_id:
-        raise InvalidField(target_field, f"{target_id}, the same as {field}", "must be another user")
+        raise InvalidField(
+            target_field, f"{target_id}, the same as {field}", "must be another user"
+        )
 
 
 def check_page_size(value: int) -> int:
@@ -41,7 +43,9 @@ def check_page_size(value: int) -> int:
 def check_list_size(value: int) -> int:
     """Ids of a listing page: 0 means the most."""
     if not 0 <= value <= LIST_PAGE_MAX:
-        raise InvalidField("page_size", str(value), f"must be 1 to {LIST_PAGE_MAX}, or 0 for the most")
+        raise InvalidField(
+            "page_size", str(value), f"must be 1 to {LIST_PAGE_MAX}, or 0 for the most"
+        )
     return value or LIST_PAGE_MAX
 
 
@@ -49,5 +53,7 @@ def check_idempotency_key(value: str) -> str:
     """At most IDEMPOTENCY_KEY_BYTES_MAX bytes of UTF-8; may be empty."""
     size = len(value.encode())
     if size > IDEMPOTENCY_KEY_BYTES_MAX:
-        raise InvalidField("idempotency_key", f"{size} bytes", f"at most {IDEMPOTENCY_KEY_BYTES_MAX}")
+        raise InvalidField(
+            "idempotency_key", f"{size} bytes", f"at most {IDEMPOTENCY_KEY_BYTES_MAX}"
+        )
     return value

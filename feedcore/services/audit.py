@@ -58,7 +58,9 @@ class AuditService:
     def sample(self, count: int, seed: int) -> list[int]:
         """The users an audit of this seed looks at."""
         if not 0 <= count <= AUDIT_USERS_MAX:
-            raise InvalidField("sample", str(count), f"must be 1 to {AUDIT_USERS_MAX}, or 0 for 100")
+            raise InvalidField(
+                "sample", str(count), f"must be 1 to {AUDIT_USERS_MAX}, or 0 for 100"
+            )
         return self._graph.sample_users(count or SAMPLE_DEFAULT, seed)
 
     def audit_user(self, user_id: int, report: AuditReport) -> None:

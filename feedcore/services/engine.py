@@ -5,8 +5,9 @@ Used by the server's workers, by the fan-out process and by offline tools, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Protocol
 
 from feedcore.clock import Clock
 from feedcore.domain.ids import IdGenerator

@@ -3,6 +3,7 @@ that serve the page."""
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field
 
@@ -138,13 +139,13 @@ class ExplainService:
         terms = explain_terms(
             entries_of.unpack(packed)[0],
             engagement,
-            viewer.filters.affinity,
-            viewer.filters.see_less,
+            viewer.affinity_to(post.author_id),
+            native.ids_contain(viewer.filters.see_less, post.author_id),
             viewer.parameters,
             now_ms,
         )
         told.terms = list(terms._asdict().items())
-        told.score = terms.product()
+        told.score = math.prod(terms)
 
 
 def _sentence(told: Explanation, dropped: list[str]) -> str:
@@ -154,5 +155,3 @@ def _sentence(told: Explanation, dropped: list[str]) -> str:
         return "not in the feed: it never reached it"
     place = f"number {told.rank} of the first window" if told.rank else "further down"
     return f"in the feed by {told.delivered_by}, {place}"
-
-

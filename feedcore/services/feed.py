@@ -207,9 +207,7 @@ class FeedService:
             found += [chosen.content_id for chosen in scroll.chosen]
             if scroll.end:
                 break
-            scroll = self._begin(
-                user_id, page_size, encode_cursor(_cursor(scroll), self._secret)
-            )
+            scroll = self._begin(user_id, page_size, encode_cursor(_cursor(scroll), self._secret))
         return found
 
     def _begin(self, user_id: int, page_size: int, cursor_text: str) -> Scroll:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from feedcore.clock import Clock
 from feedcore.errors import InvalidField

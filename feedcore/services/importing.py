@@ -5,8 +5,9 @@ Invariant: loading the same rows again changes nothing. A bad row is refused by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 from feedcore.clock import Clock
 from feedcore.domain import ids
@@ -28,7 +29,9 @@ from feedcore.services.admission import check_id, check_idempotency_key, check_t
 from feedcore.services.policy import PolicyReview
 from feedcore.services.publish import QUALITY_TEXT
 
-IMPORT_NODE = 127  # the last of 128 nodes is kept for imports, so that no live worker can give the same id
+IMPORT_NODE = (
+    127  # the last of 128 nodes is kept for imports, so that no live worker can give the same id
+)
 KEY_PREFIX = "import:"  # imported posts share the idempotency table, never a caller's key
 
 
@@ -157,10 +160,14 @@ class ImportService:
             raise InvalidField("post_key", "empty", "must be given")
         if row.published_at_ms < now_ms - RETENTION_MS:
             raise InvalidField(
-                "published_at_ms", str(row.published_at_ms), f"older than {RETENTION_MS} ms is not kept"
+                "published_at_ms",
+                str(row.published_at_ms),
+                f"older than {RETENTION_MS} ms is not kept",
             )
         if row.published_at_ms > now_ms + CLOCK_AHEAD_MAX_MS:
-            raise InvalidField("published_at_ms", str(row.published_at_ms), "must not be in the future")
+            raise InvalidField(
+                "published_at_ms", str(row.published_at_ms), "must not be in the future"
+            )
         if min(row.likes, row.comments, row.shares) < 0:
             raise InvalidField("likes, comments, shares", "negative", "must be 0 or more")
         content = encode_content(row.body, (), 0)
@@ -176,9 +183,7 @@ class ImportService:
             idempotency_key=check_idempotency_key(KEY_PREFIX + row.post_key),
         )
 
-    async def _interactions(
-        self, rows: Sequence[InteractionRow], outcome: ImportOutcome
-    ) -> None:
+    async def _interactions(self, rows: Sequence[InteractionRow], outcome: ImportOutcome) -> None:
         if not rows:
             return
         good = []

@@ -6,7 +6,8 @@ delivering: the fan-out worker does that.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from feedcore import native
 from feedcore.clock import Clock

@@ -42,11 +42,15 @@ class Viewer:
             require_follow,
         )
 
+    def affinity_to(self, author_id: int) -> float:
+        """Share of the viewer's interactions that went to the author: 0 to 1."""
+        return dict(_AFFINITY.iter_unpack(self.filters.affinity)).get(author_id, 0.0)
+
     def most_engaged(self, authors: list[int], limit: int) -> list[int]:
         """At most `limit` of `authors`: those the viewer interacts with most, then ascending by id."""
         if len(authors) <= limit:
             return authors
-        affinity = {author: value for author, value in _AFFINITY.iter_unpack(self.filters.affinity)}
+        affinity = dict(_AFFINITY.iter_unpack(self.filters.affinity))
         return sorted(authors, key=lambda author: (-affinity.get(author, 0.0), author))[:limit]
 
 
@@ -59,7 +63,7 @@ class Viewers:
         self._graph = graph
         self._preferences = preferences
         self._settings = settings
-        self._newest = RankingConfig.default()
+        self._newest = RankingConfig()
 
     def read(self, user_id: int, now_ms: int, ranking_version: int | None = None) -> Viewer:
         """The viewer now; a scroll in progress names the ranking version that it began with."""
@@ -78,16 +82,11 @@ class Viewers:
         """The configuration in force, or an older one. Raises InvalidCursor if that is not kept any more."""
         newest = self._settings.version(RANKING)
         if newest != self._newest.version:
-            document = self._settings.get(RANKING)
-            self._newest = (
-                RankingConfig.default()
-                if document is None
-                else RankingConfig.from_document(document, newest)
-            )
+            self._newest = RankingConfig.from_document(self._settings.get(RANKING), newest)
         if version is None or version == newest:
             return self._newest
         if version == 0:
-            return RankingConfig.default()
+            return RankingConfig()
         document = self._settings.at_version(RANKING, version)
         if document is None:
             raise InvalidCursor("version", f"ranking version {version} is not kept any more")

@@ -15,8 +15,8 @@ pushed was decided when the post was published.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from feedcore import native
 from feedcore.clock import Clock
@@ -106,7 +106,9 @@ class FanoutWorker:
         for job in jobs:
             try:
                 steps.append((job, self._expand[job.kind](job, now_ms)))
-            except Exception as error:  # a poisoned job must not stop the others; it is kept and listed
+            except (
+                Exception
+            ) as error:  # a poisoned job must not stop the others; it is kept and listed
                 self.stats.failures += 1
                 if getattr(error, "retriable", False):
                     continue  # a dependency is away: the job keeps its place and its attempts
@@ -116,7 +118,9 @@ class FanoutWorker:
         if deliveries:
             await self._feeds.deliver(deliveries)
         if steps:
-            await self._queue.advance([(job, step.after, step.items) for job, step in steps], now_ms)
+            await self._queue.advance(
+                [(job, step.after, step.items) for job, step in steps], now_ms
+            )
         self.stats.turns += bool(jobs)
         self.stats.jobs_finished += sum(step.after == FINISHED for _, step in steps)
         self.stats.deliveries += sum(step.items for _, step in steps)

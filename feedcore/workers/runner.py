@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from feedcore.clock import Clock
 from feedcore.limits import COUNTER_BATCH
@@ -104,7 +104,9 @@ class FanoutProcess:
         return UPKEEP_EVERY_S
 
 
-async def drain(fanout: FanoutWorker, policy: PolicyReview, signals: SignalStore, clock: Clock) -> None:
+async def drain(
+    fanout: FanoutWorker, policy: PolicyReview, signals: SignalStore, clock: Clock
+) -> None:
     """Works until nothing waits: for loaders and tools that run without a server."""
     await policy.review(clock.now_ms())
     while await fanout.turn():

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from feedcore_pb.v1 import admin_pb2, feed_pb2, types_pb2
 
+from feedcore_pb.v1 import admin_pb2, feed_pb2, types_pb2
 from tests.support.oracle import RETENTION_MS, RawPost, World
 from tests.support.server import ServerProcess, feedcore
 

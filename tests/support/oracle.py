@@ -56,5 +56,8 @@ class World:
         if user in self.mutes[user]:
             authors.add(user)
         return Counter(
-            post for author in authors for post in self.posts.get(author, ()) if post.at_ms >= since_ms
+            post
+            for author in authors
+            for post in self.posts.get(author, ())
+            if post.at_ms >= since_ms
         )

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import grpc
+
 from feedcore_pb.collaborators.v1 import content_pb2_grpc, graph_pb2_grpc
 from feedcore_pb.v1 import admin_pb2_grpc, feed_pb2_grpc, publish_pb2_grpc
 
