@@ -1,7 +1,8 @@
 """Errors carry decisions: whose fault, whether a retry can help, and the status the caller gets.
 
-Raised once, where the fault is seen, with the field, the value's shape and the bound. `server/status.py` is
-the only place that turns them into a gRPC status; nothing else in the project names a gRPC status code.
+Raised once, where the fault is seen, with the field, the value's shape and the bound.
+`server/status.py` is the only place that turns them into a gRPC status; nothing else in the project
+names a gRPC status code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Fault(StrEnum):
 class FeedcoreError(Exception):
     """Base of all errors the engine raises on purpose.
 
-    `status` is the lower-case name of a gRPC status; `retriable` says whether the same call may succeed later.
+    `status` is the lower-case name of a gRPC status; `retriable` says whether the same call may
+    succeed later.
     """
 
     fault = Fault.ENGINE

@@ -1,6 +1,7 @@
 """Every bound of the engine, with its reason; relations between bounds are asserted at import.
 
-Units are in the names. What an operator may change at run time is not here but in `feedcore.config`.
+Units are in the names. What an operator may change at run time is not here but in
+`feedcore.config`.
 """
 
 from __future__ import annotations
@@ -12,57 +13,67 @@ DAY_MS = 24 * HOUR_MS
 
 USER_ID_MAX = 2**63 - 1  # stores keep ids as signed 64-bit integers
 
-# --- pages -----------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 PAGE_SIZE_DEFAULT = 20  # a phone shows 3 to 6 items at once: three to six screens a call
 PAGE_SIZE_MAX = 100  # at 2.5 KB an item this keeps a reply below 1 MB
 WINDOW_ENTRIES = 500  # W: candidates one page is ranked from; 10 KB of packed entries
-REFILL_WINDOWS_MAX = 20  # windows one call may read when filters empty them: 10,000 entries, then a short page
-SERVED_SET_MAX = 192  # ids a cursor carries; 192 deltas of at most 7 bytes stay below CURSOR_BYTES_MAX
+# windows one call may read when filters empty them: 10,000 entries, then a short page
+REFILL_WINDOWS_MAX = 20
+# ids a cursor carries; 192 deltas of at most 7 bytes stay below CURSOR_BYTES_MAX
+SERVED_SET_MAX = 192
 CURSOR_BYTES_MAX = 2_048  # cursors travel in URLs and metadata of callers
 CHECK_NEW_COUNT_MAX = 99  # user interfaces print "99+"
 TRENDING_ENTRIES = WINDOW_ENTRIES  # the cold-start feed is ranked like any other window
 
-# --- retention -------------------------------------------------------------------------------------
+# --- retention ------------------------------------------------------------------------------------
 RETENTION_MS = 7 * DAY_MS  # feed items and outboxes
 CURSOR_AGE_MAX_MS = RETENTION_MS  # an older cursor points below everything that is kept
 IDEMPOTENCY_AGE_MAX_MS = RETENTION_MS  # callers retry for hours, not weeks
-CLOCK_AHEAD_MAX_MS = 5 * SECOND_MS  # a publish time further ahead than this is a broken clock, not skew
+# a publish time further ahead than this is a broken clock, not skew
+CLOCK_AHEAD_MAX_MS = 5 * SECOND_MS
 
-# --- posts -----------------------------------------------------------------------------------------
+# --- posts ----------------------------------------------------------------------------------------
 BODY_CHARS_MAX = 10_000
 MEDIA_REFS_MAX = 10
 MEDIA_URI_BYTES_MAX = 2_048
 MEDIA_MIME_BYTES_MAX = 128  # RFC 6838 allows 127 for each half; real ones are below 80
 IDEMPOTENCY_KEY_BYTES_MAX = 128  # a UUID is 36
 
-# --- graph -----------------------------------------------------------------------------------------
-FOLLOWEES_MAX = 100_000  # packed: 800 KB, read whole on each load; twice the largest account we serve
+# --- graph ----------------------------------------------------------------------------------------
+# packed: 800 KB, read whole on each load; twice the largest account we serve
+FOLLOWEES_MAX = 100_000
 LIST_PAGE_MAX = 1_000  # ids a page of ListFollowers and ListFollowees
-PULLED_SOURCES_MAX = 200  # pulled outboxes one load merges; above it the most engaged with are taken
+# pulled outboxes one load merges; above it the most engaged with are taken
+PULLED_SOURCES_MAX = 200
 REBUILD_SOURCES_MAX = 1_000  # the same for a feed that is served by pull while it is rebuilt
 OUTBOX_ENTRIES_MAX = WINDOW_ENTRIES  # no source can put more than a window into a window
 
-# --- preferences -----------------------------------------------------------------------------------
-PREFERENCES_PER_USER_MAX = 10_000  # mutes, snoozes, hides, blocks of one user: 80 KB read on each load
+# --- preferences ----------------------------------------------------------------------------------
+# mutes, snoozes, hides, blocks of one user: 80 KB read on each load
+PREFERENCES_PER_USER_MAX = 10_000
 SNOOZE_MAX_MS = 365 * DAY_MS
 AFFINITY_AUTHORS_MAX = 256  # authors whose engagement history is kept for a user: 3 KB
 
-# --- fan-out ---------------------------------------------------------------------------------------
+# --- fan-out --------------------------------------------------------------------------------------
 FANOUT_QUOTA_FOLLOWERS = 10_000  # followers of one post delivered in a turn: 80 KB a delivery row
 REBUILD_FOLLOWEES_PER_TURN = 500  # outboxes a rebuild reads in one turn: about 10 ms
 BACKFILL_ENTRIES_MAX = 100_000  # entries of one author in 7 days; one every six seconds
 FANOUT_JOBS_PER_TURN = 64  # posts that share a turn (and its fsync)
 FANOUT_ATTEMPTS_MAX = 5  # then the job is a dead letter
-LANE_SPLIT_FOLLOWERS = 1_000  # below this one lane delivers to everybody: a second pass would cost more
+# below this one lane delivers to everybody: a second pass would cost more
+LANE_SPLIT_FOLLOWERS = 1_000
 MERGE_DELIVERIES_MAX = 1_000_000  # deliveries sorted at once: 28 MB
-DELIVERY_BACKLOG_MAX = 20_000_000  # unmerged deliveries; above it expansion waits (readers overlay posts anyway)
+# unmerged deliveries; above it expansion waits (readers overlay posts anyway)
+DELIVERY_BACKLOG_MAX = 20_000_000
 RECENTLY_ACTIVE_MS = 1 * DAY_MS  # followers seen since go first
 INACTIVE_AFTER_MS = 30 * DAY_MS  # followers not seen since are skipped and rebuilt on return
 
-# --- queues inside a process -----------------------------------------------------------------------
-WRITE_QUEUE_MAX = 4_096  # writes waiting for the group commit; more are refused with RESOURCE_EXHAUSTED
+# --- queues inside a process ----------------------------------------------------------------------
+# writes waiting for the group commit; more are refused with RESOURCE_EXHAUSTED
+WRITE_QUEUE_MAX = 4_096
 WRITE_BATCH_MAX = 512  # writes that share one commit: bounds the time a commit holds the write lock
-IMPRESSION_BUFFER_MAX = 100_000  # impressions waiting to be counted; more are dropped and counted as dropped
+# impressions waiting to be counted; more are dropped and counted as dropped
+IMPRESSION_BUFFER_MAX = 100_000
 COUNTER_BATCH = 5_000  # interactions applied to counters in one transaction
 
 IMPORT_BATCH_ROWS_MAX = 5_000  # rows of one bulk-load batch: one commit of about 50 ms
@@ -70,11 +81,13 @@ POLICY_BATCH = 1_000  # authors whose mode changes in one commit
 AUDIT_USERS_MAX = 10_000
 AUDIT_FINDINGS_MAX = 20
 
-# --- store -----------------------------------------------------------------------------------------
-DISK_RESERVE_BYTES = 64 * 1024 * 1024  # free space below which publishes are refused, so that merging can go on
-TOMBSTONE_AGE_MAX_MS = RETENTION_MS + DAY_MS  # one day longer than anything that could still point at the item
+# --- store ----------------------------------------------------------------------------------------
+# free space below which publishes are refused, so that merging can go on
+DISK_RESERVE_BYTES = 64 * 1024 * 1024
+# one day longer than anything that could still point at the item
+TOMBSTONE_AGE_MAX_MS = RETENTION_MS + DAY_MS
 
-# --- ranking versions ------------------------------------------------------------------------------
+# --- ranking versions -----------------------------------------------------------------------------
 RANKING_VERSIONS_KEPT = 1_000  # versions a cursor may still name
 EXPERIMENT_ARMS_MAX = 16
 

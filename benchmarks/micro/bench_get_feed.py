@@ -1,11 +1,12 @@
-"""A cold GetFeed inside the service, CPU microseconds: window of 500 stored entries, 20 pulled authors with 50
-posts each, 20 items hydrated, embedded store, nothing cached but the operating system's pages.
+"""A cold GetFeed inside the service, CPU microseconds: window of 500 stored entries, 20 pulled
+authors with 50 posts each, 20 items hydrated, embedded store, nothing cached but the operating
+system's pages.
 
     python -m benchmarks.micro.bench_get_feed [--small] [--users N] [--rounds N]
 
-Each measured call loads the feed of a user that this process has not loaded before. `warm outboxes` loads it
-again right away: the same rows are then in SQLite's and LMDB's page caches of this process. --small checks
-results, not times.
+Each measured call loads the feed of a user that this process has not loaded before. `warm outboxes`
+loads it again right away: the same rows are then in SQLite's and LMDB's page caches of this
+process. --small checks results, not times.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ async def run(users: int, small: bool) -> None:
         await make_world(store, engine, users)
         await fan_out(store, engine)
         await store.close()
-        # A new store object: nothing of the load above is left in this process's memory of feed data.
+        # A new store object: no feed data of the load above is left in this process.
         store = EmbeddedStore.open(Path(folder), clock, writer_role=False)
         engine = build_engine(store, HotSettings(), clock)
         check((await engine.feed.get_feed(FIRST_USER, 20, "", 0, "")).body)

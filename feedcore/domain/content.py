@@ -1,4 +1,6 @@
-"""What an author wrote, as wire bytes of feedcore.v1.Content: stored as they are sent, never encoded twice."""
+"""What an author wrote, as wire bytes of feedcore.v1.Content: stored as they are sent, never
+encoded twice.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _DIGEST_BYTES = 16  # 128 bits: two requests under one idempotency key must not 
 
 
 class Media(NamedTuple):
-    """A reference to a picture, film or document kept elsewhere; width and height in pixels, 0 if unknown."""
+    """A reference to a picture, film or document kept elsewhere; width and height in pixels, 0 if
+    unknown.
+    """
 
     uri: str
     mime_type: str = ""
@@ -65,7 +69,9 @@ def _check(body: str, media: Sequence[Media], visibility: int) -> None:
         mime_bytes = len(item.mime_type.encode())
         if mime_bytes > MEDIA_MIME_BYTES_MAX:
             raise InvalidField(
-                f"media[{place}].mime_type", f"{mime_bytes} bytes", f"at most {MEDIA_MIME_BYTES_MAX}"
+                f"media[{place}].mime_type",
+                f"{mime_bytes} bytes",
+                f"at most {MEDIA_MIME_BYTES_MAX}",
             )
     if visibility not in (0, 1, 2):
         raise InvalidField("visibility", str(visibility), "must be 0 (public), 1 or 2")

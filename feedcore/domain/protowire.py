@@ -1,7 +1,7 @@
 """The few rules of protobuf's wire format that the engine needs to write its own messages.
 
-Invariant: fields are written in ascending order and defaults are left out, so that equal values are equal
-bytes. Not for reading: requests are parsed by the protobuf library.
+Invariant: fields are written in ascending order and defaults are left out, so that equal values are
+equal bytes. Not for reading: requests are parsed by the protobuf library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The receipt of a page: which sources answered, how stale each is, what was left out; and its wire bytes."""
+"""The receipt of a page: which sources answered, how stale each is, what was left out; and its wire
+bytes.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What the engine needs from the outside, as typing.Protocols. One contract suite per port in tests/contract.
+"""What the engine needs from the outside, as typing.Protocols. One contract suite per port in
+tests/contract.
 
 Conventions, for every port:
 
 * ids are unsigned 64-bit integers; times are integer milliseconds since 1970;
 * an *id array* is `bytes`: unsigned 64-bit little-endian integers, ascending, no duplicates;
-* *entries* is `bytes`: packed 20-byte feed entries (`feedcore.domain.entry`), newest first, no duplicates;
+* *entries* is `bytes`: packed 20-byte feed entries (`domain.entry`), newest first, no duplicates;
 * every write is durable when its coroutine returns, and idempotent by key;
 * a read sees every write that was acknowledged before it began, by whichever process of the node.
 """

@@ -1,4 +1,6 @@
-"""ContentSource: contents by id. In production another team's service; the embedded profile has it built in."""
+"""ContentSource: contents by id. In production another team's service; the embedded profile has it
+built in.
+"""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol
 class Window(NamedTuple):
     """One user's stored candidates.
 
-    `sources`: entries arrays to be merged (a stored part, and posts whose delivery is acknowledged but not yet
-    merged into it). `built`: False while nothing can be promised of the stored part (the user was inactive, or
-    the feed is being rebuilt): the caller then pulls from every followee. `pending_authors`: authors followed so
-    lately that their older posts are still on their way: pull those too.
+    `sources`: entries arrays to be merged (a stored part, and posts whose delivery is acknowledged
+    but not yet merged into it). `built`: False while nothing can be promised of the stored part
+    (the user was inactive, or the feed is being rebuilt): the caller then pulls from every
+    followee. `pending_authors`: authors followed so lately that their older posts are still on
+    their way: pull those too.
     """
 
     sources: list[bytes]
@@ -24,8 +25,8 @@ class Window(NamedTuple):
 class Delivery:
     """One post to many users (`entries` of one entry), or many posts to one user, or a removal.
 
-    `recipients` is an id array. A removal (`remove_author` > 0) takes that author's entries out of the feeds of
-    `recipients`; `entries` is then empty.
+    `recipients` is an id array. A removal (`remove_author` > 0) takes that author's entries out of
+    the feeds of `recipients`; `entries` is then empty.
     """
 
     entries: bytes
@@ -39,25 +40,33 @@ class FeedStore(Protocol):
     def window(
         self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int
     ) -> Window:
-        """The stored entries of `user_id` with not_below <= content_id <= at_or_below, newest first.
+        """The stored entries of `user_id` with not_below <= content_id <= at_or_below, newest
+        first.
 
-        Each source holds the newest `limit` in bounds, at least; it may hold more, also out of bounds (the merge
-        cuts). `followees` is the id array of whom the user follows: it lets a store show posts of theirs that
-        are published but not delivered yet. Never blocks on another process. Not a coroutine where the store is
-        local; adapters over a network return an awaitable.
+        Each source holds the newest `limit` in bounds, at least; it may hold more, also out of
+        bounds (the merge cuts). `followees` is the id array of whom the user follows: it lets a
+        store show posts of theirs that are published but not delivered yet. Never blocks on another
+        process. Not a coroutine where the store is local; adapters over a network return an
+        awaitable.
         """
 
     def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:
-        """Those of `followees` whose posts are not (all) pushed: their outboxes belong into the merge."""
+        """Those of `followees` whose posts are not (all) pushed: their outboxes belong into the
+        merge.
+        """
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
-        """Makes the user active again and queues a REBUILD job; at most one is waiting, so it costs a read then.
+        """Makes the user active again and queues a REBUILD job; at most one is waiting, so it costs
+        a read then.
 
-        `window` answers built=True again once that job is finished and all that it delivered is stored. Posts published after this returns are pushed to the user again.
+        `window` answers built=True again once that job is finished and all that it delivered is
+        stored. Posts published after this returns are pushed to the user again.
         """
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
-        """Makes the deliveries durable and visible, all or none. Delivering again changes nothing."""
+        """Makes the deliveries durable and visible, all or none. Delivering again changes
+        nothing.
+        """
 
     def delivered(self, user_id: int, content_id: int) -> bool:
         """Whether the stored part holds the item for the user (for Explain)."""

@@ -32,18 +32,22 @@ class GraphSource(Protocol):
     ) -> GraphPage:
         """One chunk of the followers a post is pushed to: like `followers`, less the inactive ones.
 
-        `lane` ALL takes everybody, ACTIVE those seen since `recent_since_ms`, REST the others. `next_after`
-        is the last follower *considered*, so that a continuation never looks at one twice.
+        `lane` ALL takes everybody, ACTIVE those seen since `recent_since_ms`, REST the others.
+        `next_after` is the last follower *considered*, so that a continuation never looks at one
+        twice.
         """
 
     async def follow(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
-        """False if it was there already. Queues the backfill of the followee's posts in the same commit.
+        """False if it was there already. Queues the backfill of the followee's posts in the same
+        commit.
 
         Raises NotPermitted if either blocks the other, InvalidField above FOLLOWEES_MAX.
         """
 
     async def unfollow(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
-        """False if there was nothing to end. Queues the removal from the stored feed in the same commit."""
+        """False if there was nothing to end. Queues the removal from the stored feed in the same
+        commit.
+        """
 
     async def block(self, blocker_id: int, blocked_id: int, now_ms: int) -> bool:
         """Also ends follows in both directions. False if it was there already."""
@@ -52,7 +56,11 @@ class GraphSource(Protocol):
         """False if there was nothing to end. Follows do not come back by themselves."""
 
     async def import_follows(self, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
-        """Many (follower, followee) edges in one commit; the number that were new. Existing ones are kept."""
+        """Many (follower, followee) edges in one commit; the number that were new. Existing ones
+        are kept.
+        """
 
     def sample_users(self, count: int, seed: int) -> list[int]:
-        """Up to `count` users who follow somebody, the same ones for the same seed and graph; ascending."""
+        """Up to `count` users who follow somebody, the same ones for the same seed and graph;
+        ascending.
+        """

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol, Sequence
 
 @dataclass(frozen=True, slots=True)
 class NewPost:
-    """A validated post. `content` is a wire-encoded feedcore.v1.Content; `digest` tells two requests apart.
+    """A validated post. `content` is a wire-encoded feedcore.v1.Content; `digest` tells two
+    requests apart.
 
     The time of publishing is read from `content_id`. `visibility` is `domain.entry.Visibility`.
     `idempotency_key` may be empty: then nothing is deduplicated.
@@ -24,7 +25,9 @@ class NewPost:
 
 
 class Published(NamedTuple):
-    """`content_id` of the post; `replayed` if the idempotency key had been used for the same request."""
+    """`content_id` of the post; `replayed` if the idempotency key had been used for the same
+    request.
+    """
 
     content_id: int
     replayed: bool
@@ -42,8 +45,9 @@ class Post(NamedTuple):
 class PostStats(NamedTuple):
     """Counters of one post, counted eventually.
 
-    `reach`: users it was delivered to (push) or whose feeds pull it. `mode`: "push" or "pull" as decided when it
-    was published. `fanned_out_ms`: when the last delivery was durable, 0 while under way or pulled.
+    `reach`: users it was delivered to (push) or whose feeds pull it. `mode`: "push" or "pull" as
+    decided when it was published. `fanned_out_ms`: when the last delivery was durable, 0 while
+    under way or pulled.
     """
 
     content_id: int
@@ -65,14 +69,16 @@ class PostStore(Protocol):
     async def publish(self, post: NewPost) -> Published:
         """Commits post, outbox row and fan-out event together; durable on return.
 
-        Raises IdempotencyConflict (same key, other digest), StoreFull, Overloaded. The push/pull mode of the
-        author is read inside the same commit.
+        Raises IdempotencyConflict (same key, other digest), StoreFull, Overloaded. The push/pull
+        mode of the author is read inside the same commit.
         """
 
     async def import_posts(self, posts: list[NewPost]) -> list[Published | None]:
-        """Many posts in one commit, in order; None marks one whose idempotency key had another digest.
+        """Many posts in one commit, in order; None marks one whose idempotency key had another
+        digest.
 
-        A content_id that is taken moves on to the next free sequence number of the same millisecond.
+        A content_id that is taken moves on to the next free sequence number of the same
+        millisecond.
         """
 
     async def delete(self, author_id: int, content_id: int, now_ms: int) -> None:
@@ -87,7 +93,9 @@ class PostStore(Protocol):
     def outboxes(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
-        """Per author the newest `limit` entries in bounds (a source may hold more; the merge cuts)."""
+        """Per author the newest `limit` entries in bounds (a source may hold more; the merge
+        cuts).
+        """
 
     def stats(self, content_id: int) -> PostStats | None:
         """Counters, or None if there is no such post."""
@@ -96,7 +104,9 @@ class PostStore(Protocol):
         """A set-like `native.U64Set` of deleted content ids, current as of this call."""
 
     def trending(self) -> bytes:
-        """Entries (newest first) of the posts with the most engagement lately: at most TRENDING_ENTRIES."""
+        """Entries (newest first) of the posts with the most engagement lately: at most
+        TRENDING_ENTRIES.
+        """
 
     def content_id_of(self, author_id: int, idempotency_key: str) -> int:
         """The post that this key of this author made, 0 if none is known."""

@@ -45,7 +45,9 @@ class PreferenceStore(Protocol):
         """Everything that is set, newest first."""
 
     async def set(self, user_id: int, preference: Preference) -> bool:
-        """False if exactly this was set already. Raises InvalidField above PREFERENCES_PER_USER_MAX."""
+        """False if exactly this was set already. Raises InvalidField above
+        PREFERENCES_PER_USER_MAX.
+        """
 
     async def clear(self, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
         """False if it was not set."""
@@ -54,4 +56,6 @@ class PreferenceStore(Protocol):
         """Many in one commit; the number that were new."""
 
     def seen(self, user_id: int, now_ms: int) -> None:
-        """The user loaded a feed: written behind, at most once an hour a user, never awaited by a load."""
+        """The user loaded a feed: written behind, at most once an hour a user, never awaited by a
+        load.
+        """

@@ -16,8 +16,10 @@ class Lane(IntEnum):
 
 
 class JobKind(StrEnum):
-    """POST: deliver `content_id` of `author_id` to followers. BACKFILL: the author's outbox to `user_id`.
-    REMOVE: take the author's items out of the feed of `user_id`. REBUILD: refill the feed of `user_id`."""
+    """POST: deliver `content_id` of `author_id` to followers. BACKFILL: the author's outbox to
+    `user_id`. REMOVE: take the author's items out of the feed of `user_id`. REBUILD: refill the
+    feed of `user_id`.
+    """
 
     POST = "post"
     BACKFILL = "backfill"
@@ -58,10 +60,14 @@ class QueueLag(NamedTuple):
 
 
 class FanoutQueue(Protocol):
-    """One consumer at a time in the embedded profile; the state of a job is durable after each turn."""
+    """One consumer at a time in the embedded profile; the state of a job is durable after each
+    turn.
+    """
 
     def claim(self, lanes: tuple[Lane, ...], limit: int) -> list[FanoutJob]:
-        """The jobs whose turn it is: least recently served first, so that no job starves another."""
+        """The jobs whose turn it is: least recently served first, so that no job starves
+        another.
+        """
 
     async def advance(self, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
         """(job, new `after`, newly delivered): to be called after the deliveries are durable.

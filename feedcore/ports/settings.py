@@ -1,4 +1,6 @@
-"""SettingsStore: versioned documents that processes share: hot settings, ranking configurations, author modes."""
+"""SettingsStore: versioned documents that processes share: hot settings, ranking configurations,
+author modes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from typing import NamedTuple, Protocol
 
 
 class AuthorMode(NamedTuple):
-    """Push/pull state of one author (`domain.policy` has the table). `until_ms` counts for DRAINING only."""
+    """Push/pull state of one author (`domain.policy` has the table). `until_ms` counts for DRAINING
+    only.
+    """
 
     author_id: int
     mode: int
@@ -15,7 +19,9 @@ class AuthorMode(NamedTuple):
 
 
 class SettingsStore(Protocol):
-    """Small and hot: adapters keep them in memory and notice changes of other processes before the next read."""
+    """Small and hot: adapters keep them in memory and notice changes of other processes before the
+    next read.
+    """
 
     def get(self, name: str) -> dict | None:
         """The newest document of that name, or None."""
@@ -26,12 +32,19 @@ class SettingsStore(Protocol):
     def at_version(self, name: str, version: int) -> dict | None:
         """An older document, or None if it is no longer kept."""
 
-    async def put(self, name: str, document: dict, now_ms: int, expected_version: int | None = None) -> int:
-        """Stores a new version and returns it. FailedPrecondition if `expected_version` is not the newest."""
+    async def put(
+        self, name: str, document: dict, now_ms: int, expected_version: int | None = None
+    ) -> int:
+        """Stores a new version and returns it. FailedPrecondition if `expected_version` is not the
+        newest.
+        """
 
-    def authors_to_review(self, promote_at: int, demote_below: int, now_ms: int, limit: int) -> list[AuthorMode]:
-        """Authors whose mode the policy would change: PUSH or DRAINING with followers >= promote_at, PULL with
-        followers < demote_below, DRAINING whose until_ms has passed."""
+    def authors_to_review(
+        self, promote_at: int, demote_below: int, now_ms: int, limit: int
+    ) -> list[AuthorMode]:
+        """Authors whose mode the policy would change: PUSH or DRAINING with followers >=
+        promote_at, PULL with followers < demote_below, DRAINING whose until_ms has passed.
+        """
 
     async def set_author_modes(self, modes: list[AuthorMode]) -> None:
         """Commits the new modes; publishes committed later see them."""

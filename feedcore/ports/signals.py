@@ -31,14 +31,17 @@ class SignalStore(Protocol):
     """Counted eventually, exactly once."""
 
     async def record(self, interaction: Interaction) -> bool:
-        """False if nothing changed. HIDE also sets or clears the user's HIDE preference, in the same commit.
+        """False if nothing changed. HIDE also sets or clears the user's HIDE preference, in the
+        same commit.
 
         A used idempotency key of the same user answers as the first time and changes nothing.
         Raises NotFound if there is no such post.
         """
 
     async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
-        """(content_id, likes, comments, shares): counts that a post had elsewhere. Setting again is the same."""
+        """(content_id, likes, comments, shares): counts that a post had elsewhere. Setting again is
+        the same.
+        """
 
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """Many in one commit; the number that were new; unknown posts are left out."""
@@ -47,10 +50,14 @@ class SignalStore(Protocol):
         """The items were on a page that was served: buffered, bounded, counted behind."""
 
     async def apply_counters(self, limit: int, now_ms: int) -> int:
-        """Folds up to `limit` waiting interactions into counters, engagement and affinity; how many."""
+        """Folds up to `limit` waiting interactions into counters, engagement and affinity; how
+        many.
+        """
 
     def engagement(self, entries: bytes) -> bytes:
-        """One little-endian f32 an entry: ln(1 + likes + 2 comments + 3 shares + 0.1 clicks), 0 if none."""
+        """One little-endian f32 an entry: ln(1 + likes + 2 comments + 3 shares + 0.1 clicks), 0 if
+        none.
+        """
 
     async def refresh_trending(self, now_ms: int) -> None:
         """Recomputes the trending posts."""

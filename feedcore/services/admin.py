@@ -55,7 +55,9 @@ class AdminService:
     async def set_ranking(
         self, config: RankingConfig, expected_version: int | None = None
     ) -> RankingConfig:
-        """Validates and puts in force. Raises InvalidField, FailedPrecondition (another version is newest)."""
+        """Validates and puts in force. Raises InvalidField, FailedPrecondition (another version is
+        newest).
+        """
         config.validate()
         document = config.to_document()
         version = await self._settings.put(

@@ -1,4 +1,6 @@
-"""Checks of single request fields that several services share. Raises InvalidField, changes nothing."""
+"""Checks of single request fields that several services share. Raises InvalidField, changes
+nothing.
+"""
 
 from __future__ import annotations
 

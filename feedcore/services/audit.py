@@ -1,5 +1,7 @@
-"""Recomputes sampled feeds by brute force and compares: the invariants of visibility and monotonicity, checked
-on live data. Expected = every post of every followed author within retention that passes the filters."""
+"""Recomputes sampled feeds by brute force and compares: the invariants of visibility and
+monotonicity, checked on live data. Expected = every post of every followed author within retention
+that passes the filters.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SAMPLE_DEFAULT = 100
 
 @dataclass(slots=True)
 class AuditReport:
-    """Counts over all sampled users; `findings` are lines for people, at most AUDIT_FINDINGS_MAX."""
+    """Counts over all sampled users; `findings` are lines for people, at most
+    AUDIT_FINDINGS_MAX.
+    """
 
     users: int = 0
     expected: int = 0
@@ -109,7 +113,7 @@ class AuditService:
                 verdicts = native.judge(entries, audience, self._posts.tombstones())
                 found.update(
                     entry.content_id
-                    for entry, verdict in zip(unpack(entries), verdicts)
+                    for entry, verdict in zip(unpack(entries), verdicts, strict=True)
                     if verdict == Verdict.KEEP
                 )
         return found

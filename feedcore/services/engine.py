@@ -1,6 +1,8 @@
-"""All services of one process over one store: the only place that knows which service needs which port.
+"""All services of one process over one store: the only place that knows which service needs which
+port.
 
-Used by the server's workers, by the fan-out process and by offline tools, so that all run the same code.
+Used by the server's workers, by the fan-out process and by offline tools, so that all run the same
+code.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Why one item is, or is not, in one user's feed: the commonest complaint, answered from the same data and code
-that serve the page."""
+"""Why one item is, or is not, in one user's feed: the commonest complaint, answered from the same
+data and code that serve the page.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from feedcore.services.viewer import Viewer, is_followed
 
 @dataclass(slots=True)
 class Explanation:
-    """`filters`: (name, dropped) in order; `terms`: (name, factor) in order; `rank` from 1, 0 = not a candidate."""
+    """`filters`: (name, dropped) in order; `terms`: (name, factor) in order; `rank` from 1, 0 = not
+    a candidate.
+    """
 
     in_feed: bool = False
     verdict: str = ""

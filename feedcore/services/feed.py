@@ -1,4 +1,5 @@
-"""GetFeed in five named steps: skeleton, filter, rank, hydrate, present; and the check for new content.
+"""GetFeed in five named steps: skeleton, filter, rank, hydrate, present; and the check for new
+content.
 
 State of a scroll (all of it is in the cursor; nothing is kept here between calls):
 
@@ -7,9 +8,10 @@ State of a scroll (all of it is in the cursor; nothing is kept here between call
     served      the ids at or below low_water that were served
     ranking     version and time, so that a scroll is ranked by one ruler
 
-Invariants: a scroll never shows an item twice and never skips one that was there when it began and is still
-visible; a page's items come in descending score; every page carries a receipt. Not for writing: a load changes
-nothing but the note that the user was here and the impressions, both written behind.
+Invariants: a scroll never shows an item twice and never skips one that was there when it began and
+is still visible; a page's items come in descending score; every page carries a receipt. Not for
+writing: a load changes nothing but the note that the user was here and the impressions, both
+written behind.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class FeedPage(NamedTuple):
 
 
 class NewContent(NamedTuple):
-    """Visible items newer than a head: `count` at most CHECK_NEW_COUNT_MAX, `capped` if there are more."""
+    """Visible items newer than a head: `count` at most CHECK_NEW_COUNT_MAX, `capped` if there are
+    more.
+    """
 
     count: int
     capped: bool
@@ -77,7 +81,9 @@ class NewContent(NamedTuple):
 
 
 class Skeleton(NamedTuple):
-    """`entries`: the merged window, newest first; `built` False if it was pulled while a rebuild is due."""
+    """`entries`: the merged window, newest first; `built` False if it was pulled while a rebuild is
+    due.
+    """
 
     entries: bytes
     built: bool
@@ -140,7 +146,9 @@ class FeedService:
     async def get_feed(
         self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
     ) -> FeedPage:
-        """One page as wire bytes. Raises InvalidField and InvalidCursor; see feed.proto for the bounds."""
+        """One page as wire bytes. Raises InvalidField and InvalidCursor; see feed.proto for the
+        bounds.
+        """
         if view not in (VIEW_FULL, VIEW_COMPACT, VIEW_IDS):
             raise InvalidField("view", str(view), "must be 0 (full), 1 (compact) or 2 (ids)")
         scroll = self._begin(user_id, page_size, cursor)
@@ -152,7 +160,9 @@ class FeedService:
         return self._present(scroll, items, view, if_none_match)
 
     def fill(self, scroll: Scroll) -> bool:
-        """Steps 1 to 3, window after window until the page is full; True if the stored feed must be rebuilt."""
+        """Steps 1 to 3, window after window until the page is full; True if the stored feed must be
+        rebuilt.
+        """
         rebuild_due = False
         for _ in range(REFILL_WINDOWS_MAX):
             skeleton = self._skeleton(scroll)
@@ -186,14 +196,16 @@ class FeedService:
         return NewContent(count, kept > count, ids.time_ms(newest), newest)
 
     def score_first_window(self, user_id: int) -> list[tuple[float, int]]:
-        """(score, content_id) of every candidate of the first page; score 0 for what filters left out."""
+        """(score, content_id) of every candidate of the first page; score 0 for what filters left
+        out.
+        """
         check_id("user_id", user_id)
         scroll = self._first_page(user_id, 1)
         entries = self._skeleton(scroll).entries
         scores = self._scores(scroll, entries, self._filter(scroll, entries))
         return [
             (score, entry.content_id)
-            for (score,), entry in zip(_SCORE.iter_unpack(scores), unpack(entries))
+            for (score,), entry in zip(_SCORE.iter_unpack(scores), unpack(entries), strict=True)
         ]
 
     def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
@@ -275,7 +287,9 @@ class FeedService:
     def _pull_sources(
         self, viewer: Viewer, built: bool, pending: tuple[int, ...]
     ) -> tuple[list[int], int]:
-        """Whose outboxes to merge (the viewer's own among them), and how many could have contributed."""
+        """Whose outboxes to merge (the viewer's own among them), and how many could have
+        contributed.
+        """
         if built:
             authors = self._feeds.pulled_authors(viewer.user_id, viewer.followees)
             limit = PULLED_SOURCES_MAX
@@ -323,7 +337,7 @@ class FeedService:
             scroll.viewer.parameters,
             WINDOW_ENTRIES,
         )
-        for index, score in zip(selection.chosen, selection.scores):
+        for index, score in zip(selection.chosen, selection.scores, strict=True):
             at = index * ENTRY_BYTES
             entry = unpack(entries[at : at + ENTRY_BYTES])[0]
             scroll.chosen.append(Chosen(score, entry.content_id, entry.author_id))
@@ -344,12 +358,14 @@ class FeedService:
 
     # Step 4
     def _hydrate(self, scroll: Scroll, view: int) -> list[Item]:
-        """Contents and counts. What is gone meanwhile drops out; a failed source leaves bare items."""
+        """Contents and counts. What is gone meanwhile drops out; a failed source leaves bare
+        items.
+        """
         reasons = [_reason(scroll, chosen.author_id) for chosen in scroll.chosen]
         if view == VIEW_IDS or not scroll.chosen:
             return [
                 (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
-                for c, reason in zip(scroll.chosen, reasons)
+                for c, reason in zip(scroll.chosen, reasons, strict=True)
             ]
         try:
             contents = self._contents.contents([c.content_id for c in scroll.chosen])
@@ -357,7 +373,7 @@ class FeedService:
             scroll.receipt.report("content", 0, str(error))
             return [
                 (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
-                for c, reason in zip(scroll.chosen, reasons)
+                for c, reason in zip(scroll.chosen, reasons, strict=True)
             ]
         scroll.receipt.report("content", len(contents))
         return [
@@ -371,7 +387,7 @@ class FeedService:
                 chosen.score,
                 reason,
             )
-            for chosen, content, reason in zip(scroll.chosen, contents, reasons)
+            for chosen, content, reason in zip(scroll.chosen, contents, reasons, strict=True)
             if content is not None
         ]
 
@@ -405,7 +421,9 @@ def _receipt(viewer: Viewer, now_ms: int) -> Receipt:
 
 
 def _head(scroll: Scroll) -> int:
-    """The newest id of the followed feed; of an empty one, a moment that nothing in it is newer than."""
+    """The newest id of the followed feed; of an empty one, a moment that nothing in it is newer
+    than.
+    """
     if scroll.trending or not scroll.head:
         return ids.last_id_at(scroll.now_ms - CLOCK_AHEAD_MAX_MS)
     return scroll.head

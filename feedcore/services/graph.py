@@ -1,4 +1,6 @@
-"""Follow, block and list, for the embedded profile: in a cluster the graph is another team's service."""
+"""Follow, block and list, for the embedded profile: in a cluster the graph is another team's
+service.
+"""
 
 from __future__ import annotations
 

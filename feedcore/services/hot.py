@@ -1,4 +1,6 @@
-"""Hot settings: what an operator changes while the engine runs. One versioned document that all processes share."""
+"""Hot settings: what an operator changes while the engine runs. One versioned document that all
+processes share.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Bulk loading, for migrations and tests: follows, mutes, posts with their own times, interactions.
 
-Invariant: loading the same rows again changes nothing. A bad row is refused by itself, with its place and reason.
+Invariant: loading the same rows again changes nothing. A bad row is refused by itself, with its
+place and reason.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class ImportService:
                 outcome.refused.append(("posts", index, str(error)))
         published = await self._posts.import_posts([post for _, _, post in posts])
         counts = []
-        for (index, row, _), result in zip(posts, published):
+        for (index, row, _), result in zip(posts, published, strict=True):
             if result is None:
                 reason = f"post_key: {row.post_key!r} was imported with another body"
                 outcome.refused.append(("posts", index, reason))

@@ -1,4 +1,5 @@
-"""Moves authors between push and pull as followers come and go, or as an operator moves the threshold.
+"""Moves authors between push and pull as followers come and go, or as an operator moves the
+threshold.
 
 The rules are `domain.policy`; this applies them to whoever they concern, in bounded commits.
 """

@@ -1,4 +1,6 @@
-"""What a user wants to see less of, and what they did with items. In force on the user's next page."""
+"""What a user wants to see less of, and what they did with items. In force on the user's next
+page.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class PreferenceService:
     async def set_preference(
         self, user_id: int, kind: PreferenceKind, on: bool, target_id: int, until_ms: int
     ) -> bool:
-        """Sets or undoes a mute, snooze or see-less; False if it was so already. Raises InvalidField."""
+        """Sets or undoes a mute, snooze or see-less; False if it was so already. Raises
+        InvalidField.
+        """
         check_two_users("user_id", user_id, "target_user_id", target_id)
         if not on:
             return await self._preferences.clear(user_id, kind, target_id)

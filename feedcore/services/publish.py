@@ -1,7 +1,7 @@
 """Publish, delete and read single posts.
 
-Invariant: an acknowledged publish is durable with its fan-out event; a refused one changed nothing. Not for
-delivering: the fan-out worker does that.
+Invariant: an acknowledged publish is durable with its fan-out event; a refused one changed nothing.
+Not for delivering: the fan-out worker does that.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class PublishService:
         visibility: int = Visibility.PUBLIC,
         idempotency_key: str = "",
     ) -> PublishReceipt:
-        """Durable on return. Raises InvalidField, IdempotencyConflict, StoreFull, Overloaded, ClockWentBack."""
+        """Durable on return. Raises InvalidField, IdempotencyConflict, StoreFull, Overloaded,
+        ClockWentBack.
+        """
         check_id("author_id", author_id)
         check_idempotency_key(idempotency_key)
         content = encode_content(body, media, visibility)

@@ -1,6 +1,8 @@
-"""Everything about one viewer that a page needs: whom they follow, what they hide, how they are ranked.
+"""Everything about one viewer that a page needs: whom they follow, what they hide, how they are
+ranked.
 
-Read anew for each call, so that a mute, hide or unfollow acknowledged anywhere is in force on the next page.
+Read anew for each call, so that a mute, hide or unfollow acknowledged anywhere is in force on the
+next page.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Viewer:
     experiment_arm: str
 
     def audience(self, require_follow: bool) -> Audience:
-        """The filter sets for `native.judge`; without `require_follow` for items from anywhere (trending)."""
+        """The filter sets for `native.judge`; without `require_follow` for items from anywhere
+        (trending).
+        """
         return Audience(
             self.user_id,
             self.followees,
@@ -47,7 +51,9 @@ class Viewer:
         return dict(_AFFINITY.iter_unpack(self.filters.affinity)).get(author_id, 0.0)
 
     def most_engaged(self, authors: list[int], limit: int) -> list[int]:
-        """At most `limit` of `authors`: those the viewer interacts with most, then ascending by id."""
+        """At most `limit` of `authors`: those the viewer interacts with most, then ascending by
+        id.
+        """
         if len(authors) <= limit:
             return authors
         affinity = dict(_AFFINITY.iter_unpack(self.filters.affinity))
@@ -79,7 +85,9 @@ class Viewers:
         )
 
     def ranking(self, version: int | None = None) -> RankingConfig:
-        """The configuration in force, or an older one. Raises InvalidCursor if that is not kept any more."""
+        """The configuration in force, or an older one. Raises InvalidCursor if that is not kept any
+        more.
+        """
         newest = self._settings.version(RANKING)
         if newest != self._newest.version:
             self._newest = RankingConfig.from_document(self._settings.get(RANKING), newest)

@@ -2,14 +2,14 @@
 
 One turn:
 
-    claim      least recently served jobs first, so that one author with millions of followers delays nobody
-    expand     each job into at most FANOUT_QUOTA_FOLLOWERS recipients (or one bounded read of outboxes)
+    claim      least recently served jobs first: an author with millions delays nobody
+    expand     each job into at most FANOUT_QUOTA_FOLLOWERS recipients, or one bounded read
     deliver    everything of the turn in one commit
     advance    the continuations, in another commit
 
-Invariants: killed between deliver and advance, a chunk is delivered again, which changes nothing; a job that
-raises is set back and tried again, at last a dead letter, and never stops the others. Not for policy: what is
-pushed was decided when the post was published.
+Invariants: killed between deliver and advance, a chunk is delivered again, which changes nothing; a
+job that raises is set back and tried again, at last a dead letter, and never stops the others. Not
+for policy: what is pushed was decided when the post was published.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class FanoutStats:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one job does in one turn: deliveries, the new continuation, how many feed items they make."""
+    """What one job does in one turn: deliveries, the new continuation, how many feed items they
+    make.
+    """
 
     deliveries: list[Delivery]
     after: int
@@ -95,7 +97,9 @@ class FanoutWorker:
         }
 
     async def turn(self) -> int:
-        """Serves the jobs whose turn it is; how many moved on, 0 when idle, paused or backlogged."""
+        """Serves the jobs whose turn it is; how many moved on, 0 when idle, paused or
+        backlogged.
+        """
         hot = self._hot.read()
         if hot.fanout_paused or self._feeds.backlog() > DELIVERY_BACKLOG_MAX:
             return 0

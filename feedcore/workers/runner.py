@@ -8,7 +8,8 @@
     trending    5 s                  the cold-start feed
     upkeep      60 s                 retention, inactive users
 
-A loop that fails is logged and tried again after a pause that doubles up to 30 s: none ends the others.
+A loop that fails is logged and tried again after a pause that doubles up to 30 s: none ends the
+others.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""SIGKILL of the whole server at random moments under concurrent publishing: no acknowledged post is lost, none
-is there twice, and every follower's feed converges. 20 kills; 200 in the long run. The seed is printed."""
+"""SIGKILL of the whole server at random moments under concurrent publishing: no acknowledged post
+is lost, none is there twice, and every follower's feed converges. 20 kills; 200 in the long run.
+The seed is printed.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def one_round(data_dir: Path, ledger: Ledger, number: int, draw: random.Random) 
 
 
 def settle(server: ServerProcess, ledger: Ledger, draw: random.Random) -> None:
-    """Retries what has no answer yet, and asks again for some of what has: the same answer must come."""
+    """Retries what has no answer yet, and asks again for some of what has: the same answer must
+    come.
+    """
     known = sorted(ledger.acknowledged)
     again = draw.sample(known, min(len(known), ASKED_AGAIN))
     for key in [*(ledger.sent.keys() - ledger.acknowledged.keys()), *again]:

@@ -1,7 +1,8 @@
-"""Real follows, mutes and posts, loaded and served by a real server, against an oracle made from the raw files.
+"""Real follows, mutes and posts, loaded and served by a real server, against an oracle made from
+the raw files.
 
-Once with everybody pushed, once with everybody pulled, once with a threshold in the middle that moves meanwhile.
-200 users drawn by seed; all of them in the long run.
+Once with everybody pushed, once with everybody pulled, once with a threshold in the middle that
+moves meanwhile. 200 users drawn by seed; all of them in the long run.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def scroll(server: ServerProcess, user: int) -> list[types_pb2.FeedItem]:
 
 
 def check_scores(page: feed_pb2.GetFeedResponse, user: int) -> None:
-    """The scores of a first page, computed again from what the page itself shows and the documented formula."""
+    """The scores of a first page, computed again from what the page itself shows and the documented
+    formula.
+    """
     seen: Counter[int] = Counter()
     for item in page.items:
         age_h = (page.receipt.generated_at_ms - item.published_at_ms) / 3_600_000
@@ -106,7 +109,9 @@ def load(server: ServerProcess, newest_ms: int) -> None:
 
 
 def wait_until_fanned_out(server: ServerProcess) -> None:
-    """Until no job and no delivery waits: so that the stored feeds, not the overlay, are what is compared."""
+    """Until no job and no delivery waits: so that the stored feeds, not the overlay, are what is
+    compared.
+    """
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         status = server.admin.GetStatus(admin_pb2.GetStatusRequest())

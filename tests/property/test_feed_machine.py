@@ -1,15 +1,15 @@
 """The invariants of the feed against a model, on the real embedded store, in any order of events.
 
-    model                                    invariant
-    posts, follows, mutes, hides             visibility: a whole scroll equals what the model says is visible
-    scrolls in progress, with what was       monotonicity: nothing twice, nothing skipped that was there when the
-      visible when each began                  scroll began and was visible all along
-    deleted posts                            deletion: in no page after the acknowledgement
-    preferences                              read your writes: in force on the very next page
-    acknowledged posts                       durability: there after the store is closed and opened
+    model                            invariant
+    posts, follows, mutes, hides     visibility: a whole scroll equals what the model says
+    scrolls in progress              monotonicity: nothing twice, nothing skipped that was there when
+                                     the scroll began and was visible all along
+    deleted posts                    deletion: in no page after the acknowledgement
+    preferences                      read your writes: in force on the very next page
+    acknowledged posts               durability: there after the store is closed and opened
 
-Events include the fan-out stopped between delivering and advancing, merges at any moment, the operator moving
-the threshold, users going away and coming back, and days passing.
+Events include the fan-out stopped between delivering and advancing, merges at any moment, the
+operator moving the threshold, users going away and coming back, and days passing.
 """
 
 from __future__ import annotations

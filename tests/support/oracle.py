@@ -1,4 +1,6 @@
-"""Feeds by brute force from raw files, written apart from the engine: it shares no code and no format with it."""
+"""Feeds by brute force from raw files, written apart from the engine: it shares no code and no
+format with it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class World:
 
     @classmethod
     def read(cls, folder: Path, newest_ms: int) -> World:
-        """Reads follows, mutes and posts; times are shifted so that the newest post is at `newest_ms`."""
+        """Reads follows, mutes and posts; times are shifted so that the newest post is at
+        `newest_ms`.
+        """
         world = cls()
         for name, edges in (("follows", world.follows), ("mutes", world.mutes)):
             with gzip.open(folder / f"{name}.tsv.gz", "rt") as lines:
