@@ -3,7 +3,8 @@ same results.
 
 Compiled ones are used if they can be imported, all of them or none. FEEDCORE_NO_EXTENSIONS=1 asks
 for the twins. Missing ones that were not asked away are a warning: the engine works, an order of
-magnitude slower. Not for anything but this choice. """
+magnitude slower. Not for anything but this choice.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Layout: a fixed header (its first byte is the version), the served ids (Elias-Fa
 bytes of each id as they are, the high parts as a unary bit vector), 16 bytes of HMAC-SHA256 over
 all before; base64url without padding. Invariants: what decodes was made by `encode_*` with the same
 key, for that owner, to the bit; one value has one text; no cursor is longer than CURSOR_BYTES_MAX,
-whatever the ids. Not encrypted: it holds nothing that its owner has not seen. """
+whatever the ids. Not encrypted: it holds nothing that its owner has not seen.
+"""
 
 from __future__ import annotations
 

@@ -2,11 +2,12 @@
 
 The twin of feedcore._native.deliveries. Writing in (day, user, entry) order touches each page of a
 B-tree once; random order touches one page a delivery. Not for removals: those are applied between
-sorted runs. """
+sorted runs.
+"""
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from feedcore.domain.entry import ENTRY_BYTES, count, order_key
 from feedcore.domain.ids import day
@@ -21,7 +22,8 @@ def sort_deliveries(rows: Rows) -> list[tuple[int, Rows]]:
 
     A user key is the user id as 8 bytes big-endian, so that byte order is numeric order. Rows
     ascend by (user key, entry) and are unique. The compiled one makes the rows as they are read, to
-    keep memory flat. """
+    keep memory flat.
+    """
     by_day: dict[int, set[tuple[bytes, bytes]]] = {}
     for entries, recipients in rows:
         keys = [user_id.to_bytes(8, "big") for user_id in unpack_ids(recipients)]

@@ -3,13 +3,15 @@
 One entry is 20 bytes, big-endian: u64 ~content_id | u64 author_id | u16 quality x 1000 | u16 flags.
 The complement makes byte order the order of a feed: newest first. *Entries* are these back to back,
 newest first, no duplicates. The value never changes after the post is made, so that a delivery
-repeated is the same row. Not for anything that changes later: counts, preferences, scores. """
+repeated is the same row. Not for anything that changes later: counts, preferences, scores.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 from feedcore.domain.ids import ID_MAX
 

@@ -2,13 +2,15 @@
 
 Users are split over the arms by a hash of (experiment name, user id): the same user, the same arm,
 on every node and after every restart; another experiment, another split. Not for storing:
-SettingsStore keeps the documents and gives the versions. """
+SettingsStore keeps the documents and gives the versions.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any
 
 from feedcore.domain.ranking import RankingParameters
 from feedcore.errors import InvalidField

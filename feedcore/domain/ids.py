@@ -3,11 +3,12 @@
 Layout, high to low: bit 63 zero, 41 bits milliseconds since EPOCH_MS, 5 bits region, 7 bits node,
 10 bits sequence. Invariants of a generator: each id is larger than the one before, also when the
 clock goes back; no id lies more than `wait_ms_max` ahead of the clock. Not for user ids: those are
-the caller's own. """
+the caller's own.
+"""
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from feedcore.errors import ClockWentBack
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS
@@ -84,7 +85,8 @@ class IdGenerator:
     When the clock goes back, or a millisecond's sequence is used up, ids go on from the last one
     given out and so run ahead of the clock: at most `wait_ms_max` milliseconds, beyond that
     ClockWentBack is raised. Nothing is ever repeated and nothing here sleeps. `now_ms` is used by
-    `next()` without an argument. """
+    `next()` without an argument.
+    """
 
     def __init__(
         self,

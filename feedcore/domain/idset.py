@@ -2,13 +2,14 @@
 duplicates).
 
 The twin of feedcore._native.idset. Arrays are values: every operation answers a new one. Not for
-ordered iteration over a U64Set: its order is unspecified. """
+ordered iteration over a U64Set: its order is unspecified.
+"""
 
 from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 ID_BYTES = 8
 U64_MAX = (1 << 64) - 1

@@ -2,13 +2,14 @@
 
 The twin of feedcore._native.merge. Duplicates (one post delivered by two ways) are dropped by
 content id; the source named first wins, so a caller puts the one it trusts most first. Not for
-filtering: `visibility` does that, and says why. """
+filtering: `visibility` does that, and says why.
+"""
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from typing import Sequence
+from collections.abc import Sequence
 
 from feedcore.domain.entry import ENTRY_BYTES, U64_MAX, count, order_key
 
@@ -22,9 +23,7 @@ def _start(source: bytes, bound: bytes) -> int:
     return bisect_left(range(count(source)), bound, key=key) * ENTRY_BYTES
 
 
-def merge_newest(
-    sources: Sequence[bytes], at_or_below: int, not_below: int, limit: int
-) -> bytes:
+def merge_newest(sources: Sequence[bytes], at_or_below: int, not_below: int, limit: int) -> bytes:
     """The newest `limit` entries with not_below <= content_id <= at_or_below, each id once."""
     if at_or_below < 0 or limit <= 0:
         return b""

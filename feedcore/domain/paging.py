@@ -14,13 +14,15 @@ A step: candidates are the kept entries of the window (the newest W at or below 
 that author already chosen; ties go to the newer item. b moves to the highest candidate left over,
 or below the window if none is. If `served` could overflow, the page takes the highest candidates
 first, as many as would not fit: they lie above the new b and so need not be remembered. Not for
-deciding what is visible, nor for encoding a cursor. """
+deciding what is visible, nor for encoding a cursor.
+"""
 
 from __future__ import annotations
 
 import heapq
 import struct
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from feedcore.domain.entry import content_ids, rows
 from feedcore.domain.idset import pack_ids, unpack_ids
@@ -33,7 +35,8 @@ class Selection(NamedTuple):
     (descending).
 
     `low_water` and `served` are the scroll's new state. `end`: nothing is left in this window and
-    no window below it can hold anything. """
+    no window below it can hold anything.
+    """
 
     chosen: list[int]
     scores: list[float]
@@ -53,21 +56,25 @@ def _greedy(
     """The `wanted` best of `pool` as (index, effective score), best first; `counts` is carried on.
 
     The heap is lazy: an effective score only falls as its author is chosen, so an old value is an
-    upper bound, and an item whose value is current when it comes up is the best there is. """
-    heap = [(-(scores[i] * factors[counts.get(authors[i], 0)]), i) for i in pool]
+    upper bound, and an item whose value is current when it comes up is the best there is.
+    """
+
+    def key(index: int) -> float:
+        value = scores[index] * factors[counts.get(authors[index], 0)]
+        return -value if value > 0.0 else 0.0  # what is no number ranks last
+
+    heap = [(key(index), index) for index in pool]
     heapq.heapify(heap)
     chosen: list[tuple[int, float]] = []
     while heap and len(chosen) < wanted:
         stale, index = heap[0]
-        author = authors[index]
-        used = counts.get(author, 0)
-        current = -(scores[index] * factors[used])
+        current = key(index)
         if current != stale:
             heapq.heapreplace(heap, (current, index))
             continue
         heapq.heappop(heap)
-        chosen.append((index, -current))
-        counts[author] = used + 1
+        chosen.append((index, abs(current)))
+        counts[authors[index]] = counts.get(authors[index], 0) + 1
     return chosen
 
 
@@ -93,7 +100,8 @@ def select(
     array.
 
     `window_limit`: how many entries the window was asked to hold; fewer mean that nothing is below
-    it. """
+    it.
+    """
     ids = content_ids(entries)
     if len(verdicts) != len(ids) or len(scores) != 8 * len(ids):
         raise ValueError(

@@ -8,7 +8,8 @@
 
 DRAINING pushes new posts and is still pulled, until the posts made while pulled have aged out: so
 no post is lost on the way down. Between demote_below and promote_at nothing changes: an author at
-the edge does not flap. Not for skipping inactive followers: that is decided for each follower. """
+the edge does not flap. Not for skipping inactive followers: that is decided for each follower.
+"""
 
 from __future__ import annotations
 

@@ -4,14 +4,16 @@
 `score` is the twin of feedcore._native.ranking: the same operations in the same order, so that
 scores are equal to the bit. Scores of kept entries are above zero and finite. Parameters are
 values; the versions, experiments and documents around them are in `experiments`. Not for choosing
-or ordering items. """
+or ordering items.
+"""
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Mapping, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from feedcore.domain.entry import QUALITY_SCALE, Entry, rows
 from feedcore.domain.ids import time_ms
@@ -149,7 +151,8 @@ def score(
     """One little-endian f64 an entry; 0.0 where the verdict is not KEEP.
 
     `engagement`: f32 an entry. `affinity`: packed (u64 author, f32) ascending by author.
-    `see_less`: id array. """
+    `see_less`: id array.
+    """
     engagements = memoryview(engagement).cast("B")
     items = list(rows(entries))
     if len(verdicts) != len(items) or len(engagements) != 4 * len(items):

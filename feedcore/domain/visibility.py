@@ -2,12 +2,14 @@
 
 The twin of feedcore._native.visibility. Verdicts are checked in the order of their numbers and the
 first that applies is the answer. To the viewer's own items only DELETED and HIDDEN apply. Not for
-cutting at retention: the merge does that by bounds. """
+cutting at retention: the merge does that by bounds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from enum import IntEnum
-from typing import Container, NamedTuple
+from typing import NamedTuple
 
 from feedcore.domain.entry import VISIBILITY_MASK, Visibility, rows
 from feedcore.domain.idset import unpack_ids

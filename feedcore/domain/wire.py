@@ -4,14 +4,15 @@ _native.wire.
 Invariant: parsing the bytes with the generated code gives exactly these values (a test compares
 them), fields in ascending order, defaults left out. Field numbers are those of
 proto/feedcore/v1/{feed,types}.proto and never change. Not for requests and not for other messages:
-those go through the generated code. """
+those go through the generated code.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import struct
-from typing import Sequence
+from collections.abc import Sequence
 
 from feedcore.domain.ids import time_ms
 
@@ -63,7 +64,7 @@ def _item(item: PageItem, view: int) -> bytes:
 def encode_page(
     items: Sequence[PageItem], next_cursor: str, head: str, etag: str, receipt: bytes, view: int
 ) -> bytes:
-    """A page; `receipt` is an encoded Receipt. View 1: no content, 2: no counts and score either."""
+    """A page; `receipt` is an encoded Receipt. View 1: no content, 2: nor counts and score."""
     parts = [_blob(1, _item(item, view)) for item in items]
     parts += [_text(2, next_cursor), _text(3, head), _text(4, etag), _blob(6, receipt)]
     return b"".join(parts)
@@ -74,13 +75,12 @@ def encode_not_modified(head: str, etag: str, receipt: bytes) -> bytes:
     return _text(3, head) + _text(4, etag) + _number(5, 1) + _blob(6, receipt)
 
 
-def page_etag(
-    items: Sequence[PageItem], config_version: int, next_exists: bool, flags: int
-) -> str:
+def page_etag(items: Sequence[PageItem], config_version: int, next_exists: bool, flags: int) -> str:
     """Names a page by its ids, their order, counts and contents; not by scores, which fall as time
     passes.
 
     `flags`: what else the caller's answer depends on, such as the view. 16 characters of base64url.
+
     """
     parts = [PAGE_NUMBERS.pack(config_version, flags, next_exists)]
     for content_id, author_id, content, likes, comments, shares, _, _ in items:

@@ -1,0 +1,6 @@
+from typing import Sequence
+
+def merge_newest(
+    sources: Sequence[bytes], at_or_below: int, not_below: int, limit: int
+) -> bytes: ...
+def sort_entries(entries: bytes) -> bytes: ...
