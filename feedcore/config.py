@@ -1,10 +1,12 @@
-"""Settings: one typed, validated source. Flags win over environment, environment over file, file over defaults.
+"""Settings: one typed, validated source. Flags win over environment, environment over file, file
+over defaults.
 
-Job: read the three sources, refuse what is unknown or out of bounds with the key, the source and the bound,
-and remember where each value came from (`effective`). Invariants: a `Settings` object is always valid and never
-changes; a key has one name everywhere: `section.key` in flags and TOML (as `[section]`), `FEEDCORE_SECTION__KEY`
-in the environment. Not for: values that operators change while the engine runs. The keys marked *hot* are start
-values only: once an operator has changed them through the Admin service, the stored value wins for good.
+Job: read the three sources, refuse what is unknown or out of bounds with the key, the source and
+the bound, and remember where each value came from (`effective`). Invariants: a `Settings` object is
+always valid and never changes; a key has one name everywhere: `section.key` in flags and TOML (as
+`[section]`), `FEEDCORE_SECTION__KEY` in the environment. Not for: values that operators change
+while the engine runs. The keys marked *hot* are start values only: once an operator has changed
+them through the Admin service, the stored value wins for good.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from feedcore.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "FEEDCORE_"
-# Variables that share the prefix and are no settings: build and test switches, and the name of the file itself.
+# Variables that share the prefix and are no settings: build and test switches, and the name of the
+# file itself.
 ENVIRONMENT_FILE = "FEEDCORE_CONFIG"
 ENVIRONMENT_SWITCHES = frozenset({"FEEDCORE_NO_EXTENSIONS", "FEEDCORE_LONG", ENVIRONMENT_FILE})
 
-WORKERS_MAX = 128  # each worker needs its own node number, and an id has 7 bits for it
 REGION_MAX = 31  # 5 bits of an id
-NODE_MAX = 127  # 7 bits of an id
+NODE_MAX = 126  # 7 bits of an id, less the last one, which imports use
+WORKERS_MAX = NODE_MAX + 1  # each worker needs its own node number
 PORT_MAX = 65_535
 DRAIN_GRACE_S_MAX = 300  # init systems kill after 90 s to 300 s anyway
 PUSH_THRESHOLD_MAX = 2**32  # more than there are people
@@ -73,15 +76,24 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """The processes that answer calls."""
 
-    listen: Address = Field("127.0.0.1:50051", description="HOST:PORT to serve gRPC on; port 0: any free one")
+    listen: Address = Field(
+        "127.0.0.1:50051", description="HOST:PORT to serve gRPC on; port 0: any free one"
+    )
     workers: int = Field(
-        default_factory=available_cores, ge=1, le=WORKERS_MAX,
+        default_factory=available_cores,
+        ge=1,
+        le=WORKERS_MAX,
         description="API processes on that port; default: the cores this process may use",
     )
     transport: Literal["grpcio"] = Field("grpcio", description="what carries gRPC")
-    metrics: OptionalAddress = Field("", description="HOST:PORT for Prometheus metrics; empty: none")
+    metrics: OptionalAddress = Field(
+        "", description="HOST:PORT for Prometheus metrics; empty: none"
+    )
     drain_grace_s: float = Field(
-        10.0, ge=0, le=DRAIN_GRACE_S_MAX, description="seconds that calls under way get when the server stops"
+        10.0,
+        ge=0,
+        le=DRAIN_GRACE_S_MAX,
+        description="seconds that calls under way get when the server stops",
     )
 
 
@@ -93,7 +105,9 @@ class StoreSettings(_Section):
 
 
 class IdSettings(_Section):
-    """The region and node bits of content ids; two nodes that share them would give one id twice."""
+    """The region and node bits of content ids; two nodes that share them would give one id
+    twice.
+    """
 
     region: int = Field(0, ge=0, le=REGION_MAX, description="region number in every content id")
     node_base: int = Field(
@@ -105,26 +119,40 @@ class FanoutSettings(_Section):
     """Start values of the hot settings (feedcore admin settings)."""
 
     push_threshold: int = Field(
-        10_000, ge=0, le=PUSH_THRESHOLD_MAX, json_schema_extra=HOT,
+        10_000,
+        ge=0,
+        le=PUSH_THRESHOLD_MAX,
+        json_schema_extra=HOT,
         description="authors with at least this many followers are pulled; 0: everybody is",
     )
     hysteresis_percent: int = Field(
-        10, ge=0, le=HYSTERESIS_PERCENT_MAX, json_schema_extra=HOT,
-        description="back to push below threshold * (1 - h/100), so that authors at the edge do not flap",
+        10,
+        ge=0,
+        le=HYSTERESIS_PERCENT_MAX,
+        json_schema_extra=HOT,
+        description="back to push below threshold * (1 - h/100): authors at the edge do not flap",
     )
     rest_lane_paused: bool = Field(
-        False, json_schema_extra=HOT, description="true: followers not active lately wait for fan-out"
+        False,
+        json_schema_extra=HOT,
+        description="true: followers not active lately wait for fan-out",
     )
     paused: bool = Field(
-        False, json_schema_extra=HOT, description="true: no fan-out (readers see posts all the same)"
+        False,
+        json_schema_extra=HOT,
+        description="true: no fan-out (readers see posts all the same)",
     )
 
 
 class LoggingSettings(_Section):
     """Logs of the server processes; they go to stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")
-    format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level written"
+    )
+    format: Literal["json", "console"] = Field(
+        "json", description="json for machines, console for people"
+    )
 
 
 class Settings(_Section):
@@ -141,13 +169,15 @@ class Settings(_Section):
         last = self.ids.node_base + self.server.workers - 1
         if last > NODE_MAX:
             raise ValueError(
-                f"ids.node_base + server.workers - 1 is {last}; an id has room for nodes 0 to {NODE_MAX}"
+                f"ids.node_base + server.workers - 1 is {last}; nodes are 0 to {NODE_MAX}"
             )
         return self
 
 
 class EffectiveValue(NamedTuple):
-    """One setting: its value as text, where it came from, and whether Admin can change it at run time."""
+    """One setting: its value as text, where it came from, and whether Admin can change it at run
+    time.
+    """
 
     key: str
     value: str
@@ -157,7 +187,9 @@ class EffectiveValue(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Valid settings and the source of each key that was given ("--listen", "FEEDCORE_...", "file ...")."""
+    """Valid settings and the source of each key that was given ("--listen", "FEEDCORE_...", "file
+    ...").
+    """
 
     settings: Settings
     sources: dict[str, str]
@@ -170,7 +202,9 @@ class Loaded(NamedTuple):
             value = getattr(getattr(self.settings, section), name)
             text = str(value).lower() if isinstance(value, bool) else str(value)
             hot = bool((field.json_schema_extra or {}).get("hot"))
-            rows.append(EffectiveValue(key, text, self.sources.get(key, "default"), hot, field.description))
+            rows.append(
+                EffectiveValue(key, text, self.sources.get(key, "default"), hot, field.description)
+            )
         return rows
 
 
@@ -193,7 +227,8 @@ def load(
     environ: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Loaded:
-    """Reads all sources. `flags`: key -> value, None for a flag that was not given. Raises ConfigError.
+    """Reads all sources. `flags`: key -> value, None for a flag that was not given. Raises
+    ConfigError.
 
     `file` None: the file named by FEEDCORE_CONFIG, if any.
     """
@@ -202,7 +237,11 @@ def load(
         file = Path(environ[ENVIRONMENT_FILE])
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    layers = [_from_file(file) if file else [], _from_environment(environ), _from_flags(flags or {})]
+    layers = [
+        _from_file(file) if file else [],
+        _from_environment(environ),
+        _from_flags(flags or {}),
+    ]
     for layer in layers:
         for key, value, source in layer:
             values[key] = value
@@ -244,7 +283,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
     for name, value in sorted(environ.items()):
         if not name.startswith(ENVIRONMENT_PREFIX) or name in ENVIRONMENT_SWITCHES:
             continue
-        # A name without "__" may belong to another tool; it is refused only where it looks like a slip.
+        # A name without "__" may belong to another tool; it is refused only where it looks like a
+        # slip.
         if name in names or "__" in name or difflib.get_close_matches(name, names, 1, 0.9):
             _require_known(name, "the environment", tuple(names))
             yield names[name], value, name
@@ -262,7 +302,9 @@ def _from_file(file: Path) -> Iterator[tuple[str, Any, str]]:
         if section not in Settings.model_fields:
             _require_known(section, source, tuple(Settings.model_fields))
         if not isinstance(table, dict):
-            raise ConfigError(f"{section} in {source}: must be a table, [{section}], with keys below it")
+            raise ConfigError(
+                f"{section} in {source}: must be a table, [{section}], with keys below it"
+            )
         for name, value in table.items():
             key = f"{section}.{name}"
             _require_known(key, source, KEYS)

@@ -1,4 +1,5 @@
-"""Shared by every test: long variants are opt-in, Hypothesis is seeded, servers and stores are real.
+"""Shared by every test: long variants are opt-in, Hypothesis is seeded, servers and stores are
+real.
 
 Not for fakes: a test that needs a store opens one in a temporary directory.
 """
@@ -12,12 +13,18 @@ from hypothesis import HealthCheck, settings
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 
-# A fixed seed in the usual run, so that a failure is the commit's and not the day's; many more cases when long.
+# A fixed seed in the usual run, so that a failure is the commit's and not the day's; many more
+# cases when long.
 settings.register_profile(
-    "usual", derandomize=True, deadline=None, max_examples=60,
+    "usual",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile("long", settings.get_profile("usual"), derandomize=False, max_examples=1_000)
+settings.register_profile(
+    "long", settings.get_profile("usual"), derandomize=False, max_examples=1_000
+)
 settings.load_profile("long" if LONG else "usual")
 
 

@@ -1,6 +1,7 @@
 """Batches of rows, bounded, that remember the line each row stood on.
 
-Invariant: at most `rows_max` rows in all, as the Import call allows, and at most BATCH_BYTES_MAX of text.
+Invariant: at most `rows_max` rows in all, as the Import call allows, and at most BATCH_BYTES_MAX of
+text.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from feedcore.loading.readers import Line
 from feedcore.loading.rows import Edge, InteractionRow, PostRow
 
 BATCH_ROWS_MAX = 5_000  # bound of ImportBatch in admin.proto
-BATCH_BYTES_MAX = 2 * 1024 * 1024  # gRPC refuses messages above 4 MiB by default; half leaves room for framing
+BATCH_BYTES_MAX = (
+    2 * 1024 * 1024
+)  # gRPC refuses messages above 4 MiB by default; half leaves room for framing
 ROW_BYTES = 64  # ids, times and tags of a row, generously
 LISTS = ("follows", "mutes", "posts", "interactions")
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of one batch; `lines[list][i]` is where row i of that list stood (empty for made-up rows)."""
+    """Rows of one batch; `lines[list][i]` is where row i of that list stood (empty for made-up
+    rows).
+    """
 
     batch_id: int
     follows: list[Edge] = field(default_factory=list)
@@ -49,7 +54,9 @@ class Receipt(NamedTuple):
     refused: list[Refusal]
 
 
-def in_batches(list_name: str, lines: Iterable[Line], rows_max: int = BATCH_ROWS_MAX) -> Iterator[Batch]:
+def in_batches(
+    list_name: str, lines: Iterable[Line], rows_max: int = BATCH_ROWS_MAX
+) -> Iterator[Batch]:
     """Batches of one list, in order."""
     number = 1
     batch = Batch(number)
@@ -71,6 +78,7 @@ def in_batches(list_name: str, lines: Iterable[Line], rows_max: int = BATCH_ROWS
 def row_bytes(row: Any) -> int:
     """Bytes of a row on the wire, an upper bound."""
     if isinstance(row, PostRow):
-        # Four bytes a character is the most UTF-8 takes; counting exactly would encode every body twice.
+        # Four bytes a character is the most UTF-8 takes; counting exactly would encode every body
+        # twice.
         return ROW_BYTES + 4 * len(row.body) + len(row.post_key)
     return ROW_BYTES

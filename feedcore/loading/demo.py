@@ -1,7 +1,8 @@
 """The demo world: a seeded social network small enough for a laptop, shaped like a real one.
 
-Invariant: the same seed and time give the same rows. A few celebrities have more than DEMO_PUSH_THRESHOLD
-followers, so that push, pull and their merge can all be seen. Not for benchmarks: those draw their own load.
+Invariant: the same seed and time give the same rows. A few celebrities have more than
+DEMO_PUSH_THRESHOLD followers, so that push, pull and their merge can all be seen. Not for
+benchmarks: those draw their own load.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ DEMO_POSTS = 20_000
 DEMO_INTERACTIONS = 40_000
 DEMO_PUSH_THRESHOLD = 800  # seven celebrities above it, everybody else below
 DEMO_VIEWER = 42  # an ordinary user with a full feed: the one whose feed is printed
-SPREAD_MS = 6 * limits.DAY_MS  # one day inside retention, so that the world lasts a day before it thins out
+SPREAD_MS = (
+    6 * limits.DAY_MS
+)  # one day inside retention, so that the world lasts a day before it thins out
 
-POPULARITY_EXPONENT = 0.75  # of the rank, for being followed: celebrities near 1,000, the median near 30
-ACTIVITY_EXPONENT = 0.6  # of the rank, for posting: busy accounts post a few hundred times in six days
+POPULARITY_EXPONENT = (
+    0.75  # of the rank, for being followed: celebrities near 1,000, the median near 30
+)
+ACTIVITY_EXPONENT = (
+    0.6  # of the rank, for posting: busy accounts post a few hundred times in six days
+)
 FOLLOWS_MEDIAN = 35
 FOLLOWS_SIGMA = 0.7  # of the log-normal number of accounts a user follows
 FOLLOWS_MAX = 400
@@ -48,7 +55,9 @@ class DemoWorld:
         users = range(1, DEMO_USERS + 1)
         weights = _cumulative(POPULARITY_EXPONENT)
         for user in users:
-            wanted = min(FOLLOWS_MAX, max(5, int(draw.lognormvariate(0, FOLLOWS_SIGMA) * FOLLOWS_MEDIAN)))
+            wanted = min(
+                FOLLOWS_MAX, max(5, int(draw.lognormvariate(0, FOLLOWS_SIGMA) * FOLLOWS_MEDIAN))
+            )
             # The viewer whose feed is printed shows pushed and pulled authors with every seed.
             chosen: set[int] = {1, 2, 3} if user == DEMO_VIEWER else set()
             # Twice the number wanted: repeats and oneself are dropped, and the loop still ends.
@@ -73,8 +82,13 @@ class DemoWorld:
         for number, (at_ms, author) in enumerate(zip(self._times(draw), authors, strict=True)):
             likes = min(5_000, int(draw.paretovariate(LIKES_EXPONENT)) - 1)
             yield PostRow(
-                f"demo-{number}", author, at_ms, sentence(draw),
-                likes, likes // draw.randint(4, 12), likes // draw.randint(8, 30),
+                f"demo-{number}",
+                author,
+                at_ms,
+                sentence(draw),
+                likes,
+                likes // draw.randint(4, 12),
+                likes // draw.randint(8, 30),
             )
 
     def interactions(self) -> Iterator[InteractionRow]:
@@ -99,11 +113,11 @@ class DemoWorld:
     def _times(self, draw: random.Random) -> list[int]:
         start_ms = self._now_ms - SPREAD_MS
         hours = SPREAD_MS // limits.HOUR_MS
-        weights = [
-            HOURLY[(start_ms // limits.HOUR_MS + hour) % 24] for hour in range(hours)
-        ]
+        weights = [HOURLY[(start_ms // limits.HOUR_MS + hour) % 24] for hour in range(hours)]
         picked = draw.choices(range(hours), weights=weights, k=DEMO_POSTS)
-        return sorted(start_ms + hour * limits.HOUR_MS + draw.randrange(limits.HOUR_MS) for hour in picked)
+        return sorted(
+            start_ms + hour * limits.HOUR_MS + draw.randrange(limits.HOUR_MS) for hour in picked
+        )
 
 
 def _cumulative(exponent: float) -> list[float]:

@@ -1,9 +1,10 @@
-"""Drives a bulk load: files in the order follows, mutes, posts, interactions; shifts times; counts and reports.
+"""Drives a bulk load: files in the order follows, mutes, posts, interactions; shifts times; counts
+and reports.
 
-Invariants: every line of every file is counted once, as applied, unchanged, expired or bad; memory is bounded by
-the batches under way. Interrupted, the same command continues: what is there already is counted as unchanged, and
-`state` keeps the time shift, so that both runs move the posts by the same amount. Not for deciding what a row
-means: the import service does that.
+Invariants: every line of every file is counted once, as applied, unchanged, expired or bad; memory
+is bounded by the batches under way. Interrupted, the same command continues: what is there already
+is counted as unchanged, and `state` keeps the time shift, so that both runs move the posts by the
+same amount. Not for deciding what a row means: the import service does that.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to load. `rebase_ms`: the time the newest post (else interaction) is moved to, None for no shift."""
+    """What to load. `rebase_ms`: the time the newest post (else interaction) is moved to, None for
+    no shift.
+    """
 
     follows: Path | None = None
     mutes: Path | None = None
@@ -94,7 +97,9 @@ class Job:
 Progress = Callable[[str, int, int], None]
 
 
-async def load(job: Job, sink: Sink, now_ms: int, shift_ms: int, progress: Progress) -> list[FileReport]:
+async def load(
+    job: Job, sink: Sink, now_ms: int, shift_ms: int, progress: Progress
+) -> list[FileReport]:
     """Loads all files; one report each."""
     reports = []
     for list_name, path in job.files():
@@ -111,7 +116,9 @@ async def load(job: Job, sink: Sink, now_ms: int, shift_ms: int, progress: Progr
 
 
 def find_shift(job: Job) -> int:
-    """Milliseconds to add to every time so that the newest one is `rebase_ms`: one pass over the files."""
+    """Milliseconds to add to every time so that the newest one is `rebase_ms`: one pass over the
+    files.
+    """
     if job.rebase_ms is None:
         return 0
     newest = 0

@@ -1,7 +1,9 @@
-"""Files to rows, line by line: edge lists, CSV with a header, JSON lines; plain or gzip, told by content.
+"""Files to rows, line by line: edge lists, CSV with a header, JSON lines; plain or gzip, told by
+content.
 
-Invariants: memory is bounded by one line; a bad line is yielded as `BadLine` and never stops the file; what makes
-the whole file unreadable raises `SourceError`. Not for judging times: the loader shifts them first.
+Invariants: memory is bounded by one line; a bad line is yielded as `BadLine` and never stops the
+file; what makes the whole file unreadable raises `SourceError`. Not for judging times: the loader
+shifts them first.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ from feedcore.loading import rows
 from feedcore.loading.rows import BadRow, Edge, InteractionRow, PostRow
 
 GZIP_MAGIC = b"\x1f\x8b"
-FIELD_CHARS_MAX = 131_072  # csv's own default: ten times the longest body; an unclosed quote ends there
-LINE_CHARS_MAX = 1_048_576  # a JSON line with every character escaped stays below; longer is no text file
+FIELD_CHARS_MAX = (
+    131_072  # csv's own default: ten times the longest body; an unclosed quote ends there
+)
+LINE_CHARS_MAX = (
+    1_048_576  # a JSON line with every character escaped stays below; longer is no text file
+)
 SEPARATORS = re.compile(r"[\t ,]+")
 HEADER_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_ ]*")
 
@@ -70,7 +76,9 @@ class Source:
         return self._raw.tell() if self._raw is not None and not self._raw.closed else 0
 
     def lines(self) -> Iterator[str]:
-        """Decoded lines with their ends; bytes that are not UTF-8 become lone surrogates, which rows refuse."""
+        """Decoded lines with their ends; bytes that are not UTF-8 become lone surrogates, which
+        rows refuse.
+        """
         try:
             with self.path.open("rb") as raw:
                 self._raw = raw
@@ -154,7 +162,9 @@ class Source:
         lacking = [name for name in required if name not in names]
         if lacking:
             wanted = "; ".join("/".join(rows.ALIASES[name]) for name in lacking)
-            raise SourceError(f"{self.path}: the header has no column {wanted} (it has: {', '.join(header)})")
+            raise SourceError(
+                f"{self.path}: the header has no column {wanted} (it has: {', '.join(header)})"
+            )
         while True:
             number = reader.line_num + 1
             try:
@@ -173,7 +183,9 @@ class Source:
 
 
 def newest_time(source: Source, records: Iterator[Line | BadLine]) -> int:
-    """The newest `at_ms` of the file, 0 if it has no good row: the first pass of --rebase-newest-to."""
+    """The newest `at_ms` of the file, 0 if it has no good row: the first pass of
+    --rebase-newest-to.
+    """
     newest = 0
     for item in records:
         if isinstance(item, Line) and isinstance(item.row, PostRow | InteractionRow):

@@ -1,7 +1,8 @@
 """Rows of a bulk load, and the checks a line must pass to become one.
 
-Every check raises `BadRow` with the column, what was seen and the bound; the reader adds file and line number.
-Not for checks that need the store (unknown posts, blocks): the import service refuses those rows.
+Every check raises `BadRow` with the column, what was seen and the bound; the reader adds file and
+line number. Not for checks that need the store (unknown posts, blocks): the import service refuses
+those rows.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from feedcore.limits import BODY_CHARS_MAX, CLOCK_AHEAD_MAX_MS, RETENTION_MS
+from feedcore.limits import (
+    BODY_CHARS_MAX,
+    CLOCK_AHEAD_MAX_MS,
+    IDEMPOTENCY_KEY_BYTES_MAX,
+    RETENTION_MS,
+)
+from feedcore.services.importing import KEY_PREFIX
 
 ID_MAX = 2**64 - 1
 COUNT_MAX = 2**63 - 1  # counters are signed 64-bit in the store
-POST_KEY_BYTES_MAX = 128  # an idempotency key of the engine
+POST_KEY_BYTES_MAX = IDEMPOTENCY_KEY_BYTES_MAX - len(KEY_PREFIX)  # it becomes one, with the prefix
 SEEN_CHARS_MAX = 40  # of a bad value, in a message
 INTERACTION_KINDS = ("like", "comment", "share", "click", "hide")
 
@@ -58,7 +65,9 @@ class PostRow(NamedTuple):
 
 
 class InteractionRow(NamedTuple):
-    """One interaction; the post is named by (post_key, author_id), or by content_id when post_key is empty."""
+    """One interaction; the post is named by (post_key, author_id), or by content_id when post_key
+    is empty.
+    """
 
     user_id: int
     post_key: str
@@ -120,7 +129,9 @@ def check_not_future(at_ms: int, now_ms: int) -> None:
     """Refuses a (shifted) time ahead of the clock by more than skew explains."""
     if at_ms > now_ms + CLOCK_AHEAD_MAX_MS:
         ahead_ms = at_ms - now_ms
-        raise BadRow(f"at_ms is {ahead_ms} ms in the future; at most {CLOCK_AHEAD_MAX_MS} ms are skew")
+        raise BadRow(
+            f"at_ms is {ahead_ms} ms in the future; at most {CLOCK_AHEAD_MAX_MS} ms are skew"
+        )
 
 
 def _post_key(record: Mapping[str, Any]) -> str:
@@ -176,4 +187,8 @@ def _shape(value: Any) -> str:
     if value is None:
         return "missing"
     text = repr(value)
-    return text if len(text) <= SEEN_CHARS_MAX else f"{text[:SEEN_CHARS_MAX]}... ({len(text)} characters)"
+    return (
+        text
+        if len(text) <= SEEN_CHARS_MAX
+        else f"{text[:SEEN_CHARS_MAX]}... ({len(text)} characters)"
+    )

@@ -1,6 +1,7 @@
 """Where batches go: a running server (Import call), or a store opened in this process.
 
-Both give one receipt a batch, in order. Not for retrying: a load that broke off is simply started again.
+Both give one receipt a batch, in order. Not for retrying: a load that broke off is simply started
+again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import grpc.aio
 from feedcore.loading.batches import Batch, Receipt, Refusal
 from feedcore_pb.v1 import admin_pb2, admin_pb2_grpc
 
-BATCHES_UNDER_WAY = 4  # keeps server and reader busy at once; 20,000 rows are what a load holds in memory
+BATCHES_UNDER_WAY = (
+    4  # keeps server and reader busy at once; 20,000 rows are what a load holds in memory
+)
 
 
 class ServerSink:
@@ -67,15 +70,24 @@ def encode_batch(batch: Batch) -> admin_pb2.ImportBatch:
         ],
         posts=[
             admin_pb2.ImportPost(
-                post_key=row.post_key, author_id=row.author_id, published_at_ms=row.at_ms,
-                body=row.body, likes=row.likes, comments=row.comments, shares=row.shares,
+                post_key=row.post_key,
+                author_id=row.author_id,
+                published_at_ms=row.at_ms,
+                body=row.body,
+                likes=row.likes,
+                comments=row.comments,
+                shares=row.shares,
             )
             for row in batch.posts
         ],
         interactions=[
             admin_pb2.ImportInteraction(
-                user_id=row.user_id, post_key=row.post_key, author_id=row.author_id,
-                content_id=row.content_id, kind=row.kind, at_ms=row.at_ms,
+                user_id=row.user_id,
+                post_key=row.post_key,
+                author_id=row.author_id,
+                content_id=row.content_id,
+                kind=row.kind,
+                at_ms=row.at_ms,
             )
             for row in batch.interactions
         ],

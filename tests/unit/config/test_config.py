@@ -1,4 +1,6 @@
-"""Settings: precedence, refusal of what is unknown or out of bounds, and where each value came from."""
+"""Settings: precedence, refusal of what is unknown or out of bounds, and where each value came
+from.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,18 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
 
 UNKNOWN = [
     ({"server.lisen": "x"}, {}, "", ["server.lisen", "server.listen"]),
-    ({}, {"FEEDCORE_SERVER__LISEN": "x"}, "", ["FEEDCORE_SERVER__LISEN", "FEEDCORE_SERVER__LISTEN"]),
-    ({}, {"FEEDCORE_SERVER_LISTEN": "x"}, "", ["FEEDCORE_SERVER_LISTEN", "FEEDCORE_SERVER__LISTEN"]),
+    (
+        {},
+        {"FEEDCORE_SERVER__LISEN": "x"},
+        "",
+        ["FEEDCORE_SERVER__LISEN", "FEEDCORE_SERVER__LISTEN"],
+    ),
+    (
+        {},
+        {"FEEDCORE_SERVER_LISTEN": "x"},
+        "",
+        ["FEEDCORE_SERVER_LISTEN", "FEEDCORE_SERVER__LISTEN"],
+    ),
     ({}, {}, "[server]\nwokers = 1\n", ["server.wokers", "file ", "server.workers"]),
     ({}, {}, "[sever]\nworkers = 1\n", ["sever", "file ", "server"]),
     ({}, {}, "workers = 1\n", ["workers", "file "]),
@@ -65,7 +77,7 @@ def test_unknown_keys_are_refused_by_name_source_and_nearest(
 
 OUT_OF_BOUNDS = [
     ("server.workers", "0", "greater than or equal to 1"),
-    ("server.workers", "129", "less than or equal to 128"),
+    ("server.workers", "128", "less than or equal to 127"),
     ("server.workers", "many", "valid integer"),
     ("server.listen", "50051", "HOST:PORT"),
     ("server.listen", "localhost:70000", "0 (any free port) to 65535"),
@@ -74,7 +86,7 @@ OUT_OF_BOUNDS = [
     ("server.transport", "carrier-pigeon", "grpcio"),
     ("server.drain_grace_s", "nan", "finite"),
     ("ids.region", "32", "less than or equal to 31"),
-    ("ids.node_base", "128", "less than or equal to 127"),
+    ("ids.node_base", "127", "less than or equal to 126"),
     ("fanout.push_threshold", "-1", "greater than or equal to 0"),
     ("fanout.hysteresis_percent", "51", "less than or equal to 50"),
     ("logging.level", "loud", "debug"),
@@ -92,8 +104,8 @@ def test_bounds_name_key_source_and_bound(key: str, value: str, bound: str) -> N
 
 def test_workers_need_node_numbers() -> None:
     with pytest.raises(ConfigError, match="ids.node_base"):
-        config.load({"ids.node_base": 127, "server.workers": 2}, {})
-    config.load({"ids.node_base": 126, "server.workers": 2}, {})
+        config.load({"ids.node_base": 126, "server.workers": 2}, {})
+    config.load({"ids.node_base": 125, "server.workers": 2}, {})
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -114,4 +126,6 @@ def test_hot_settings_are_marked() -> None:
 
 
 def test_other_tools_may_share_the_prefix() -> None:
-    config.load(environ={"FEEDCORE_NO_EXTENSIONS": "1", "FEEDCORE_LONG": "1", "FEEDCORE_COLOUR": "blue"})
+    config.load(
+        environ={"FEEDCORE_NO_EXTENSIONS": "1", "FEEDCORE_LONG": "1", "FEEDCORE_COLOUR": "blue"}
+    )

@@ -1,4 +1,6 @@
-"""The loader: shifting, counting, batching and continuing; against a sink that keeps what it gets."""
+"""The loader: shifting, counting, batching and continuing; against a sink that keeps what it
+gets.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from feedcore.loading.batches import (
     in_batches,
     row_bytes,
 )
-from feedcore.loading.demo import DEMO_POSTS, DEMO_PUSH_THRESHOLD, DEMO_USERS, DEMO_VIEWER, DemoWorld
+from feedcore.loading.demo import (
+    DEMO_POSTS,
+    DEMO_PUSH_THRESHOLD,
+    DEMO_USERS,
+    DEMO_VIEWER,
+    DemoWorld,
+)
 from feedcore.loading.loader import BAD_LINES_SHOWN, Job, ShiftMemory, find_shift, load
 from feedcore.loading.readers import BadLine, Line
 from feedcore.loading.rows import Edge, PostRow
@@ -37,7 +45,11 @@ class KeepingSink:
             refused = []
             for name in ("follows", "mutes", "posts", "interactions"):
                 for index, row in enumerate(getattr(batch, name)):
-                    key = (name, row.author_id, row.post_key) if isinstance(row, PostRow) else (name, row)
+                    key = (
+                        (name, row.author_id, row.post_key)
+                        if isinstance(row, PostRow)
+                        else (name, row)
+                    )
                     if isinstance(row, PostRow) and row.author_id == 13:
                         refused.append(Refusal("posts", index, "author_id: 13; unlucky"))
                     elif key in self.rows:
@@ -53,7 +65,13 @@ def files(tmp_path: Path) -> Job:
     follows.write_text("1 2\n1 3\n1 2\nnobody 1\n")
     posts = tmp_path / "posts"
     day = limits.DAY_MS
-    rows = [("old", 2, 1), ("edge", 2, 3 * day), ("in", 2, 3 * day + 1), ("refused", 13, 9 * day), ("new", 3, 10 * day)]
+    rows = [
+        ("old", 2, 1),
+        ("edge", 2, 3 * day),
+        ("in", 2, 3 * day + 1),
+        ("refused", 13, 9 * day),
+        ("new", 3, 10 * day),
+    ]
     lines = [f"{key},{author},{at_ms},text" for key, author, at_ms in rows]
     posts.write_text("post_key,author_id,at_ms,body\n" + "\n".join(lines) + "\n")
     return Job(follows=follows, posts=posts, rebase_ms=NOW_MS)
@@ -83,7 +101,9 @@ async def test_loading_twice_changes_nothing(tmp_path: Path) -> None:
 
 async def test_without_a_shift_the_future_is_refused(tmp_path: Path) -> None:
     posts = tmp_path / "posts"
-    posts.write_text(f"post_key,author_id,at_ms,body\na,1,{NOW_MS + 5_000},t\nb,1,{NOW_MS + 5_001},t\n")
+    posts.write_text(
+        f"post_key,author_id,at_ms,body\na,1,{NOW_MS + 5_000},t\nb,1,{NOW_MS + 5_001},t\n"
+    )
     (report,) = await load(Job(posts=posts), KeepingSink(), NOW_MS, 0, lambda *_: None)
     assert (report.applied, report.bad) == (1, 1)
     assert "5001 ms in the future" in report.shown[0].reason
@@ -99,8 +119,14 @@ async def test_only_the_first_bad_lines_are_kept_but_all_are_counted(tmp_path: P
 
 def test_batches_are_bounded_in_rows_and_bytes() -> None:
     edges = [Line(n, Edge(n, n + 1)) for n in range(1, 2 * BATCH_ROWS_MAX + 2)]
-    assert [len(batch) for batch in in_batches("follows", edges)] == [BATCH_ROWS_MAX, BATCH_ROWS_MAX, 1]
-    long = [Line(n, PostRow(str(n), 1, 1, "\N{GRINNING FACE}" * 10_000, 0, 0, 0)) for n in range(200)]
+    assert [len(batch) for batch in in_batches("follows", edges)] == [
+        BATCH_ROWS_MAX,
+        BATCH_ROWS_MAX,
+        1,
+    ]
+    long = [
+        Line(n, PostRow(str(n), 1, 1, "\N{GRINNING FACE}" * 10_000, 0, 0, 0)) for n in range(200)
+    ]
     batches = list(in_batches("posts", long))
     assert sum(len(batch) for batch in batches) == 200
     assert all(sum(map(row_bytes, batch.posts)) <= BATCH_BYTES_MAX for batch in batches)

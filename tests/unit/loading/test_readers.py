@@ -20,10 +20,16 @@ def write(tmp_path: Path, content: str | bytes, name: str = "file") -> Source:
 
 
 def test_edges_by_tab_space_or_comma_with_comments_and_header(tmp_path: Path) -> None:
-    source = write(tmp_path, "follower_id,followee_id\n# a comment\n1\t2\n3 4\n5,6\n\n7, 8\r\n9 10 0.5\n")
+    source = write(
+        tmp_path, "follower_id,followee_id\n# a comment\n1\t2\n3 4\n5,6\n\n7, 8\r\n9 10 0.5\n"
+    )
     got = list(source.edges())
     assert got == [
-        Line(3, Edge(1, 2)), Line(4, Edge(3, 4)), Line(5, Edge(5, 6)), Line(7, Edge(7, 8)), Line(8, Edge(9, 10)),
+        Line(3, Edge(1, 2)),
+        Line(4, Edge(3, 4)),
+        Line(5, Edge(5, 6)),
+        Line(7, Edge(7, 8)),
+        Line(8, Edge(9, 10)),
     ]
 
 
@@ -52,11 +58,14 @@ def test_bad_edges_say_where_and_why(tmp_path: Path, line: str, reason: str) -> 
 def test_the_same_rows_from_csv_json_and_gzip(tmp_path: Path) -> None:
     text = HEADER + '"k1",7,1000,"two\nlines, ""quoted""",3,\nk2,8,2000,plain,,1\n'
     json_lines = (
-        '{"post_key": "k1", "author_id": 7, "created_at_ms": 1000, "text": "two\\nlines, \\"quoted\\"", "likes": 3}\n'
-        '\n{"key": "k2", "author": "8", "at_ms": "2000", "body": "plain", "comments": 1, "lang": "en"}\n'
+        '{"post_key": "k1", "author_id": 7, "created_at_ms": 1000,'
+        ' "text": "two\\nlines, \\"quoted\\"", "likes": 3}\n'
+        '\n{"key": "k2", "author": "8", "at_ms": "2000", "body": "plain",'
+        ' "comments": 1, "lang": "en"}\n'
     )
     want = [
-        PostRow("k1", 7, 1000, 'two\nlines, "quoted"', 3, 0, 0), PostRow("k2", 8, 2000, "plain", 0, 1, 0)
+        PostRow("k1", 7, 1000, 'two\nlines, "quoted"', 3, 0, 0),
+        PostRow("k2", 8, 2000, "plain", 0, 1, 0),
     ]
     for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), json_lines.encode()):
         for packed in (content, gzip.compress(content)):
@@ -78,14 +87,17 @@ def test_csv_line_numbers_survive_quoted_newlines(tmp_path: Path) -> None:
         ("k,1,-5,t,0,0", "at_ms is -5"),
         ("k,1,,t,0,0", "at_ms is ''"),
         (",1,5,t,0,0", "post_key has 0 bytes"),
-        ("k" * 129 + ",1,5,t,0,0", "post_key has 129 bytes"),
+        ("k" * 122 + ",1,5,t,0,0", "post_key has 122 bytes; allowed are 1 to 121"),
         ("k,1,5,,0,0", "body has 0 characters; allowed are 1 to 10000"),
         ("k,1,5," + "t" * 10_001 + ",0,0", "body has 10001 characters"),
         ("k,1,5,t,-1,0", "likes is -1"),
         ("k,1,5,t,many,0", "likes is 'many'"),
         ("k,1,5,t", "4 columns; the header has 6"),
         ('k,1,5,"t"x,0,0', "not CSV"),
-        (b"k,1,5,\xff\xfe,0,0".decode("utf-8", "surrogateescape"), "body is not UTF-8 at character 0"),
+        (
+            b"k,1,5,\xff\xfe,0,0".decode("utf-8", "surrogateescape"),
+            "body is not UTF-8 at character 0",
+        ),
     ],
 )
 def test_bad_posts_say_where_and_why(tmp_path: Path, line: str, reason: str) -> None:

@@ -1,0 +1,66 @@
+# Everything goes through .venv, which `make build` makes. LISTEN and DATA may be given: make run DATA=/srv/feed
+LISTEN ?= 127.0.0.1:50051
+DATA ?= data
+PY := .venv/bin/python
+SOURCES := $(shell find ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null)
+PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
+MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
+
+.PHONY: build run test test-all test-unit bench-micro bench-small lint clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make build        .venv, install, compile (quick when nothing changed)"
+	@echo "make run          build, serve on $(LISTEN) with ./$(DATA), demo world when it is empty"
+	@echo "make test         everything this machine can prove, short variants"
+	@echo "make test-all     the long variants, too"
+	@echo "make bench-micro  micro benchmarks, full size"
+	@echo "make lint         ruff"
+	@echo "make clean        what was built, not your data"
+
+build: .venv/.compiled
+
+# The environment: made again only when what is installed changes.
+.venv/.installed: pyproject.toml setup.py scripts/bootstrap.sh
+	@sh scripts/bootstrap.sh .venv
+	@touch $@
+
+# Compiled modules and protobuf code. setup.py compiles only what changed.
+.venv/.compiled: .venv/.installed $(SOURCES) $(PROTOS) scripts/generate_protos.py
+	@echo "compiling"
+	@$(PY) setup.py -q build_ext --inplace >.venv/compile.log 2>&1 \
+	    || { tail -n 40 .venv/compile.log; exit 1; }
+	@touch $@
+
+run: build
+	@exec sh scripts/run.sh $(LISTEN) $(DATA)
+
+# The unit suite runs twice: with the compiled modules, and with their Python twins.
+test: build
+	$(PY) -m pytest -q tests
+	FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
+	$(MAKE) --no-print-directory bench-small
+
+test-unit: build
+	$(PY) -m pytest -q tests/unit tests/test_tidy.py tests/test_layers.py
+
+test-all: build
+	FEEDCORE_LONG=1 $(PY) -m pytest -q tests
+	FEEDCORE_LONG=1 FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
+	$(MAKE) --no-print-directory bench-small
+
+# Small: checks results, not times, so that benchmarks never rot.
+bench-small: build
+	@set -e; for name in $(MICRO); do \
+	    echo "benchmarks.micro.$$name --small"; $(PY) -m benchmarks.micro.$$name --small; done
+
+bench-micro: build
+	@set -e; for name in $(MICRO); do $(PY) -m benchmarks.micro.$$name; done
+
+lint: build
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf .venv build dist feedcore_pb *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find ext -name '*.so' -o -name '*.c' -o -name '*.cpp' | xargs -r rm -f
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,153 @@
+"""`serve` and `config show`: settings from flags, environment and file."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.table import Table
+
+from feedcore import config as settings_of
+from feedcore.cli.client import out
+from feedcore.config import Loaded
+from feedcore.errors import FailedPrecondition
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Flag -> key. Every key can also be given as --set KEY=VALUE.
+FLAGS = {
+    "listen": "server.listen",
+    "workers": "server.workers",
+    "transport": "server.transport",
+    "metrics": "server.metrics",
+    "profile": "store.profile",
+    "data_dir": "store.data_dir",
+    "log_level": "logging.level",
+    "log_format": "logging.format",
+}
+
+
+def settings_options(command: Command) -> Command:
+    """The flags of FLAGS, --config and --set."""
+    for decorator in (
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any setting, by its key.",
+        ),
+        click.option(
+            "--config",
+            "file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="TOML file with settings; default: FEEDCORE_CONFIG.",
+        ),
+        click.option("--log-format", metavar="FORMAT", help="json or console."),
+        click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error."),
+        click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics there."),
+        click.option("--transport", metavar="T", help="What carries gRPC: grpcio."),
+        click.option("--workers", metavar="N", help="API processes; default: the cores."),
+        click.option(
+            "--listen", metavar="HOST:PORT", help="Where to serve gRPC; port 0: any free one."
+        ),
+        click.option("--data-dir", metavar="DIR", help="Directory of the embedded store."),
+        click.option("--profile", metavar="P", help="Engines that keep the data: embedded."),
+    ):
+        command = decorator(command)
+    return command
+
+
+def read_settings(file: Path | None, assignments: tuple[str, ...], flags: dict[str, Any]) -> Loaded:
+    """Flags and --set over environment over file."""
+    values = {FLAGS[name]: value for name, value in flags.items()}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise click.UsageError(
+                f"--set {assignment}: must be KEY=VALUE, such as server.workers=2"
+            )
+        values[key] = value
+    return settings_of.load(values, file=file)
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  feedcore serve
+  feedcore serve --profile embedded --data-dir ./data --listen 127.0.0.1:50051 --workers 4
+  feedcore serve --metrics 127.0.0.1:9100 --set fanout.push_threshold=5000
+  FEEDCORE_SERVER__WORKERS=2 feedcore serve --config feedcore.toml
+"""
+)
+@settings_options
+def serve(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
+    """Serve feeds over gRPC until SIGTERM or Ctrl-C; then drain and end.
+
+    A second signal ends at once. Settings are described by `feedcore config show`.
+    """
+    settings = read_settings(file, assignments, flags).settings
+    refuse_taken_port(settings.server.listen)
+    from feedcore_server import supervisor  # heavy, and only this command needs it
+
+    return supervisor.run(settings)
+
+
+def refuse_taken_port(listen: str) -> None:
+    """Workers share the port (SO_REUSEPORT), so a second server would silently take half of the
+    calls.
+    """
+    host, port = settings_of.split_address(listen)
+    if port == 0:
+        return
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise FailedPrecondition(f"cannot listen on {listen}: {error.strerror}") from error
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As servers do: connections of one that has just ended do not keep the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise FailedPrecondition(f"cannot listen on {listen}: {error.strerror}") from error
+
+
+@click.group()
+def config() -> None:
+    """Look at the settings."""
+
+
+@config.command(
+    "show",
+    epilog="""
+\b
+Examples:
+  feedcore config show
+  feedcore config show --config feedcore.toml --json
+  FEEDCORE_SERVER__WORKERS=2 feedcore config show --set fanout.push_threshold=500
+""",
+)
+@settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def show(file: Path | None, assignments: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Print every setting, its value and where the value came from.
+
+    Flags win over environment (FEEDCORE_SECTION__KEY) over file. Settings marked hot are start
+    values: what an operator set with `feedcore admin settings` is kept in the store and wins.
+    """
+    rows = read_settings(file, assignments, flags).effective()
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in rows], indent=2))
+        return
+    table = Table("setting", "value", "from", "hot", "meaning")
+    for row in rows:
+        table.add_row(row.key, row.value, row.source, "hot" if row.hot else "", row.description)
+    out.print(table)

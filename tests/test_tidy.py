@@ -1,0 +1,272 @@
+"""Style as a test: what a reader should never have to remember. The lists of exceptions may only
+shrink.
+
+Not for what ruff finds (`make lint`), nor for who may import whom (tests/test_layers.py).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS_MAX = 100
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 600
+
+# Exceptions: path -> reason. A test fails when one is not needed any more, so that the lists only
+# shrink.
+LONG_LINES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {}
+
+ENGINE = "feedcore/"
+TESTS = ("tests/", "benchmarks/")
+
+
+class Ban:
+    """A pattern that may not occur below `where`, except in `allowed`, and what to use in its
+    place.
+    """
+
+    def __init__(
+        self, pattern: str, where: tuple[str, ...], allowed: tuple[str, ...], instead: str
+    ) -> None:
+        self.pattern = re.compile(pattern)
+        self.where = where
+        self.allowed = allowed
+        self.instead = instead
+
+    def covers(self, path: str) -> bool:
+        return path.startswith(self.where) and not path.startswith(self.allowed or ("\0",))
+
+
+CODE = ("feedcore/", "server/", "ext/", "scripts/", "setup.py")
+BANS = [
+    Ban(
+        r"\btime\.(time|time_ns|monotonic|monotonic_ns|sleep|perf_counter|perf_counter_ns)\b"
+        r"|^\s*from time import|\bdatetime\.(now|utcnow|today)\b",
+        ("feedcore/", "server/", "ext/"),
+        ("feedcore/clock.py",),
+        "feedcore.clock",
+    ),
+    Ban(
+        r"\b(time|asyncio)\.sleep\(",
+        ("tests/unit/",),
+        (),
+        "ManualClock, events, or a bounded wait in tests/integration",
+    ),
+    Ban(r"except\s*:", CODE + TESTS, (), "a named exception"),
+    Ban(
+        r"\basyncio\.(Lifo|Priority)?Queue\(\s*\)|\b(queue\.)?SimpleQueue\(",
+        CODE,
+        (),
+        "Queue(maxsize=a bound of limits.py)",
+    ),
+    Ban(r"\bgather\(\s*\*", CODE, (), "asyncio.TaskGroup over a bounded number of tasks"),
+    Ban(
+        r"\bprint\(",
+        ("feedcore/", "server/"),
+        ("feedcore/cli/", "server/supervisor.py"),
+        "feedcore.observe.logs",
+    ),
+    Ban(
+        r"\bStatusCode\b",
+        ("feedcore/", "server/"),
+        ("server/status.py", "feedcore/cli/"),
+        "feedcore.errors; server/status.py",
+    ),
+    Ban(
+        r"^\s*(import|from) grpc\b",
+        ("feedcore/",),
+        ("feedcore/cli/", "feedcore/loading/"),
+        "feedcore_server",
+    ),
+    Ban(r"^\s*include\s+[\"']", ("ext/",), (), "cimport of a .pxd"),
+    Ban(
+        r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b|\bNotImplementedError\b",
+        CODE + TESTS,
+        (),
+        "the finished thing",
+    ),
+    Ban(
+        r"(?<![\w.])/(work|tmp|root)/",
+        CODE + TESTS + ("docs/", "README", "Makefile", ".ci/"),
+        ("tests/test_tidy.py",),
+        "a path relative to the project, or tempfile",
+    ),
+]
+
+
+def tracked(*suffixes: str) -> list[str]:
+    """Files of the project with one of these suffixes: what git tracks, or what is there without
+    git.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        paths = [path for path in listed.stdout.split("\0") if path]
+    else:
+        paths = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()]
+        paths = [
+            path for path in paths if not path.startswith((".venv/", "build/", "feedcore_pb/"))
+        ]
+    return sorted(
+        path for path in set(paths) if path.endswith(suffixes) and (ROOT / path).is_file()
+    )
+
+
+def text_of(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def functions(path: str) -> Iterator[tuple[str, int, int]]:
+    """(name, first line, number of lines) of each function, docstring and decorators not
+    counted.
+    """
+    for node in ast.walk(ast.parse(text_of(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            doc_lines = (
+                first.end_lineno - first.lineno + 1 if documented and first.end_lineno else 0
+            )
+            assert node.end_lineno is not None
+            yield node.name, node.lineno, node.end_lineno - node.lineno + 1 - doc_lines
+
+
+def cython_functions(path: str) -> Iterator[tuple[str, int, int]]:
+    """(name, first line, number of lines) of each top-level function or method, by indentation."""
+    start = re.compile(
+        r"^( *)(?:def|cdef|cpdef)\b(?!.*\b(?:class|extern|struct|enum)\b)[^=]*?(\w+)\("
+    )
+    lines = text_of(path).splitlines()
+    for number, line in enumerate(lines):
+        match = start.match(line)
+        if not match:
+            continue
+        indent, end = len(match[1]), number + 1
+        for later in range(number + 1, len(lines)):
+            body = lines[later]
+            if (
+                body.strip()
+                and len(body) - len(body.lstrip()) <= indent
+                and not body.lstrip().startswith(")")
+            ):
+                break
+            if body.strip():
+                end = later + 1
+        yield match[2], number + 1, end - number
+
+
+def unneeded(exceptions: dict[str, str], found: set[str]) -> list[str]:
+    return [
+        f"{path}: not needed any more, take it off the list"
+        for path in exceptions
+        if path not in found
+    ]
+
+
+def test_lines_are_short() -> None:
+    faults: dict[str, str] = {}
+    for path in tracked(".py", ".pyx", ".pxd", ".pyi", ".proto"):
+        for number, line in enumerate(text_of(path).splitlines(), 1):
+            if len(line) > COLUMNS_MAX:
+                faults.setdefault(
+                    path, f"{path}:{number}: {len(line)} columns; at most {COLUMNS_MAX}"
+                )
+    found = [fault for path, fault in faults.items() if path not in LONG_LINES]
+    assert not found + unneeded(LONG_LINES, set(faults)), "\n".join(found)
+
+
+def test_functions_fit_on_a_screen() -> None:
+    faults: dict[str, str] = {}
+    for path in tracked(".py", ".pyx"):
+        for name, line, length in (
+            functions(path) if path.endswith(".py") else cython_functions(path)
+        ):
+            if length > FUNCTION_LINES_MAX:
+                faults[f"{path}:{name}"] = f"{path}:{line}: {name} has {length} lines"
+    found = [fault for key, fault in faults.items() if key not in LONG_FUNCTIONS]
+    assert not found + unneeded(LONG_FUNCTIONS, set(faults)), "\n".join(found)
+
+
+def test_files_are_one_idea_long() -> None:
+    lengths = {path: len(text_of(path).splitlines()) for path in tracked(".py", ".pyx", ".pxd")}
+    long = {path: count for path, count in lengths.items() if count > FILE_LINES_MAX}
+    found = [
+        f"{path}: {count} lines; at most {FILE_LINES_MAX}"
+        for path, count in long.items()
+        if path not in LONG_FILES
+    ]
+    assert not found + unneeded(LONG_FILES, set(long)), "\n".join(found)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    found = [
+        path
+        for path in tracked(".py")
+        if text_of(path).strip() and not ast.get_docstring(ast.parse(text_of(path)))
+    ]
+    opening = re.compile(r'\A(\s*#[^\n]*\n|\s)*[rR]?"""')
+    found += [path for path in tracked(".pyx") if not opening.match(text_of(path))]
+    assert not found, f"no docstring at the top: {found}"
+
+
+@pytest.mark.parametrize("ban", BANS, ids=lambda ban: ban.pattern.pattern[:40])
+def test_banned_names_have_a_replacement(ban: Ban) -> None:
+    found = []
+    for path in tracked(".py", ".pyx", ".pxd", ".md", ".sh", "Makefile", ".ci/run"):
+        if not ban.covers(path):
+            continue
+        for number, line in enumerate(text_of(path).splitlines(), 1):
+            if ban.pattern.search(line) and not line.lstrip().startswith("#!"):
+                found.append(f"{path}:{number}: {line.strip()[:80]} -> use {ban.instead}")
+    assert not found, "\n".join(found)
+
+
+def test_nothing_is_swallowed() -> None:
+    found = []
+    for path in tracked(".py"):
+        for node in ast.walk(ast.parse(text_of(path))):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            broad = node.type is None or "Exception" in ast.unparse(node.type).split(".")
+            empty = all(
+                isinstance(part, ast.Pass)
+                or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+                for part in node.body
+            )
+            if broad and empty:
+                found.append(f"{path}:{node.lineno}: handle it, log it, or let it go on")
+    assert not found, "\n".join(found)
+
+
+def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
+    native = ROOT / "feedcore" / "native.py"
+    switch = native.read_text(encoding="utf-8") if native.exists() else ""
+    found = []
+    for path in tracked(".pyx"):
+        if not (ROOT / path).with_suffix(".pyi").is_file():
+            found.append(f"{path}: no .pyi beside it")
+        if Path(path).stem not in switch and not path.startswith("ext/feedcore_server/"):
+            found.append(f"{path}: feedcore/native.py does not name it")
+    assert not found, "\n".join(found)
+
+
+def test_generated_code_is_not_tracked() -> None:
+    assert not [
+        path
+        for path in tracked("_pb2.py", "_pb2_grpc.py", ".c", ".so")
+        if path.startswith("feedcore")
+    ]
