@@ -1,0 +1,199 @@
+"""Every Prometheus metric of the project, declared once: units in names, labels bounded.
+
+Several processes serve together, so values live in files under PROMETHEUS_MULTIPROC_DIR (set by the
+supervisor before a worker starts) and the supervisor merges them for one scrape. Without that
+variable the same metrics live in this process. Label values come from closed sets: operations of
+the method table, gRPC status names, feed origins, lanes. Not for anything of one user.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, multiprocess
+from prometheus_client.metrics_core import Metric
+
+MULTIPROCESS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+# From 100 microseconds (a warm page) to 10 s (a bulk batch), three steps a decade, and the
+# service's ceilings of 100, 200 and 300 ms as edges of their own.
+DURATION_BUCKETS_S = (
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+    0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+# A merge takes milliseconds when idle and some seconds at DELIVERY_BACKLOG_MAX.
+MERGE_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+CALLS = Counter(
+    "feedcore_calls_total", "Calls that ended, by gRPC status.", ["operation", "status"]
+)
+CALL_DURATION = Histogram(
+    "feedcore_call_duration_seconds",
+    "Time from the parsed request to the encoded reply.",
+    ["operation"],
+    buckets=DURATION_BUCKETS_S,
+)
+CALLS_IN_FLIGHT = Gauge(
+    "feedcore_calls_in_flight", "Calls being handled now.", multiprocess_mode="livesum"
+)
+PROCESSES = Gauge(
+    "feedcore_processes",
+    "Processes that are alive, by role.",
+    ["role"],
+    multiprocess_mode="livesum",
+)
+STARTED = Gauge(
+    "feedcore_start_time_seconds",
+    "When the oldest process of the role started, in seconds since 1970.",
+    ["role"],
+    multiprocess_mode="min",
+)
+
+FEED_PAGES = Counter(
+    "feedcore_feed_pages_total", "Feed pages served, by what they were made from.", ["origin"]
+)
+FEED_ITEMS = Counter("feedcore_feed_items_total", "Items on the feed pages served.")
+FEED_DEGRADED = Counter("feedcore_feed_degraded_pages_total", "Feed pages that lacked something.")
+FEED_NOT_MODIFIED = Counter(
+    "feedcore_feed_not_modified_total",
+    "Feed pages answered by etag alone: the caller's copy was current.",
+)
+
+FANOUT_DELIVERIES = Counter("feedcore_fanout_deliveries_total", "Posts delivered to feeds by push.")
+FANOUT_JOBS = Gauge(
+    "feedcore_fanout_jobs",
+    "Fan-out jobs waiting or under way.",
+    ["lane"],
+    multiprocess_mode="livemostrecent",
+)
+FANOUT_LAG = Gauge(
+    "feedcore_fanout_lag_seconds",
+    "Age of the oldest fan-out job.",
+    ["lane"],
+    multiprocess_mode="livemostrecent",
+)
+FANOUT_FAILURES = Counter("feedcore_fanout_failures_total", "Turns of fan-out jobs that failed.")
+DEAD_LETTERS = Gauge(
+    "feedcore_fanout_dead_letters", "Fan-out jobs given up.", multiprocess_mode="livemostrecent"
+)
+MERGE_BACKLOG = Gauge(
+    "feedcore_merge_backlog_deliveries",
+    "Deliveries that are durable but not yet in the stored feeds.",
+    multiprocess_mode="livemostrecent",
+)
+MERGE_DURATION = Histogram(
+    "feedcore_merge_duration_seconds",
+    "Time of one merge into the stored feeds.",
+    buckets=MERGE_BUCKETS_S,
+)
+COUNTERS_APPLIED = Counter("feedcore_counters_applied_total", "Interactions folded into counters.")
+RETENTION_REMOVED = Counter("feedcore_retention_removed_total", "Posts removed by retention.")
+
+
+class OperationFigures(NamedTuple):
+    """One operation over all processes. Quantiles are the upper edges of their histogram
+    buckets."""
+
+    name: str
+    calls: int
+    failures: int
+    p50_ms: float
+    p99_ms: float
+
+
+class Figures(NamedTuple):
+    """What GetStatus needs of the metrics of all processes."""
+
+    operations: list[OperationFigures]
+    processes: int
+    started_ms: int
+    deliveries: int
+
+
+def restarts(registry: CollectorRegistry) -> Counter:
+    """The supervisor's own counter: it lives in the supervisor's memory, beside the merged ones."""
+    return Counter(
+        "feedcore_restarts_total", "Child processes started again.", ["role"], registry=registry
+    )
+
+
+def shared_registry(directory: str) -> CollectorRegistry:
+    """A registry that merges the files of all processes below `directory` at each scrape."""
+    registry = CollectorRegistry()
+    add_shared(registry, directory)
+    return registry
+
+
+def add_shared(registry: CollectorRegistry, directory: str) -> None:
+    """Makes a registry merge the files of all processes below `directory`."""
+    multiprocess.MultiProcessCollector(registry, path=directory)
+
+
+def forget_process(pid: int, directory: str) -> None:
+    """Takes the gauges of a process that died out of the sums; its counters stay."""
+    multiprocess.mark_process_dead(pid, path=directory)
+
+
+def figures() -> Figures:
+    """Reads the metrics of all processes that share this directory, or of this one if there is
+    none."""
+    directory = os.environ.get(MULTIPROCESS_DIR_VARIABLE)
+    registry = shared_registry(directory) if directory else REGISTRY
+    return summarize(registry.collect())
+
+
+def summarize(metrics: Iterable[Metric]) -> Figures:
+    """Folds samples into one line an operation."""
+    calls: dict[str, int] = {}
+    failures: dict[str, int] = {}
+    buckets: dict[str, list[tuple[float, float]]] = {}
+    processes, started_s, deliveries = 0.0, math.inf, 0.0
+    for sample in (sample for metric in metrics for sample in metric.samples):
+        labels = sample.labels
+        if sample.name == "feedcore_calls_total":
+            name = labels["operation"]
+            calls[name] = calls.get(name, 0) + int(sample.value)
+            if labels["status"] != "ok":
+                failures[name] = failures.get(name, 0) + int(sample.value)
+        elif sample.name == "feedcore_call_duration_seconds_bucket":
+            edges = buckets.setdefault(labels["operation"], [])
+            edges.append((float(labels["le"]), sample.value))
+        elif sample.name == "feedcore_processes":
+            processes += sample.value
+        elif sample.name == "feedcore_start_time_seconds" and sample.value > 0:
+            started_s = min(started_s, sample.value)
+        elif sample.name == "feedcore_fanout_deliveries_total":
+            deliveries += sample.value
+    operations = [
+        OperationFigures(
+            name,
+            calls[name],
+            failures.get(name, 0),
+            quantile_ms(buckets.get(name, []), 0.50),
+            quantile_ms(buckets.get(name, []), 0.99),
+        )
+        for name in sorted(calls)
+    ]
+    started_ms = int(started_s * 1_000) if math.isfinite(started_s) else 0
+    return Figures(operations, int(processes), started_ms, int(deliveries))
+
+
+def quantile_ms(cumulative: list[tuple[float, float]], q: float) -> float:
+    """Upper edge, in milliseconds, of the bucket that holds quantile `q`; 0 if nothing was
+    observed.
+
+    `cumulative`: (upper edge in seconds, observations at or below). Above the last edge, the last
+    edge.
+    """
+    ordered = sorted(cumulative)
+    if not ordered or ordered[-1][1] <= 0:
+        return 0.0
+    wanted = q * ordered[-1][1]
+    finite = [edge for edge, _ in ordered if math.isfinite(edge)]
+    for edge, count in ordered:
+        if count >= wanted and math.isfinite(edge):
+            return edge * 1_000
+    return finite[-1] * 1_000 if finite else 0.0

@@ -1,0 +1,75 @@
+"""One call from raw bytes to raw bytes: parse, interceptors, handler, encode. Knows no transport.
+
+The chain of interceptors is composed once for each method. A unary call returns its encoded reply;
+a streaming call sends its replies through `call.send` and returns empty bytes. Errors come out as
+exceptions: `status.outcome_of` turns them into what goes on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from feedcore_server.context import CallContext
+from feedcore_server.parsing import parse
+from feedcore_server.registry import Kind, Method, Registry, encode
+
+Proceed = Callable[[CallContext, Any], Awaitable[bytes]]
+Interceptor = Callable[[CallContext, Any, Proceed], Awaitable[bytes]]
+
+
+class Dispatcher:
+    """Runs calls of a registry through the interceptors, outermost first."""
+
+    def __init__(self, registry: Registry, interceptors: Sequence[Interceptor]) -> None:
+        self.registry = registry
+        self._chains = {
+            method.path: _compose(interceptors, _innermost(method)) for method in registry.methods()
+        }
+
+    async def unary(self, method: Method, raw: bytes, call: CallContext) -> bytes:
+        """The encoded reply to one encoded request."""
+        return await self._chains[method.path](call, raw)
+
+    async def stream(
+        self, method: Method, raw_requests: AsyncIterator[bytes], call: CallContext
+    ) -> None:
+        """Handles a streaming call to its end; replies leave through `call.send`."""
+        await self._chains[method.path](call, raw_requests)
+
+
+def _compose(interceptors: Sequence[Interceptor], innermost: Proceed) -> Proceed:
+    chain = innermost
+    for interceptor in reversed(interceptors):
+        chain = _around(interceptor, chain)
+    return chain
+
+
+def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
+    async def proceed(call: CallContext, request: Any) -> bytes:
+        return await interceptor(call, request, inner)
+
+    return proceed
+
+
+def _innermost(method: Method) -> Proceed:
+    handler, request_class = method.handler, method.request_class
+
+    async def unary(call: CallContext, raw: bytes) -> bytes:
+        return encode(await handler(parse(request_class, raw), call))
+
+    async def stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
+        async for reply in handler(_parsed(request_class, raw_requests), call):
+            await call.send(encode(reply))
+        return b""
+
+    return unary if method.kind is Kind.UNARY else stream
+
+
+async def _parsed(
+    request_class: type[Message], raw_requests: AsyncIterator[bytes]
+) -> AsyncIterator[Message]:
+    async for raw in raw_requests:
+        yield parse(request_class, raw)

@@ -1,0 +1,310 @@
+"""feedcore.v1.AdminService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+from feedcore import __version__
+from feedcore.clock import Clock
+from feedcore.domain.experiments import Arm, RankingConfig
+from feedcore.domain.ranking import RankingParameters
+from feedcore.errors import FeedcoreError, InvalidField
+from feedcore.limits import LIST_PAGE_MAX
+from feedcore.observe import metrics
+from feedcore.services.admin import AdminService
+from feedcore.services.audit import AuditReport, AuditService
+from feedcore.services.explain import ExplainService
+from feedcore.services.hot import HotSettings
+from feedcore.services.importing import ImportBatch, ImportService, InteractionRow, PostRow
+from feedcore_pb.v1 import admin_pb2 as pb
+from feedcore_server.context import CallContext
+from feedcore_server.limits import REPLAY_JOBS_MAX
+
+
+class AdminServices(NamedTuple):
+    """What the handlers need; `figures` reads the metrics of all processes."""
+
+    admin: AdminService
+    explain: ExplainService
+    audit: AuditService
+    importing: ImportService
+    clock: Clock
+    figures: Callable[[], metrics.Figures] = metrics.figures
+
+
+class AdminHandlers:
+    """Handlers by method name are in `table`."""
+
+    def __init__(self, services: AdminServices) -> None:
+        self._services = services
+        self._admin = services.admin
+
+    def table(self) -> dict[str, Any]:
+        """Handlers by method name."""
+        return {
+            "GetStatus": self.get_status,
+            "GetRanking": self.get_ranking,
+            "SetRanking": self.set_ranking,
+            "GetSettings": self.get_settings,
+            "SetSettings": self.set_settings,
+            "ListDeadLetters": self.list_dead_letters,
+            "ReplayDeadLetters": self.replay_dead_letters,
+            "RebuildFeed": self.rebuild_feed,
+            "Explain": self.explain,
+            "Audit": self.audit,
+            "Import": self.import_batches,
+        }
+
+    async def get_status(
+        self, _request: pb.GetStatusRequest, _call: CallContext
+    ) -> pb.GetStatusResponse:
+        """Everything an operator asks first; a component that fails is reported, the others all the
+        same."""
+        figures = self._services.figures()
+        now_ms = self._services.clock.now_ms()
+        up_s = max((now_ms - figures.started_ms) / 1_000, 1.0) if figures.started_ms else 1.0
+        reply = pb.GetStatusResponse(
+            version=__version__,
+            started_ms=figures.started_ms,
+            workers=figures.processes,
+            deliveries=figures.deliveries,
+        )
+        for row in figures.operations:
+            reply.operations.add(
+                name=row.name,
+                calls=row.calls,
+                failures=row.failures,
+                rate=row.calls / up_s,
+                p50_ms=row.p50_ms,
+                p99_ms=row.p99_ms,
+            )
+        self._report(reply, "store", self._store_status)
+        self._report(reply, "feeds", self._feeds_status)
+        self._report(reply, "fanout", self._fanout_status)
+        return reply
+
+    def _report(
+        self,
+        reply: pb.GetStatusResponse,
+        name: str,
+        read: Callable[[pb.GetStatusResponse], str],
+    ) -> None:
+        try:
+            reply.components.add(name=name, detail=read(reply), ok=True)
+        except FeedcoreError as error:
+            reply.components.add(name=name, ok=False, detail=str(error))
+
+    def _store_status(self, reply: pb.GetStatusResponse) -> str:
+        counts = self._admin.store_counts()
+        for name, value in counts.items():
+            reply.store[name] = value
+        return f"{counts.get('posts', 0)} posts, {counts.get('follows', 0)} follows"
+
+    def _feeds_status(self, reply: pb.GetStatusResponse) -> str:
+        reply.merge_backlog = self._admin.backlog()
+        return f"{reply.merge_backlog} deliveries to merge"
+
+    def _fanout_status(self, reply: pb.GetStatusResponse) -> str:
+        for lane, (lag, paused) in self._admin.lanes().items():
+            reply.lanes.add(
+                name=lane.name.lower(), jobs=lag.jobs, lag_ms=lag.oldest_ms, paused=paused
+            )
+        reply.dead_letters = len(self._admin.dead_letters(LIST_PAGE_MAX))
+        jobs = sum(lane.jobs for lane in reply.lanes)
+        return f"{jobs} jobs, {reply.dead_letters} dead letters"
+
+    async def get_ranking(
+        self, request: pb.GetRankingRequest, _call: CallContext
+    ) -> pb.RankingConfig:
+        """The configuration in force, or an older one."""
+        return ranking_message(self._admin.get_ranking(request.version))
+
+    async def set_ranking(
+        self, request: pb.SetRankingRequest, call: CallContext
+    ) -> pb.RankingConfig:
+        """Validated as a whole, then in force for every worker."""
+        if not request.HasField("config"):
+            raise InvalidField("config", "absent", "must be given, with all parameters")
+        expected = request.expected_version if request.HasField("expected_version") else None
+        config = await self._admin.set_ranking(ranking_config(request.config), expected)
+        call.note(ranking_version=config.version)
+        return ranking_message(config)
+
+    async def get_settings(
+        self, _request: pb.GetSettingsRequest, _call: CallContext
+    ) -> pb.HotSettings:
+        """The hot settings in force."""
+        return settings_message(self._admin.get_settings())
+
+    async def set_settings(
+        self, request: pb.SetSettingsRequest, call: CallContext
+    ) -> pb.HotSettings:
+        """Changes the fields that are set."""
+        changes = {field.name: value for field, value in request.ListFields()}
+        hot = await self._admin.set_settings(**changes)
+        call.note(settings_version=hot.version)
+        return settings_message(hot)
+
+    async def list_dead_letters(
+        self, request: pb.ListDeadLettersRequest, call: CallContext
+    ) -> pb.ListDeadLettersResponse:
+        """Jobs that failed for good."""
+        reply = pb.ListDeadLettersResponse()
+        for job, error, failed_ms in self._admin.dead_letters(request.limit):
+            reply.dead_letters.add(
+                job_id=job.job_id,
+                kind=job.kind.value,
+                content_id=job.content_id,
+                author_id=job.author_id,
+                user_id=job.user_id,
+                attempts=job.attempts,
+                error=error,
+                failed_ms=failed_ms,
+            )
+        call.note(items=len(reply.dead_letters))
+        return reply
+
+    async def replay_dead_letters(
+        self, request: pb.ReplayDeadLettersRequest, call: CallContext
+    ) -> pb.ReplayDeadLettersResponse:
+        """Back into the queue."""
+        if len(request.job_ids) > REPLAY_JOBS_MAX:
+            raise InvalidField(
+                "job_ids",
+                f"{len(request.job_ids)} ids",
+                f"at most {REPLAY_JOBS_MAX}; none means all",
+            )
+        replayed = await self._admin.replay(list(request.job_ids))
+        call.note(items=replayed)
+        return pb.ReplayDeadLettersResponse(replayed=replayed)
+
+    async def rebuild_feed(
+        self, request: pb.RebuildFeedRequest, call: CallContext
+    ) -> pb.RebuildFeedResponse:
+        """Queues the refill of one feed."""
+        call.user_id = request.user_id
+        await self._admin.rebuild_feed(request.user_id)
+        return pb.RebuildFeedResponse()
+
+    async def explain(self, request: pb.ExplainRequest, call: CallContext) -> pb.ExplainResponse:
+        """Why one item is, or is not, in one feed."""
+        call.user_id = request.user_id
+        told = self._services.explain.explain(request.user_id, request.content_id)
+        reply = pb.ExplainResponse(
+            in_feed=told.in_feed,
+            verdict=told.verdict,
+            delivered_by=told.delivered_by,
+            delivered_at_ms=told.delivered_at_ms,
+            score=told.score,
+            rank=told.rank,
+            ranking_version=told.ranking_version,
+            experiment_arm=told.experiment_arm,
+        )
+        for name, dropped in told.filters:
+            reply.filters.add(name=name, dropped=dropped)
+        for name, value in told.terms:
+            reply.terms.add(name=name, value=value)
+        return reply
+
+    async def audit(self, request: pb.AuditRequest, call: CallContext) -> pb.AuditResponse:
+        """User by user, giving way to other calls after each; a caller who hangs up ends it."""
+        service, report = self._services.audit, AuditReport()
+        for user_id in service.sample(request.sample, request.seed):
+            service.audit_user(user_id, report)
+            await asyncio.sleep(0)
+        call.note(items=report.users, missing=report.missing, duplicate=report.duplicate)
+        return pb.AuditResponse(
+            users=report.users,
+            expected=report.expected,
+            missing=report.missing,
+            duplicate=report.duplicate,
+            unexpected=report.unexpected,
+            findings=report.findings,
+        )
+
+    async def import_batches(
+        self, requests: AsyncIterator[pb.ImportBatch], call: CallContext
+    ) -> AsyncIterator[pb.ImportReceipt]:
+        """One receipt a batch, in order; a receipt is sent when its batch is on disk."""
+        batches = applied = refused = 0
+        async for batch in requests:
+            outcome = await self._services.importing.apply(import_rows(batch))
+            batches += 1
+            applied += outcome.applied
+            refused += len(outcome.refused)
+            call.note(batches=batches, items=applied, refused=refused)
+            receipt = pb.ImportReceipt(
+                batch_id=batch.batch_id, applied=outcome.applied, unchanged=outcome.unchanged
+            )
+            for name, index, reason in outcome.refused:
+                receipt.refused.add(list=name, index=index, reason=reason)
+            yield receipt
+
+
+def import_rows(batch: pb.ImportBatch) -> ImportBatch:
+    """A batch as plain rows."""
+    return ImportBatch(
+        follows=[(row.follower_id, row.followee_id) for row in batch.follows],
+        mutes=[(row.user_id, row.target_user_id) for row in batch.mutes],
+        posts=[
+            PostRow(
+                row.post_key,
+                row.author_id,
+                row.published_at_ms,
+                row.body,
+                row.likes,
+                row.comments,
+                row.shares,
+            )
+            for row in batch.posts
+        ],
+        interactions=[
+            InteractionRow(
+                row.user_id, row.post_key, row.author_id, row.content_id, row.kind, row.at_ms
+            )
+            for row in batch.interactions
+        ],
+    )
+
+
+def ranking_config(message: pb.RankingConfig) -> RankingConfig:
+    """A configuration as sent; not validated yet."""
+    return RankingConfig(
+        0,
+        _parameters(message.parameters),
+        message.experiment,
+        tuple(Arm(arm.name, arm.weight, _parameters(arm.parameters)) for arm in message.arms),
+    )
+
+
+def ranking_message(config: RankingConfig) -> pb.RankingConfig:
+    """A configuration as it is sent."""
+    reply = pb.RankingConfig(
+        version=config.version,
+        parameters=pb.RankingParameters(**config.parameters.to_document()),
+        experiment=config.experiment,
+    )
+    for arm in config.arms:
+        reply.arms.add(
+            name=arm.name,
+            weight=arm.weight,
+            parameters=pb.RankingParameters(**arm.parameters.to_document()),
+        )
+    return reply
+
+
+def _parameters(message: pb.RankingParameters) -> RankingParameters:
+    return RankingParameters(**{name: getattr(message, name) for name in RankingParameters.BOUNDS})
+
+
+def settings_message(hot: HotSettings) -> pb.HotSettings:
+    """Hot settings as they are sent."""
+    return pb.HotSettings(
+        version=hot.version,
+        push_threshold=hot.push_threshold,
+        hysteresis_percent=hot.hysteresis_percent,
+        rest_lane_paused=hot.rest_lane_paused,
+        fanout_paused=hot.fanout_paused,
+    )

@@ -1,0 +1,142 @@
+"""feedcore.v1.FeedService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedcore.errors import InvalidField
+from feedcore.observe import metrics
+from feedcore.ports import InteractionKind, PreferenceKind
+from feedcore.services.feed import FeedService
+from feedcore.services.preferences import PreferenceService
+from feedcore_pb.v1 import feed_pb2 as pb
+from feedcore_server.context import CallContext
+
+INTERACTIONS = {
+    pb.INTERACTION_KIND_LIKE: (InteractionKind.LIKE, True),
+    pb.INTERACTION_KIND_UNLIKE: (InteractionKind.LIKE, False),
+    pb.INTERACTION_KIND_COMMENT: (InteractionKind.COMMENT, True),
+    pb.INTERACTION_KIND_SHARE: (InteractionKind.SHARE, True),
+    pb.INTERACTION_KIND_CLICK: (InteractionKind.CLICK, True),
+    pb.INTERACTION_KIND_HIDE: (InteractionKind.HIDE, True),
+    pb.INTERACTION_KIND_UNHIDE: (InteractionKind.HIDE, False),
+}
+PREFERENCES = {
+    pb.PREFERENCE_KIND_MUTE: (PreferenceKind.MUTE, True),
+    pb.PREFERENCE_KIND_UNMUTE: (PreferenceKind.MUTE, False),
+    pb.PREFERENCE_KIND_SNOOZE: (PreferenceKind.SNOOZE, True),
+    pb.PREFERENCE_KIND_UNSNOOZE: (PreferenceKind.SNOOZE, False),
+    pb.PREFERENCE_KIND_SEE_LESS: (PreferenceKind.SEE_LESS, True),
+    pb.PREFERENCE_KIND_UNDO_SEE_LESS: (PreferenceKind.SEE_LESS, False),
+}
+_LISTED = {kind: number for number, (kind, on) in PREFERENCES.items() if on}
+
+
+class FeedHandlers:
+    """Handlers by method name are in `table`."""
+
+    def __init__(self, feed: FeedService, preferences: PreferenceService) -> None:
+        self._feed = feed
+        self._preferences = preferences
+        self._pages: dict[str, Any] = {}
+
+    def table(self) -> dict[str, Any]:
+        """Handlers by method name."""
+        return {
+            "GetFeed": self.get_feed,
+            "CheckNew": self.check_new,
+            "RecordInteraction": self.record_interaction,
+            "SetPreference": self.set_preference,
+            "GetPreferences": self.get_preferences,
+        }
+
+    async def get_feed(self, request: pb.GetFeedRequest, call: CallContext) -> bytes:
+        """The page comes encoded from the service: no message object is built."""
+        call.user_id = request.user_id
+        page = await self._feed.get_feed(
+            request.user_id, request.page_size, request.cursor, request.view, request.if_none_match
+        )
+        call.note(
+            items=page.items,
+            origin=page.origin,
+            degraded=page.degraded,
+            not_modified=page.not_modified,
+            reply_bytes=len(page.body),
+        )
+        if page.origin not in self._pages:
+            self._pages[page.origin] = metrics.FEED_PAGES.labels(page.origin)
+        self._pages[page.origin].inc()
+        metrics.FEED_ITEMS.inc(page.items)
+        if page.degraded:
+            metrics.FEED_DEGRADED.inc()
+        if page.not_modified:
+            metrics.FEED_NOT_MODIFIED.inc()
+        return page.body
+
+    async def check_new(
+        self, request: pb.CheckNewRequest, call: CallContext
+    ) -> pb.CheckNewResponse:
+        """How many items are newer than the caller's page."""
+        call.user_id = request.user_id
+        new = self._feed.check_new(request.user_id, request.head)
+        call.note(items=new.count)
+        return pb.CheckNewResponse(
+            count=new.count,
+            capped=new.capped,
+            newest_published_at_ms=new.newest_published_at_ms,
+            newest_content_id=new.newest_content_id,
+        )
+
+    async def record_interaction(
+        self, request: pb.RecordInteractionRequest, call: CallContext
+    ) -> pb.RecordInteractionResponse:
+        """Like, comment, share, click, hide, and undo."""
+        call.user_id = request.user_id
+        kind, on = _known("kind", request.kind, INTERACTIONS)
+        changed = await self._preferences.record_interaction(
+            request.user_id, request.content_id, kind, on, request.idempotency_key
+        )
+        call.note(kind=kind.name.lower(), on=on, changed=changed)
+        return pb.RecordInteractionResponse(changed=changed)
+
+    async def set_preference(
+        self, request: pb.SetPreferenceRequest, call: CallContext
+    ) -> pb.SetPreferenceResponse:
+        """Mute, snooze, see less, and undo."""
+        call.user_id = request.user_id
+        kind, on = _known("kind", request.kind, PREFERENCES)
+        if not on and request.until_ms:
+            raise InvalidField(
+                "until_ms", str(request.until_ms), "must be 0 unless the kind is SNOOZE"
+            )
+        changed = await self._preferences.set_preference(
+            request.user_id, kind, on, request.target_user_id, request.until_ms
+        )
+        call.note(kind=kind.name.lower(), on=on, changed=changed)
+        return pb.SetPreferenceResponse(changed=changed)
+
+    async def get_preferences(
+        self, request: pb.GetPreferencesRequest, call: CallContext
+    ) -> pb.GetPreferencesResponse:
+        """Everything the user has set."""
+        call.user_id = request.user_id
+        rows = self._preferences.list_preferences(request.user_id)
+        call.note(items=len(rows))
+        reply = pb.GetPreferencesResponse()
+        for row in rows:
+            hidden = row.kind is PreferenceKind.HIDE
+            reply.preferences.add(
+                kind=pb.PREFERENCE_KIND_UNSPECIFIED if hidden else _LISTED[row.kind],
+                target_user_id=0 if hidden else row.target_id,
+                hidden_content_id=row.target_id if hidden else 0,
+                until_ms=row.until_ms,
+                set_at_ms=row.set_at_ms,
+            )
+        return reply
+
+
+def _known(field: str, value: int, table: dict[Any, Any]) -> Any:
+    if value not in table:
+        allowed = ", ".join(str(number) for number in sorted(table))
+        raise InvalidField(field, str(value), f"must be one of {allowed}")
+    return table[value]

@@ -1,0 +1,75 @@
+"""grpc.health.v1.Health: is this worker serving, over all ("") and for each service.
+
+Invariant: Watch sends the state at once and then on each change, and ends only with the call. A
+service that is not known is NOT_FOUND for Check and SERVICE_UNKNOWN for Watch, as the standard
+says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from grpc_health.v1 import health_pb2 as pb
+
+from feedcore.errors import NotFound
+from feedcore_server.context import CallContext
+
+
+class HealthHandlers:
+    """One state for the whole worker: it serves all of its services or none."""
+
+    def __init__(self) -> None:
+        self._services = {""}
+        self._serving = False
+        self._changed = asyncio.Event()
+
+    def table(self) -> dict[str, Any]:
+        """Handlers by method name."""
+        return {"Check": self.check, "List": self.list, "Watch": self.watch}
+
+    def add(self, services: Iterable[str]) -> None:
+        """Makes services known; before serving."""
+        self._services.update(services)
+
+    def set_serving(self, serving: bool) -> None:
+        """Changes the state and wakes every watcher."""
+        if serving != self._serving:
+            self._serving = serving
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def check(
+        self, request: pb.HealthCheckRequest, _call: CallContext
+    ) -> pb.HealthCheckResponse:
+        """The state now."""
+        if request.service not in self._services:
+            raise NotFound("service: not served here; list the services with reflection")
+        return self._response(request.service)
+
+    async def list(
+        self, _request: pb.HealthListRequest, _call: CallContext
+    ) -> pb.HealthListResponse:
+        """The state of every service; fewer than the 100 that the standard allows."""
+        return pb.HealthListResponse(
+            statuses={service: self._response(service) for service in sorted(self._services)}
+        )
+
+    async def watch(
+        self, requests: AsyncIterator[pb.HealthCheckRequest], _call: CallContext
+    ) -> AsyncIterator[pb.HealthCheckResponse]:
+        """The state now, and each change."""
+        async for request in requests:
+            while True:
+                changed = self._changed
+                yield self._response(request.service)
+                await changed.wait()
+
+    def _response(self, service: str) -> pb.HealthCheckResponse:
+        status = (
+            pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
+        )
+        if service not in self._services:
+            status = pb.HealthCheckResponse.SERVICE_UNKNOWN
+        return pb.HealthCheckResponse(status=status)

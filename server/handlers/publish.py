@@ -1,0 +1,93 @@
+"""feedcore.v1.PublishService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedcore.domain.content import Media
+from feedcore.domain.ids import time_ms
+from feedcore.services.publish import Item, PublishService
+from feedcore_pb.v1 import publish_pb2 as pb
+from feedcore_pb.v1 import types_pb2
+from feedcore_server.context import CallContext
+
+
+class PublishHandlers:
+    """Handlers by method name are in `table`."""
+
+    def __init__(self, publish: PublishService) -> None:
+        self._publish = publish
+
+    def table(self) -> dict[str, Any]:
+        """Handlers by method name."""
+        return {
+            "Publish": self.publish,
+            "Delete": self.delete,
+            "GetPost": self.get_post,
+            "GetPostStats": self.get_post_stats,
+        }
+
+    async def publish(self, request: pb.PublishRequest, call: CallContext) -> pb.PublishResponse:
+        """Durable when it returns."""
+        call.user_id = request.author_id
+        receipt = await self._publish.publish(
+            request.author_id,
+            request.body,
+            [Media(m.uri, m.mime_type, m.width, m.height) for m in request.media],
+            request.visibility,
+            request.idempotency_key,
+        )
+        call.note(content_id=receipt.content_id, media=len(request.media))
+        return pb.PublishResponse(
+            content_id=receipt.content_id,
+            expected_visible_ms=receipt.expected_visible_ms,
+            published_at_ms=receipt.published_at_ms,
+        )
+
+    async def delete(self, request: pb.DeleteRequest, call: CallContext) -> pb.DeleteResponse:
+        """No page contains the post when it returns."""
+        call.user_id = request.author_id
+        call.note(content_id=request.content_id)
+        await self._publish.delete(request.author_id, request.content_id)
+        return pb.DeleteResponse()
+
+    async def get_post(self, request: pb.GetPostRequest, call: CallContext) -> pb.GetPostResponse:
+        """One post by id."""
+        call.user_id = request.viewer_id
+        call.note(content_id=request.content_id)
+        item = self._publish.get_post(request.content_id, request.viewer_id)
+        return pb.GetPostResponse(item=feed_item(item))
+
+    async def get_post_stats(
+        self, request: pb.GetPostStatsRequest, call: CallContext
+    ) -> pb.GetPostStatsResponse:
+        """Counters of one post."""
+        call.note(content_id=request.content_id)
+        stats = self._publish.get_stats(request.content_id)
+        return pb.GetPostStatsResponse(
+            reach=stats.reach,
+            impressions=stats.impressions,
+            likes=stats.likes,
+            comments=stats.comments,
+            shares=stats.shares,
+            clicks=stats.clicks,
+            hides=stats.hides,
+            fanout_mode=stats.mode,
+            fanned_out_ms=stats.fanned_out_ms,
+        )
+
+
+def feed_item(item: Item) -> types_pb2.FeedItem:
+    """A post as it stands in a feed, without score and reason."""
+    return types_pb2.FeedItem(
+        content_id=item.content_id,
+        author_id=item.author_id,
+        published_at_ms=time_ms(item.content_id),
+        content=types_pb2.Content.FromString(item.content),
+        counts=counts(item),
+    )
+
+
+def counts(item: Item) -> types_pb2.Counts:
+    """The counters shown with a post."""
+    return types_pb2.Counts(likes=item.likes, comments=item.comments, shares=item.shares)

@@ -1,0 +1,57 @@
+"""One log line a call: operation, status, duration, trace, and what the handler noted.
+
+Calls that end well are `info`, slow ones `warning`; a bug is `error` with its traceback. Users
+appear as a keyed hash only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedcore.clock import Clock
+from feedcore.observe import logs
+from feedcore_server.context import CallContext
+from feedcore_server.dispatch import Interceptor, Proceed
+from feedcore_server.limits import SLOW_CALL_MS
+from feedcore_server.status import OK, outcome_of
+
+STREAMS_ARE_NOT_SLOW = frozenset(
+    {"Watch", "ServerReflectionInfo", "Import"}
+)  # as long as callers like
+
+
+def logged(clock: Clock, user_hash: logs.UserHash) -> Interceptor:
+    """The interceptor."""
+    log = logs.get("calls")
+
+    async def intercept(call: CallContext, request: Any, proceed: Proceed) -> bytes:
+        began = clock.monotonic()
+        outcome = OK
+        failure: BaseException | None = None
+        try:
+            return await proceed(call, request)
+        except BaseException as error:
+            outcome = outcome_of(error, call.trace.trace_hex)
+            failure = error
+            raise
+        finally:
+            duration_ms = (clock.monotonic() - began) * 1_000
+            fields: dict[str, Any] = {
+                "operation": call.operation,
+                "status": outcome.name,
+                "duration_ms": round(duration_ms, 3),
+                "trace_id": call.trace.trace_hex,
+                "span_id": f"{call.trace.span_id:016x}",
+            }
+            if call.user_id:
+                fields["user"] = user_hash(call.user_id)
+            fields.update(call.notes)
+            slow = duration_ms >= SLOW_CALL_MS and call.operation not in STREAMS_ARE_NOT_SLOW
+            if not outcome.expected:
+                log.error("call failed", exc_info=failure, **fields)
+            elif slow:
+                log.warning("slow call", **fields)
+            else:
+                log.info("call", **fields)
+
+    return intercept

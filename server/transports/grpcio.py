@@ -1,0 +1,142 @@
+"""The transport on grpc.aio: works everywhere, some thousand calls a second a core.
+
+Job: turn grpc.aio's calls into (raw bytes, CallContext), and outcomes into status. Every method is
+registered with no serializers, so that parsing happens in `dispatch` and a bad request gets a
+status that names the field. Invariants: one terminal status a call; cancellation by the peer
+reaches the handler as CancelledError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from feedcore.clock import Clock
+from feedcore.observe import tracing
+from feedcore_server import limits
+from feedcore_server.context import CallContext
+from feedcore_server.dispatch import Dispatcher
+from feedcore_server.registry import Kind, Method
+from feedcore_server.status import outcome_of
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 1),  # all workers share one port; the kernel spreads connections
+    ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.RESPONSE_BYTES_MAX),
+    ("grpc.max_metadata_size", limits.METADATA_BYTES_MAX),
+    ("grpc.max_concurrent_streams", limits.STREAMS_PER_CONNECTION_MAX),
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    (
+        "grpc.keepalive_permit_without_calls",
+        1,
+    ),  # idle pools of callers must notice a dead peer, too
+    ("grpc.http2.min_ping_interval_without_data_ms", limits.PING_INTERVAL_MIN_MS),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.PING_INTERVAL_MIN_MS),
+)
+
+
+class GrpcioTransport:
+    """One worker's listener. `start` returns the port; `stop` lets calls finish for `grace_s`
+    seconds."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._server = grpc.aio.server(
+            options=OPTIONS, maximum_concurrent_rpcs=limits.CALLS_PER_WORKER_MAX
+        )
+        self._server.add_generic_rpc_handlers((_Handlers(dispatcher, clock),))
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; `port` 0 takes any. Returns the port. Raises OSError if it cannot be had."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        if bound == 0:
+            raise OSError(f"cannot listen on {address}")
+        await self._server.start()
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, waits for those under way, cancels what is left after `grace_s`."""
+        await self._server.stop(grace_s)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Looks methods up by path; what is not in the table is UNIMPLEMENTED, answered by grpc
+    itself."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._by_path = {
+            method.path: _rpc_handler(dispatcher, method, clock)
+            for method in dispatcher.registry.methods()
+        }
+
+    def service(self, handler_call_details: Any) -> Any:
+        """grpc's hook."""
+        return self._by_path.get(handler_call_details.method)
+
+
+def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
+    async def unary(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        call = _call(method, context, clock)
+        try:
+            reply = await dispatcher.unary(method, raw, call)
+        except Exception as error:
+            await _abort(context, call, error)
+            raise
+        context.set_trailing_metadata(tuple(call.trailers))
+        return reply
+
+    async def bidi(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        call = _call(method, context, clock)
+        call.send = context.write
+        try:
+            await dispatcher.stream(method, requests, call)
+        except Exception as error:
+            await _abort(context, call, error)
+            raise
+        context.set_trailing_metadata(tuple(call.trailers))
+
+    async def server_stream(raw: bytes, context: grpc.aio.ServicerContext) -> None:
+        await bidi(_one(raw), context)
+
+    if method.kind is Kind.UNARY:
+        return grpc.unary_unary_rpc_method_handler(unary)
+    if method.kind is Kind.SERVER_STREAM:
+        return grpc.unary_stream_rpc_method_handler(server_stream)
+    return grpc.stream_stream_rpc_method_handler(bidi)
+
+
+async def _one(raw: bytes) -> AsyncIterator[bytes]:
+    yield raw
+
+
+def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> CallContext:
+    metadata = {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+    remaining_s = context.time_remaining()
+    return CallContext(
+        method=method.path,
+        operation=method.operation,
+        peer=context.peer(),
+        metadata=metadata,
+        trace=tracing.from_metadata(metadata),
+        deadline_s=None if remaining_s is None else clock.monotonic() + remaining_s,
+    )
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext, call: CallContext, error: BaseException
+) -> None:
+    """Ends the call with the error's status; raises grpc's own marker, which ends the handler."""
+    outcome = outcome_of(error, call.trace.trace_hex)
+    if isinstance(error, asyncio.CancelledError):
+        raise error
+    await context.abort(outcome.code, outcome.message, (*call.trailers, *outcome.trailers))

@@ -1,0 +1,145 @@
+"""Composition root of one API worker: store -> services -> handlers -> interceptors -> transport.
+
+The only place that knows all of them. Everything that is opened here is closed by `Api.close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from feedcore.adapters.embedded import EmbeddedStore
+from feedcore.clock import Clock
+from feedcore.config import FanoutSettings, Settings
+from feedcore.domain.ids import time_ms
+from feedcore.errors import ClockWentBack
+from feedcore.limits import CLOCK_AHEAD_MAX_MS
+from feedcore.observe import logs
+from feedcore.services.engine import Engine, build_engine
+from feedcore.services.hot import HotSettings
+from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2
+from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
+from feedcore_server.dispatch import Dispatcher, Interceptor
+from feedcore_server.handlers.admin import AdminHandlers, AdminServices
+from feedcore_server.handlers.content import ContentHandlers
+from feedcore_server.handlers.feed import FeedHandlers
+from feedcore_server.handlers.graph import GraphHandlers
+from feedcore_server.handlers.health import HealthHandlers
+from feedcore_server.handlers.publish import PublishHandlers
+from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
+from feedcore_server.interceptors.logging import logged
+from feedcore_server.interceptors.metrics import measured
+from feedcore_server.interceptors.tracing import traced
+from feedcore_server.limits import LAME_DUCK_S
+from feedcore_server.registry import Registry
+
+
+class Transport(Protocol):
+    """What carries calls of a dispatcher. One a worker."""
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens on a port shared with other workers; returns it. Raises OSError."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls, lets those under way finish for `grace_s`, cancels the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One worker's side of the server, ready to be carried by a transport."""
+
+    store: EmbeddedStore
+    engine: Engine
+    dispatcher: Dispatcher
+    health: HealthHandlers
+
+    async def drain(self, transport: Transport, grace_s: float) -> None:
+        """NOT_SERVING first, so that balancers look elsewhere; then no new calls; then the
+        grace.""" self.health.set_serving(False) await asyncio.sleep(min(LAME_DUCK_S, grace_s))
+        await transport.stop(grace_s)
+
+    async def close(self) -> None:
+        """Closes the store; after the transport has stopped."""
+        await self.store.close()
+
+
+def hot_start(fanout: FanoutSettings) -> HotSettings:
+    """Hot settings until an operator changes them."""
+    return HotSettings(
+        push_threshold=fanout.push_threshold,
+        hysteresis_percent=fanout.hysteresis_percent,
+        rest_lane_paused=fanout.rest_lane_paused,
+        fanout_paused=fanout.paused,
+    )
+
+
+async def open_worker(settings: Settings, index: int, clock: Clock) -> Api:
+    """Opens the store and builds API worker number `index` (from 0). Raises StoreError,
+    ClockWentBack."""
+    store = EmbeddedStore.open(settings.store.data_dir, clock)
+    try:
+        await _wait_for_clock(store, clock)
+        engine = build_engine(
+            store,
+            hot_start(settings.fanout),
+            clock,
+            region=settings.ids.region,
+            node=settings.ids.node_base + index,
+        )
+    except BaseException:
+        await store.close()
+        raise
+    health = HealthHandlers()
+    registry = build_registry(engine, health, clock)
+    dispatcher = Dispatcher(registry, interceptors(store.secret, clock))
+    return Api(store, engine, dispatcher, health)
+
+
+def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
+    """What happens around every call, outermost first."""
+    return [measured(clock), traced(), logged(clock, logs.UserHash(secret))]
+
+
+def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Registry:
+    """The method table of all services."""
+    admin = AdminServices(engine.admin, engine.explain, engine.audit, engine.importing, clock)
+    reflection = ReflectionHandlers()
+    registry = Registry()
+    feed, publish = FeedHandlers(engine.feed, engine.preferences), PublishHandlers(engine.publish)
+    for module, name, handlers in (
+        (feed_pb2, "FeedService", feed),
+        (publish_pb2, "PublishService", publish),
+        (admin_pb2, "AdminService", AdminHandlers(admin)),
+        (graph_pb2, "GraphService", GraphHandlers(engine.graph)),
+        (content_pb2, "ContentService", ContentHandlers(engine.publish)),
+    ):
+        registry.add_service(module.DESCRIPTOR.services_by_name[name], handlers.table())
+    health.add(registry.services())
+    health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
+    registry.add_service(health_service, health.table(), prefix="Health")
+    reflection_service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    registry.add_service(reflection_service, reflection.table())
+    registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)
+    reflection.set_services(registry.services())
+    return registry
+
+
+async def _wait_for_clock(store: EmbeddedStore, clock: Clock) -> None:
+    """Waits until the clock is past the newest id stored: a restarted worker never gives an id
+    twice.
+
+    Ids may run ahead of the clock by CLOCK_AHEAD_MAX_MS (a burst, or a clock that was set back a
+    little); more is a broken clock.
+    """
+    newest_ms = time_ms(store.posts.newest_content_id())
+    ahead_ms = newest_ms - clock.now_ms()
+    if ahead_ms > CLOCK_AHEAD_MAX_MS:
+        raise ClockWentBack(
+            f"clock: {ahead_ms} ms behind the newest post stored; at most {CLOCK_AHEAD_MAX_MS} ms"
+        )
+    if ahead_ms >= 0:
+        await asyncio.sleep((ahead_ms + 1) / 1_000)
