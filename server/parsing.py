@@ -55,8 +55,9 @@ def _bad_string(descriptor: Descriptor, raw: bytes, depth: int) -> str | None:
 
 
 def _next_field(raw: bytes, at: int) -> tuple[int, bytes | None, int] | None:
-    """(field number, value if length-delimited, next offset) of the field at `at`; None if it is
-    cut.""" tag, at = _varint(raw, at) if at < 0:
+    """(field number, value if length-delimited, next offset) of the field at `at`; None if cut."""
+    tag, at = _varint(raw, at)
+    if at < 0:
         return None
     wire_type = tag & 7
     value = None

@@ -142,8 +142,8 @@ class Supervisor:
                 backoff_s = min(2 * backoff_s, limits.RESTART_BACKOFF_MAX_S)
 
     async def _start(self, spec: Spec) -> tuple[asyncio.subprocess.Process, str]:
-        """Starts a child and waits until it serves; returns it with what went wrong, if
-        anything.""" read_fd, write_fd = os.pipe()
+        """Starts a child and waits until it serves; returns it with what went wrong, if any."""
+        read_fd, write_fd = os.pipe()
         arguments = ["-m", MODULES[spec.role], "--index", str(spec.index)]
         arguments += ["--port", str(self._port), "--status-fd", str(write_fd)]
         directory = str(self._metrics_dir.absolute())
@@ -243,8 +243,8 @@ class Supervisor:
         metrics.add_shared(self._registry, str(self._metrics_dir))
 
     def _serve_metrics(self) -> str:
-        """Serves Prometheus metrics if an address is set; the line that says where. Raises
-        OSError.""" if not self._settings.server.metrics:
+        """Serves Prometheus metrics if an address is set; says where. Raises OSError."""
+        if not self._settings.server.metrics:
             return ""
         host, port = split_address(self._settings.server.metrics)
         try:

@@ -58,8 +58,9 @@ class Api:
     health: HealthHandlers
 
     async def drain(self, transport: Transport, grace_s: float) -> None:
-        """NOT_SERVING first, so that balancers look elsewhere; then no new calls; then the
-        grace.""" self.health.set_serving(False) await asyncio.sleep(min(LAME_DUCK_S, grace_s))
+        """NOT_SERVING first, so that balancers look elsewhere; then no new calls; then grace."""
+        self.health.set_serving(False)
+        await asyncio.sleep(min(LAME_DUCK_S, grace_s))
         await transport.stop(grace_s)
 
     async def close(self) -> None:
