@@ -83,8 +83,10 @@ AUDIT_FINDINGS_MAX = 20
 
 # --- store ----------------------------------------------------------------------------------------
 # free space below which publishes are refused, so that merging can go on
+ENGAGEMENT_SLOTS = 1 << 20  # posts with engagement that ranking can look up: 16 MB, two weeks at one a second
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 # one day longer than anything that could still point at the item
+POST_AGE_MAX_MS = 30 * DAY_MS  # posts, counts and interactions; callers may ask for a post that left the feeds
 TOMBSTONE_AGE_MAX_MS = RETENTION_MS + DAY_MS
 
 # --- ranking versions -----------------------------------------------------------------------------
@@ -94,8 +96,9 @@ EXPERIMENT_ARMS_MAX = 16
 assert PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX <= SERVED_SET_MAX <= WINDOW_ENTRIES
 assert OUTBOX_ENTRIES_MAX >= WINDOW_ENTRIES, "a pulled source must be able to fill a window"
 assert CURSOR_AGE_MAX_MS <= RETENTION_MS <= TOMBSTONE_AGE_MAX_MS
-# 192 deltas x 7 bytes + 72 bytes of header and signature, in base64 (4/3)
-assert (SERVED_SET_MAX * 7 + 72) * 4 // 3 <= CURSOR_BYTES_MAX
+# 7 low bytes an id, a bit vector of 192 + 2^63 / 2^56 bits for the high ones (Elias-Fano), and 76 bytes
+# of header and signature, in base64 (4/3)
+assert (SERVED_SET_MAX * 7 + (SERVED_SET_MAX + 128) // 8 + 1 + 76) * 4 // 3 < CURSOR_BYTES_MAX
 assert RECENTLY_ACTIVE_MS < INACTIVE_AFTER_MS
 assert FANOUT_JOBS_PER_TURN * FANOUT_QUOTA_FOLLOWERS <= MERGE_DELIVERIES_MAX
 assert MERGE_DELIVERIES_MAX < DELIVERY_BACKLOG_MAX

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedcore.domain import deliveries, entry, idset, ids, merge, paging, ranking, visibility, wire
+from feedcore.domain import deliveries, entry, ids, idset, merge, paging, ranking, visibility, wire
 from feedcore.domain.ranking import RankingParameters
 from feedcore.domain.visibility import Audience
 
@@ -183,9 +183,7 @@ ITEM = st.tuples(
 )
 
 
-@given(
-    st.lists(ITEM, max_size=5), st.text(), st.text(), st.text(), st.binary(), st.integers(0, 2)
-)
+@given(st.lists(ITEM, max_size=5), st.text(), st.text(), st.text(), st.binary(), st.integers(0, 2))
 def test_wire(
     items: list[tuple], cursor: str, head: str, etag: str, receipt: bytes, view: int
 ) -> None:

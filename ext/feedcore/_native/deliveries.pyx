@@ -1,7 +1,7 @@
 """Compiled twin of feedcore.domain.deliveries: a radix sort of (user, rank of entry).
 
-Posts are put in entry order first, so a stable sort by user alone gives (user, entry) order. Rows are made as
-they are read: a million of them as Python objects would take 100 MB.
+Posts are put in entry order first, so a stable sort by user alone gives (user, entry) order. Rows
+are made as they are read: a million of them as Python objects would take 100 MB.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE

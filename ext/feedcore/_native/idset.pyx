@@ -1,8 +1,8 @@
 """Compiled twin of feedcore.domain.idset: a hash set of u64, and id arrays.
 
-The set is open addressing with linear probing, at most half full, hashed by multiplication with 2^64 / golden
-ratio (Knuth, TAOCP 3, 6.4). A removal shifts the rest of its cluster back, so there are no grave markers and
-lookups never slow down. Not for iterating while it changes.
+The set is open addressing with linear probing, at most half full, hashed by multiplication with
+2^64 / golden ratio (Knuth, TAOCP 3, 6.4). A removal shifts the rest of its cluster back, so there
+are no grave markers and lookups never slow down. Not for iterating while it changes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

@@ -1,7 +1,7 @@
 """Compiled twin of feedcore.domain.merge: a binary heap of sources, keyed by their next entry.
 
-The key is the complement of the content id, as it lies in the entry, so smaller is newer. Not for sources that
-are out of order: `sort_entries` mends those first.
+The key is the complement of the content id, as it lies in the entry, so smaller is newer. Not for
+sources that are out of order: `sort_entries` mends those first.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -53,7 +53,9 @@ cdef const uint8_t* _start(const uint8_t* at, size_t n, uint64_t first) noexcept
     return at
 
 
-cdef size_t _merge(Source* heap, size_t n, uint64_t last, size_t limit, uint8_t* out) noexcept nogil:
+cdef size_t _merge(
+    Source* heap, size_t n, uint64_t last, size_t limit, uint8_t* out
+) noexcept nogil:
     cdef size_t i, made = 0
     cdef uint64_t previous = 0
     i = n >> 1

@@ -1,7 +1,7 @@
-"""Reading of packed data: big-endian entries and little-endian id arrays. Inline, for the other modules.
+"""Reading of packed data: big-endian entries, little-endian id arrays. Inline, for other modules.
 
-Entries are read by bytes, so they may lie anywhere; id arrays are read as u64, so they must be bytes objects,
-whose data is aligned. `as_bytes` makes both true of whatever a caller passes.
+Entries are read by bytes, so they may lie anywhere; id arrays are read as u64, so they must be
+bytes objects, whose data is aligned. `as_bytes` makes both true of whatever a caller passes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE

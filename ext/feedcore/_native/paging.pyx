@@ -7,7 +7,15 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 
-from feedcore._native.packed cimport ENTRY_BYTES, Ids, as_bytes, be64, data_of, entries_count, ids_of
+from feedcore._native.packed cimport (
+    ENTRY_BYTES,
+    Ids,
+    as_bytes,
+    be64,
+    data_of,
+    entries_count,
+    ids_of,
+)
 
 from feedcore.domain.paging import Selection
 from feedcore.limits import SERVED_SET_MAX
@@ -31,7 +39,7 @@ cdef inline uint64_t _author(const Page* page, Py_ssize_t index) noexcept nogil:
 
 
 cdef inline double _value(const Page* page, Py_ssize_t index) noexcept nogil:
-    """Effective score: how often the author was counted is found by looking at all counted, 100 at most."""
+    """Effective score. Counting the author is a look at all that were counted: 100 at most."""
     cdef uint64_t author = _author(page, index)
     cdef Py_ssize_t i, used = 0
     cdef double value
@@ -59,7 +67,9 @@ cdef inline void _sink(Item* heap, Py_ssize_t n, Py_ssize_t at) noexcept nogil:
     heap[at] = moving
 
 
-cdef Py_ssize_t _greedy(Page* page, Item* heap, Py_ssize_t n, Py_ssize_t wanted, Item* out) noexcept nogil:
+cdef Py_ssize_t _greedy(
+    Page* page, Item* heap, Py_ssize_t n, Py_ssize_t wanted, Item* out
+) noexcept nogil:
     """The best of the heap's items into `out`, best first; how many. Uses the heap up."""
     cdef Py_ssize_t i, made = 0
     cdef double current
@@ -91,7 +101,9 @@ cdef int _compare(const void* a, const void* b) noexcept nogil:
     return (x > y) - (x < y)
 
 
-cdef bytes _served(const Page* page, Ids already, const Item* chosen, Py_ssize_t made, uint64_t low_water):
+cdef bytes _served(
+    const Page* page, Ids already, const Item* chosen, Py_ssize_t made, uint64_t low_water
+):
     """The id array of all served ids at or below the low-water key."""
     cdef Py_ssize_t i, n = 0
     cdef uint64_t content_id
@@ -143,7 +155,13 @@ cdef Py_ssize_t _first_left(const Item* candidates, Py_ssize_t n, uint8_t* taken
 
 
 cdef Py_ssize_t _choose(
-    Page* page, const Item* candidates, Py_ssize_t n, Py_ssize_t wanted, Py_ssize_t forced, Item* heap, Item* chosen
+    Page* page,
+    const Item* candidates,
+    Py_ssize_t n,
+    Py_ssize_t wanted,
+    Py_ssize_t forced,
+    Item* heap,
+    Item* chosen,
 ) noexcept nogil:
     """A page of `wanted` items in page order, the `forced` newest among them; how many."""
     cdef Py_ssize_t i, made
@@ -167,7 +185,9 @@ cdef Py_ssize_t _choose(
     return made
 
 
-def select(entries, verdicts, scores, served, Py_ssize_t page_size, params, Py_ssize_t window_limit):
+def select(
+    entries, verdicts, scores, served, Py_ssize_t page_size, params, Py_ssize_t window_limit
+):
     """See the twin."""
     cdef bytes data = as_bytes(entries), judged = as_bytes(verdicts)
     cdef bytes ranked = as_bytes(scores), old = as_bytes(served)

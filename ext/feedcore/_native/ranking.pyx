@@ -1,6 +1,7 @@
-"""Compiled twin of feedcore.domain.ranking.score: the same operations in the same order, equal to the bit.
+"""Compiled twin of feedcore.domain.ranking.score: equal to the bit.
 
-Built without contraction of a * b + c into one rounding, which would change last bits between machines.
+The same operations in the same order. Built without contraction of a * b + c into one rounding,
+which would change last bits between machines.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -58,7 +59,12 @@ cdef double _affinity(const uint8_t* records, size_t n, uint64_t author) noexcep
 
 
 cdef inline double _score(
-    const uint8_t* entry, double engagement, double affinity, bint see_less, const Knobs* knobs, int64_t now_ms
+    const uint8_t* entry,
+    double engagement,
+    double affinity,
+    bint see_less,
+    const Knobs* knobs,
+    int64_t now_ms,
 ) noexcept nogil:
     cdef uint64_t content_id = ~be64(entry)
     cdef uint64_t stored = be16(entry + 16)

@@ -1,7 +1,7 @@
 """Compiled twin of feedcore.domain.visibility: one verdict byte an entry.
 
-Id arrays are searched where they lie; only tombstones are hashed. Followees are looked up by binary search
-without branches: building a hash of 500 costs more than 500 lookups, of 100,000 far more.
+Id arrays are searched where they lie; only tombstones are hashed. Followees are looked up by binary
+search without branches: building a hash of 500 costs more than 500 lookups, of 100,000 far more.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -45,7 +45,9 @@ cdef struct Viewer:
     bint require_follow
 
 
-cdef inline uint8_t _judge(const Viewer* viewer, const Table* tombstones, const uint8_t* entry) noexcept nogil:
+cdef inline uint8_t _judge(
+    const Viewer* viewer, const Table* tombstones, const uint8_t* entry
+) noexcept nogil:
     cdef uint64_t content_id = ~be64(entry), author = be64(entry + 8)
     cdef uint16_t audience = be16(entry + 18) & VISIBILITY_MASK
     cdef bint followed

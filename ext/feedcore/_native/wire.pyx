@@ -1,7 +1,7 @@
 """Compiled twin of feedcore.domain.wire: sizes first, then one buffer is filled.
 
-Field tags are written as constants: (number << 3) | type, types 0 varint, 1 fixed 64, 2 length-delimited. Not for
-parsing.
+Field tags are written as constants: (number << 3) | type, types 0 varint, 1 fixed 64, 2
+length-delimited. Not for parsing.
 """
 
 from base64 import urlsafe_b64encode
@@ -70,7 +70,9 @@ cdef inline uint8_t* _number(uint8_t* to, uint8_t tag, uint64_t value) noexcept 
     return to
 
 
-cdef inline uint8_t* _blob(uint8_t* to, uint8_t tag, const uint8_t* data, size_t size) noexcept nogil:
+cdef inline uint8_t* _blob(
+    uint8_t* to, uint8_t tag, const uint8_t* data, size_t size
+) noexcept nogil:
     to[0] = tag
     to = _varint(to + 1, size)
     memcpy(to, data, size)
@@ -147,7 +149,9 @@ cdef inline uint8_t* _text(uint8_t* to, uint8_t tag, bytes text) noexcept:
     return _blob(to, tag, data_of(text), PyBytes_GET_SIZE(text)) if PyBytes_GET_SIZE(text) else to
 
 
-def encode_page(items, str next_cursor not None, str head not None, str etag not None, receipt, int view):
+def encode_page(
+    items, str next_cursor not None, str head not None, str etag not None, receipt, int view
+):
     """See the twin."""
     cdef bytes cursor_text = next_cursor.encode(), head_text = head.encode()
     cdef bytes etag_text = etag.encode(), receipt_bytes = as_bytes(receipt), out
@@ -179,7 +183,8 @@ def encode_page(items, str next_cursor not None, str head not None, str etag not
 
 def encode_not_modified(str head not None, str etag not None, receipt):
     """See the twin."""
-    cdef bytes head_text = head.encode(), etag_text = etag.encode(), receipt_bytes = as_bytes(receipt)
+    cdef bytes head_text = head.encode(), etag_text = etag.encode()
+    cdef bytes receipt_bytes = as_bytes(receipt)
     cdef size_t size = _text_size(head_text) + _text_size(etag_text) + 2
     cdef bytes out
     cdef uint8_t* to
