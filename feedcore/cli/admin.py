@@ -86,18 +86,20 @@ def ranking(
     version: int, assignments: tuple[str, ...], file: Path | None, as_json: bool, server: str
 ) -> None:
     """Show or change the ranking parameters. Scrolls in progress keep theirs."""
+    changes = parse_assignments(assignments)
     with admin_stub(server) as stub:
         config = stub.GetRanking(
             admin_pb2.GetRankingRequest(version=version), timeout=CALL_TIMEOUT_S
         )
-        if file is not None or assignments:
+        if file is not None or changes:
             before = config.version
             if file is not None:
                 try:
                     config = Parse(file.read_text(encoding="utf-8"), admin_pb2.RankingConfig())
                 except ParseError as error:
                     raise click.UsageError(f"{file}: {error}") from error
-            assign(config.parameters, assignments)
+            for name, value in changes.items():
+                setattr(config.parameters, name, value)
             request = admin_pb2.SetRankingRequest(config=config)
             if not version:
                 # Somebody else's change in between must not be overwritten unseen.
@@ -109,18 +111,19 @@ def ranking(
         out.print(render.parameters_table(config))
 
 
-def assign(parameters: admin_pb2.RankingParameters, assignments: tuple[str, ...]) -> None:
-    """Sets NAME=VALUE; the server checks the bounds."""
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, float]:
+    """NAME=VALUE of known names; the server checks the bounds."""
+    values = {}
     for assignment in assignments:
         name, _, value = assignment.partition("=")
         if name not in PARAMETERS:
-            raise click.UsageError(
-                f"--set {assignment}: NAME must be one of {', '.join(PARAMETERS)}"
-            )
+            known = ", ".join(PARAMETERS)
+            raise click.UsageError(f"--set {assignment}: NAME must be one of {known}")
         try:
-            setattr(parameters, name, float(value))
+            values[name] = float(value)
         except ValueError as error:
             raise click.UsageError(f"--set {assignment}: {value!r} is not a number") from error
+    return values
 
 
 @admin.command(

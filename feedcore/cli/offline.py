@@ -6,11 +6,18 @@ server that runs on the directory, and does it here if there is none.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
 
 from feedcore import config
 from feedcore.adapters.embedded import EmbeddedStore
-from feedcore.clock import Clock
+from feedcore.adapters.embedded.locks import FileLock
+from feedcore.adapters.embedded.rebuild import rebuild as rebuild_feeds
+from feedcore.clock import Clock, SystemClock
 from feedcore.loading.batches import Batch, Receipt, Refusal
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
@@ -21,6 +28,8 @@ from feedcore.services.importing import (
     InteractionRow,
     PostRow,
 )
+from feedcore.workers.fanout import FanoutWorker
+from feedcore.workers.runner import drain
 
 
 class StoreSink:
@@ -44,7 +53,7 @@ class StoreSink:
             yield batch, Receipt(outcome.applied, outcome.unchanged, refused)
 
 
-def engine_of(store: EmbeddedStore, clock: Clock) -> Engine:
+def build(store: EmbeddedStore, clock: Clock) -> Engine:
     """The services over an open store, with the start values of environment and file."""
     settings = config.load().settings
     fanout = settings.fanout
@@ -55,3 +64,67 @@ def engine_of(store: EmbeddedStore, clock: Clock) -> Engine:
         fanout_paused=fanout.paused,
     )
     return build_engine(store, start, clock, region=settings.ids.region, node=IMPORT_NODE)
+
+
+def is_fanned_out(data_dir: Path) -> bool:
+    """Whether another process does the fan-out of this directory now."""
+    path = data_dir / "fanout.lock"
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        return not lock.try_acquire()
+    finally:
+        lock.close()
+
+
+@asynccontextmanager
+async def store_sink(data_dir: Path) -> AsyncIterator[StoreSink]:
+    """A sink on the store in `data_dir`, made if there is none; fan-out is done when this ends."""
+    clock = SystemClock()
+    fans_out = not is_fanned_out(data_dir)
+    store = EmbeddedStore.open(data_dir, clock, writer_role=fans_out)
+    try:
+        engine = build(store, clock)
+        yield StoreSink(engine.importing)
+        if fans_out:
+            click.echo("fan-out", err=True)
+            worker = FanoutWorker(
+                store.queue, store.feeds, store.graph, store.posts, engine.hot, clock
+            )
+            await drain(worker, engine.policy, store.signals, clock)
+            await store.merge_all()
+        else:
+            click.echo("the server that runs on this directory does the fan-out", err=True)
+    finally:
+        await store.close()
+
+
+@click.command(epilog="\b\nExample:\n  feedcore rebuild --data-dir ./data")
+@click.option(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=config.StoreSettings.model_fields["data_dir"].default,
+    show_default=True,
+    help="Directory of the embedded store.",
+)
+def rebuild(data_dir: Path) -> None:
+    """Derive all stored feeds again, from posts and graph. Stop the server first."""
+    items = asyncio.run(run_rebuild(data_dir))
+    click.echo(f"rebuilt: {items:,} feed items")
+
+
+async def run_rebuild(data_dir: Path) -> int:
+    """Feed items derived. Killed half way, it is to be started again."""
+    store = EmbeddedStore.open(
+        data_dir,
+        SystemClock(),
+        writer_role=True,
+        create=False,
+        exclusive=True,
+        merge_thread=False,
+    )
+    try:
+        return await rebuild_feeds(store, lambda items: click.echo(f"{items:,} items", err=True))
+    finally:
+        await store.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,6 @@ from rich.table import Table
 from feedcore import config as settings_of
 from feedcore.cli.client import out
 from feedcore.config import Loaded
-from feedcore.errors import FailedPrecondition
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -93,31 +91,9 @@ def serve(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
     A second signal ends at once. Settings are described by `feedcore config show`.
     """
     settings = read_settings(file, assignments, flags).settings
-    refuse_taken_port(settings.server.listen)
     from feedcore_server import supervisor  # heavy, and only this command needs it
 
     return supervisor.run(settings)
-
-
-def refuse_taken_port(listen: str) -> None:
-    """Workers share the port (SO_REUSEPORT), so a second server would silently take half of the
-    calls.
-    """
-    host, port = settings_of.split_address(listen)
-    if port == 0:
-        return
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise FailedPrecondition(f"cannot listen on {listen}: {error.strerror}") from error
-    family, kind, protocol, _, address = found[0]
-    with socket.socket(family, kind, protocol) as probe:
-        # As servers do: connections of one that has just ended do not keep the port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise FailedPrecondition(f"cannot listen on {listen}: {error.strerror}") from error
 
 
 @click.group()
