@@ -82,11 +82,13 @@ AUDIT_USERS_MAX = 10_000
 AUDIT_FINDINGS_MAX = 20
 
 # --- store ----------------------------------------------------------------------------------------
+# posts with engagement that ranking can look up: 16 MB, two weeks at one a second
+ENGAGEMENT_SLOTS = 1 << 20
 # free space below which publishes are refused, so that merging can go on
-ENGAGEMENT_SLOTS = 1 << 20  # posts with engagement that ranking can look up: 16 MB, two weeks at one a second
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
+# posts, counts and interactions; callers may ask for a post that left the feeds
+POST_AGE_MAX_MS = 30 * DAY_MS
 # one day longer than anything that could still point at the item
-POST_AGE_MAX_MS = 30 * DAY_MS  # posts, counts and interactions; callers may ask for a post that left the feeds
 TOMBSTONE_AGE_MAX_MS = RETENTION_MS + DAY_MS
 
 # --- ranking versions -----------------------------------------------------------------------------

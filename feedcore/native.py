@@ -20,6 +20,7 @@ COMPILED = os.environ.get("FEEDCORE_NO_EXTENSIONS") != "1"
 if COMPILED and not TYPE_CHECKING:
     try:
         from feedcore._native.deliveries import sort_deliveries
+        from feedcore._native.engagement import engagement_lookup, engagement_store
         from feedcore._native.idset import (
             U64Set,
             ids_contain,
@@ -33,6 +34,7 @@ if COMPILED and not TYPE_CHECKING:
         from feedcore._native.merge import merge_newest, sort_entries
         from feedcore._native.paging import select
         from feedcore._native.ranking import score
+        from feedcore._native.runs import build_runs, merge_runs
         from feedcore._native.visibility import judge
         from feedcore._native.wire import encode_not_modified, encode_page, page_etag
     except ImportError as error:
@@ -46,6 +48,7 @@ if COMPILED and not TYPE_CHECKING:
 
 if TYPE_CHECKING or not COMPILED:
     from feedcore.domain.deliveries import sort_deliveries
+    from feedcore.domain.engagement import engagement_lookup, engagement_store
     from feedcore.domain.idset import (
         U64Set,
         ids_contain,
@@ -59,6 +62,7 @@ if TYPE_CHECKING or not COMPILED:
     from feedcore.domain.merge import merge_newest, sort_entries
     from feedcore.domain.paging import select
     from feedcore.domain.ranking import score
+    from feedcore.domain.runs import build_runs, merge_runs
     from feedcore.domain.visibility import judge
     from feedcore.domain.wire import encode_not_modified, encode_page, page_etag
 
@@ -68,8 +72,11 @@ __all__ = [
     "Selection",
     "U64Set",
     "Verdict",
+    "build_runs",
     "encode_not_modified",
     "encode_page",
+    "engagement_lookup",
+    "engagement_store",
     "ids_contain",
     "ids_insert",
     "ids_intersect",
@@ -77,6 +84,7 @@ __all__ = [
     "ids_union",
     "judge",
     "merge_newest",
+    "merge_runs",
     "pack_ids",
     "page_etag",
     "score",

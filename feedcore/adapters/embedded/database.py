@@ -1,0 +1,216 @@
+"""Connections to store.db, and the group commit.
+
+Reading: one connection on the event loop's thread, every statement its own snapshot. Writing: one thread;
+operations that wait together share one transaction and its fsync, each inside its own savepoint, so that one
+that fails changes nothing and the others stand. Processes take turns by `write.lock`.
+
+Not here: what is written (the ports' files), the merger's transactions (it has its own connection).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from feedcore.adapters.embedded.locks import FileLock
+from feedcore.errors import Overloaded, StoreError, StoreFull
+from feedcore.limits import DISK_RESERVE_BYTES, WRITE_BATCH_MAX, WRITE_QUEUE_MAX
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS = 10_000  # a checkpoint or a backup may hold the file for a moment
+MMAP_BYTES = 1 << 30  # reads without copying; address space only
+READ_CACHE_KIB = 32 * 1024  # inner pages of the trees that each load walks
+WRITE_CACHE_KIB = 64 * 1024  # a batch's dirty pages stay out of the log until the commit
+WAL_CHECKPOINT_PAGES = 20_000  # 80 MB: only reached if no fan-out process checkpoints
+STATEMENTS_CACHED = 256  # every statement of the engine
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection in autocommit; transactions are written out. StoreError if the file cannot be read."""
+    conn = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED
+    )
+    try:
+        conn.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute("PRAGMA synchronous = FULL")
+        conn.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
+        conn.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+        if read_only:
+            conn.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
+            conn.execute("PRAGMA query_only = 1")
+        else:
+            conn.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KIB}")
+    except sqlite3.DatabaseError as error:
+        conn.close()
+        raise StoreError(f"{path} cannot be opened: {error}; restore a backup") from error
+    return conn
+
+
+def bump(conn: sqlite3.Connection, column: str) -> None:
+    """Tells all processes that what they keep of `column` has changed, with this transaction."""
+    conn.execute(f"UPDATE versions SET {column} = {column} + 1")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk had no room for it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)
+
+
+@contextlib.contextmanager
+def transaction(conn: sqlite3.Connection, lock: FileLock) -> Iterator[sqlite3.Connection]:
+    """One write transaction under the lock of all processes. Disk full is raised as StoreFull."""
+    lock.acquire()
+    try:
+        conn.execute("BEGIN IMMEDIATE")
+        try:
+            yield conn
+            conn.execute("COMMIT")
+        except BaseException:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+            raise
+    except (sqlite3.OperationalError, OSError) as error:
+        if is_disk_full(error):
+            raise StoreFull(
+                f"the disk of the store is full ({error}); free space and retry"
+            ) from error
+        raise
+    finally:
+        lock.release()
+
+
+class _Operation:
+    """One queued write and who waits for it."""
+
+    __slots__ = ("error", "future", "result", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any], future: asyncio.Future) -> None:
+        self.work = work
+        self.future = future
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """Group commit. Any number of event loops may wait; a result arrives once its commit is on disk."""
+
+    def __init__(self, path: Path, lock_path: Path) -> None:
+        self._directory = path.parent
+        self._conn = connect(path, read_only=False)
+        self._lock = FileLock(lock_path)
+        self._waiting: deque[_Operation] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="feedcore-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work` inside the next shared transaction; returns its result once that is durable.
+
+        What `work` raises is raised here, and of its changes none is left. Raises Overloaded and StoreFull.
+        """
+        future = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._closing:
+                raise StoreError("the store is closed; open it again")
+            if len(self._waiting) >= WRITE_QUEUE_MAX:
+                raise Overloaded("the write queue", f"{WRITE_QUEUE_MAX} writes")
+            self._waiting.append(_Operation(work, future))
+            self._wake.notify()
+        return await future
+
+    def require_room(self) -> None:
+        """Raises StoreFull if new data should be refused, so that deletes and merges can still go on."""
+        status = os.statvfs(self._directory)
+        free = status.f_bavail * status.f_frsize
+        if free < DISK_RESERVE_BYTES:
+            raise StoreFull(
+                f"{free} bytes are free on the disk of the store, {DISK_RESERVE_BYTES} are kept in "
+                "reserve; free space and retry"
+            )
+
+    def queued(self) -> int:
+        """Writes that wait for a transaction."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Finishes what is queued, then ends the thread. Blocks; call it off the event loop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        self._conn.close()
+        self._lock.close()
+
+    def _serve(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closing:
+                    self._wake.wait()
+                if not self._waiting:
+                    return
+                count = min(len(self._waiting), WRITE_BATCH_MAX)
+                batch = [self._waiting.popleft() for _ in range(count)]
+            self._commit(batch)
+            _answer(batch)
+
+    def _commit(self, batch: list[_Operation]) -> None:
+        try:
+            with transaction(self._conn, self._lock) as conn:
+                for operation in batch:
+                    self._apply(conn, operation)
+        except Exception as error:
+            # nothing of the batch is on disk: everybody who waits has to know, also who succeeded so far
+            for operation in batch:
+                operation.error = _translated(error)
+
+    def _apply(self, conn: sqlite3.Connection, operation: _Operation) -> None:
+        if operation.future.cancelled():
+            return
+        conn.execute("SAVEPOINT one")
+        try:
+            operation.result = operation.work(conn)
+        except Exception as error:
+            if is_disk_full(error) or not conn.in_transaction:
+                raise
+            conn.execute("ROLLBACK TO one")
+            operation.error = _translated(error)
+        conn.execute("RELEASE one")
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+        return StoreError(f"store.db is corrupt: {error}; restore a backup")
+    return error
+
+
+def _answer(batch: list[_Operation]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[_Operation]] = {}
+    for operation in batch:
+        loops.setdefault(operation.future.get_loop(), []).append(operation)
+    for loop, operations in loops.items():
+        # a loop that is closed has nobody left who waits
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, operations)
+
+
+def _resolve(operations: list[_Operation]) -> None:
+    for operation in operations:
+        if operation.future.done():
+            continue
+        if operation.error is not None:
+            operation.future.set_exception(operation.error)
+        else:
+            operation.future.set_result(operation.result)

@@ -1,0 +1,154 @@
+"""FeedStore on runs, with the tail as overlay. Writes go to the delivery log; the merger makes runs of them."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from feedcore import native
+from feedcore.adapters.embedded.database import Writer
+from feedcore.adapters.embedded.sqlids import to_sql
+from feedcore.adapters.embedded.tail import Tail
+from feedcore.domain import ids
+from feedcore.domain.entry import ENTRY_BYTES, order_key
+from feedcore.errors import StoreError
+from feedcore.ports import Delivery, Window
+from feedcore.ports.queue import JobKind, Lane
+
+_NOT_BUILT = (
+    "SELECT EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"
+    " OR EXISTS (SELECT 1 FROM rebuilding_users WHERE user_id = ?1)"
+)
+_REBUILD_WAITS = (
+    "SELECT 1 FROM fanout_jobs WHERE user_id = ? AND author_id = 0 AND kind = 'rebuild'"
+    " AND state = 0 AND after = 0 LIMIT 1"
+)
+_REOPENS_MAX = (
+    5  # each means that a merge replaced a file within the microseconds since the refresh
+)
+
+
+class EmbeddedFeedStore:
+    """See `ports.feeds.FeedStore`. Reads belong to the thread that owns the connection."""
+
+    def __init__(self, conn: sqlite3.Connection, writer: Writer, tail: Tail) -> None:
+        self._conn = conn
+        self._writer = writer
+        self._tail = tail
+
+    def window(
+        self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int
+    ) -> Window:
+        """The stored runs' slices, and the followed authors' posts that have a job row."""
+        tail = self._tail
+        tail.refresh()
+        pending = tuple(sorted(set(tail.backfills.get(user_id, {}).values())))
+        built = not self._conn.execute(_NOT_BUILT, (to_sql(user_id),)).fetchone()[0]
+        at_or_below = min(at_or_below, ids.ID_MAX)
+        bounds = (ids.day(not_below), ids.day(at_or_below), at_or_below, limit)
+        sources = self._slices(user_id, bounds)
+        if len(tail.tail_authors):
+            authors = native.ids_intersect(followees, tail.tail_authors)
+            if authors:
+                sources.append(tail.posts_of(authors))
+        return Window(sources, built, pending)
+
+    def _slices(self, user_id: int, bounds: tuple[int, int, int, int]) -> list[bytes]:
+        first_day, last_day, at_or_below, limit = bounds
+        for _ in range(_REOPENS_MAX):
+            try:
+                return self._tail.runs.window(user_id, first_day, last_day, at_or_below, limit)
+            except FileNotFoundError as error:
+                missing = error
+                self._tail.reload_runs()
+        raise StoreError(
+            f"{missing.filename} is missing: the feeds directory was changed; run 'feedcore rebuild'"
+        )
+
+    def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:
+        """Followees in mode PULL or DRAINING, ascending."""
+        self._tail.refresh()
+        return native.ids_intersect(followees, self._tail.pulled)
+
+    async def request_rebuild(self, user_id: int, now_ms: int) -> None:
+        """Active again and queued, in one commit; a read only, if that is so already."""
+        user = to_sql(user_id)
+        if self._conn.execute(_REBUILD_WAITS, (user,)).fetchone() is None:
+            await self._writer.run(lambda conn: queue_rebuild(conn, user_id, now_ms))
+
+    async def deliver(self, deliveries: list[Delivery]) -> None:
+        """One row each in the delivery log."""
+        rows, total = [], 0
+        for delivery in deliveries:
+            entries = len(delivery.entries) // ENTRY_BYTES
+            items = max(entries, 1) * (len(delivery.recipients) // 8)
+            if not delivery.recipients or not (entries or delivery.remove_author):
+                continue
+            total += items
+            rows.append(
+                (items, to_sql(delivery.remove_author), delivery.entries, delivery.recipients)
+            )
+        if not rows:
+            return
+
+        def work(conn: sqlite3.Connection) -> None:
+            sql = (
+                "INSERT INTO deliveries (items, remove_author, entries, recipients)"
+                " VALUES (?, ?, ?, ?)"
+            )
+            conn.executemany(sql, rows)
+            conn.execute("UPDATE versions SET backlog = backlog + ?", (total,))
+
+        await self._writer.run(work)
+
+    def delivered(self, user_id: int, content_id: int) -> bool:
+        """Looks into the runs of the content's day."""
+        self._tail.refresh()
+        day = ids.day(content_id)
+        key = order_key(content_id)
+        slices = self._slices(user_id, (day, day, content_id, 1))
+        return any(entries[:8] == key for entries in slices)
+
+    def backlog(self) -> int:
+        """Kept as a running total."""
+        self._tail.refresh()
+        return self._tail.backlog
+
+
+def last_delivery(conn: sqlite3.Connection) -> int:
+    """Number of the newest delivery row there ever was."""
+    row = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'").fetchone()
+    return row[0] if row else 0
+
+
+def merged_delivery(conn: sqlite3.Connection) -> int:
+    """All delivery rows up to this one are in the runs."""
+    return conn.execute("SELECT merged_seq FROM versions").fetchone()[0]
+
+
+def queue_rebuild(conn: sqlite3.Connection, user_id: int, now_ms: int) -> None:
+    """Marks the user active and rebuilding, with one REBUILD job."""
+    user = to_sql(user_id)
+    conn.execute("DELETE FROM inactive_users WHERE user_id = ?", (user,))
+    sql = (
+        "INSERT INTO viewers VALUES (?, ?)"
+        " ON CONFLICT DO UPDATE SET last_seen_ms = max(last_seen_ms, excluded.last_seen_ms)"
+    )
+    conn.execute(sql, (user, now_ms))
+    conn.execute(
+        "INSERT INTO rebuilding_users VALUES (?, NULL) ON CONFLICT DO UPDATE SET done_seq = NULL",
+        (user,),
+    )
+    if conn.execute(_REBUILD_WAITS, (user,)).fetchone() is None:
+        insert_user_job(conn, JobKind.REBUILD, 0, user_id, now_ms)
+
+
+def insert_user_job(
+    conn: sqlite3.Connection, kind: JobKind, author_id: int, user_id: int, now_ms: int
+) -> None:
+    """A job about one user's feed."""
+    sql = (
+        "INSERT INTO fanout_jobs (kind, lane, content_id, author_id, user_id, entry, created_ms)"
+        " VALUES (?, ?, 0, ?, ?, x'', ?)"
+    )
+    row = (kind.value, int(Lane.ALL), to_sql(author_id), to_sql(user_id), now_ms)
+    conn.execute(sql, row)

@@ -1,0 +1,274 @@
+"""PostStore and ContentSource: posts, outboxes, tombstones. Publishing is one transaction, with its job."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from functools import lru_cache
+
+from feedcore import native
+from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
+from feedcore.adapters.embedded.tail import Tail
+from feedcore.clock import Clock
+from feedcore.domain import entry as entries_of
+from feedcore.domain import ids
+from feedcore.domain.policy import Mode
+from feedcore.errors import IdempotencyConflict, NotFound, NotPermitted, StoreError
+from feedcore.limits import LANE_SPLIT_FOLLOWERS
+from feedcore.ports import Content, NewPost, Post, PostStats, Published
+from feedcore.ports.queue import JobKind, Lane
+
+_AUTHORS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
+_MODES = ("push", "pull")
+
+
+@lru_cache(maxsize=512)
+def _outbox_sql(count: int) -> str:
+    return (
+        f"SELECT author_id, entries FROM author_outbox WHERE author_id IN ({marks(count)})"
+        " AND day BETWEEN ? AND ?"
+    )
+
+
+@lru_cache(maxsize=512)
+def _content_sql(count: int) -> str:
+    return (
+        "SELECT p.content_id, p.content, coalesce(c.likes, 0), coalesce(c.comments, 0),"
+        " coalesce(c.shares, 0) FROM posts p LEFT JOIN post_counts c USING (content_id)"
+        f" WHERE p.content_id IN ({marks(count)})"
+    )
+
+
+class EmbeddedPostStore:
+    """See `ports.posts.PostStore`."""
+
+    def __init__(self, conn: sqlite3.Connection, writer: Writer, tail: Tail, clock: Clock) -> None:
+        self._conn = conn
+        self._writer = writer
+        self._tail = tail
+        self._clock = clock
+
+    async def publish(self, post: NewPost) -> Published:
+        """Post, outbox, idempotency key and job, in one commit shared with others."""
+        self._writer.require_room()
+        now_ms = self._clock.now_ms()
+        return await self._writer.run(lambda conn: _publish(conn, post, now_ms))
+
+    async def import_posts(self, posts: list[NewPost]) -> list[Published | None]:
+        """In order, in one commit."""
+        self._writer.require_room()
+        now_ms = self._clock.now_ms()
+
+        def work(conn: sqlite3.Connection) -> list[Published | None]:
+            answers: list[Published | None] = []
+            for post in posts:
+                try:
+                    answers.append(_publish(conn, post, now_ms))
+                except IdempotencyConflict:
+                    answers.append(None)
+            return answers
+
+        return await self._writer.run(work)
+
+    async def delete(self, author_id: int, content_id: int, now_ms: int) -> None:
+        """The tombstone outlives everything that could still point at the post."""
+        await self._writer.run(lambda conn: _delete(conn, author_id, content_id, now_ms))
+
+    def get(self, content_id: int) -> Post | None:
+        """One row."""
+        sql = "SELECT author_id, content, visibility FROM posts WHERE content_id = ?"
+        row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
+        return Post(content_id, from_sql(row[0]), row[1], row[2]) if row else None
+
+    def outboxes(
+        self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
+    ) -> list[bytes]:
+        """One array an author, in the order asked for; cut to `limit` only by the caller's merge."""
+        first_day, last_day = ids.day(not_below), ids.day(min(at_or_below, ids.ID_MAX))
+        days: dict[int, bytes] = {}
+        asked = [to_sql(author_id) for author_id in author_ids]
+        for start in range(0, len(asked), _AUTHORS_PER_QUERY):
+            part = asked[start : start + _AUTHORS_PER_QUERY]
+            rows = self._conn.execute(_outbox_sql(len(part)), (*part, first_day, last_day))
+            for author, entries in rows:
+                # days ascend, so the later one goes in front
+                before = days.get(author)
+                days[author] = entries if before is None else entries + before
+        sort = native.sort_entries
+        return [sort(days[author]) if author in days else b"" for author in asked]
+
+    def stats(self, content_id: int) -> PostStats | None:
+        """Counters as far as they are applied."""
+        sql = (
+            "SELECT p.author_id, coalesce(c.likes, 0), coalesce(c.comments, 0), coalesce(c.shares, 0),"
+            " coalesce(c.clicks, 0), coalesce(c.hides, 0), coalesce(c.impressions, 0), p.reach, p.mode,"
+            " p.fanned_out_ms FROM posts p LEFT JOIN post_counts c USING (content_id)"
+            " WHERE p.content_id = ?"
+        )
+        row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
+        if row is None:
+            return None
+        author, *counts, reach, mode, fanned_out_ms = row
+        return PostStats(content_id, from_sql(author), *counts, reach, _MODES[mode], fanned_out_ms)
+
+    def tombstones(self) -> native.U64Set:
+        """The tail's set: do not change it."""
+        self._tail.refresh()
+        return self._tail.tombstones
+
+    def trending(self) -> bytes:
+        """As of the last `SignalStore.refresh_trending`."""
+        self._tail.refresh()
+        return self._tail.trending
+
+    def content_id_of(self, author_id: int, idempotency_key: str) -> int:
+        """By key."""
+        sql = "SELECT content_id FROM idempotency WHERE author_id = ? AND key = ?"
+        row = self._conn.execute(sql, (to_sql(author_id), idempotency_key)).fetchone()
+        return row[0] if row else 0
+
+    def newest_content_id(self) -> int:
+        """Deleted ones count, too: their ids must not be given out again."""
+        sql = (
+            "SELECT max(coalesce((SELECT max(content_id) FROM posts), 0),"
+            " coalesce((SELECT max(content_id) FROM tombstones), 0))"
+        )
+        return self._conn.execute(sql).fetchone()[0]
+
+
+class EmbeddedContentSource:
+    """See `ports.content.ContentSource`."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+        """One query for all."""
+        asked = [to_sql(content_id) for content_id in content_ids]
+        found = {
+            row[0]: Content(*row[1:])
+            for start in range(0, len(asked), _AUTHORS_PER_QUERY)
+            for row in self._query(asked[start : start + _AUTHORS_PER_QUERY])
+        }
+        return [found.get(content_id) for content_id in asked]
+
+    def _query(self, asked: list[int]) -> sqlite3.Cursor:
+        return self._conn.execute(_content_sql(len(asked)), asked)
+
+
+def _publish(conn: sqlite3.Connection, post: NewPost, now_ms: int) -> Published:
+    author = to_sql(post.author_id)
+    if post.idempotency_key:
+        sql = "SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?"
+        row = conn.execute(sql, (author, post.idempotency_key)).fetchone()
+        if row is not None:
+            if row[0] != post.digest:
+                raise IdempotencyConflict(
+                    "idempotency_key: used for another request of this author; use a new key"
+                )
+            return Published(row[1], True)
+    content_id = _free_id(conn, post.content_id)
+    if post.idempotency_key:
+        key_row = (author, post.idempotency_key, post.digest, content_id)
+        conn.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", key_row)
+    row = conn.execute(
+        "SELECT followers, mode FROM authors WHERE author_id = ?", (author,)
+    ).fetchone()
+    followers, mode = row if row else (0, int(Mode.PUSH))
+    private = post.visibility == entries_of.Visibility.PRIVATE
+    pulled = mode == Mode.PULL
+    queued = followers > 0 and not pulled and not private
+    flags = post.visibility | (entries_of.FLAG_MEDIA if has_media(post.content) else 0)
+    entry = entries_of.pack(content_id, post.author_id, post.quality, flags)
+    conn.execute(
+        "INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            content_id,
+            author,
+            post.visibility,
+            int(pulled),
+            followers if pulled and not private else 0,
+            0 if queued or pulled else now_ms,
+            post.content,
+        ),
+    )
+    conn.execute(
+        "INSERT INTO author_outbox VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET entries = CAST(excluded.entries || entries AS BLOB)",
+        (author, ids.day(content_id), entry),
+    )
+    if queued:
+        lanes = (Lane.ACTIVE, Lane.REST) if followers > LANE_SPLIT_FOLLOWERS else (Lane.ALL,)
+        conn.executemany(
+            "INSERT INTO fanout_jobs (kind, lane, content_id, author_id, user_id, entry, created_ms)"
+            " VALUES (?, ?, ?, ?, 0, ?, ?)",
+            [(JobKind.POST.value, int(lane), content_id, author, entry, now_ms) for lane in lanes],
+        )
+    return Published(content_id, False)
+
+
+def _free_id(conn: sqlite3.Connection, content_id: int) -> int:
+    taken = (
+        "SELECT 1 FROM posts WHERE content_id = ?1 UNION ALL"
+        " SELECT 1 FROM tombstones WHERE content_id = ?1"
+    )
+    last = content_id | ids.SEQUENCE_MAX
+    for candidate in range(content_id, last + 1):
+        if conn.execute(taken, (candidate,)).fetchone() is None:
+            return candidate
+    raise StoreError(
+        f"content ids from {content_id} to {last} are taken: two processes have the same node number"
+    )
+
+
+def _delete(conn: sqlite3.Connection, author_id: int, content_id: int, now_ms: int) -> None:
+    content = to_sql(content_id)
+    row = conn.execute("SELECT author_id FROM posts WHERE content_id = ?", (content,)).fetchone()
+    known = (
+        row
+        or conn.execute(
+            "SELECT author_id FROM tombstones WHERE content_id = ?", (content,)
+        ).fetchone()
+    )
+    if known is None:
+        raise NotFound("content_id: no such post")
+    if from_sql(known[0]) != author_id:
+        raise NotPermitted("author_id: the post belongs to another author")
+    if row is None:
+        return
+    conn.execute(
+        "INSERT INTO tombstones (content_id, author_id, deleted_ms) VALUES (?, ?, ?)",
+        (content, row[0], now_ms),
+    )
+    conn.execute("DELETE FROM posts WHERE content_id = ?", (content,))
+    bump(conn, "tombstones")
+
+
+def has_media(content: bytes) -> bool:
+    """Whether a wire-encoded feedcore.v1.Content has a field 2 (media)."""
+    at, end = 0, len(content)
+    while at < end:
+        tag, at = _varint(content, at)
+        if tag == 0x12:
+            return True
+        if tag & 7 == 2:
+            length, at = _varint(content, at)
+            at += length
+        elif tag & 7 == 0:
+            _, at = _varint(content, at)
+        else:
+            return False  # not a Content as we write it
+    return False
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at

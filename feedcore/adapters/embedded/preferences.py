@@ -1,0 +1,129 @@
+"""PreferenceStore: relations of one user in one key range, and when users were last seen."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from feedcore import native
+from feedcore.adapters.embedded.database import Writer
+from feedcore.adapters.embedded.graph import check_relation_room
+from feedcore.adapters.embedded.sqlids import from_sql, to_sql
+from feedcore.adapters.embedded.writebehind import WriteBehind
+from feedcore.limits import HOUR_MS
+from feedcore.ports import Preference, PreferenceKind, ViewerFilters
+
+SEEN_EVERY_MS = HOUR_MS  # precise enough for "active in the last day"
+SEEN_KEPT_MAX = 200_000  # users whose last write is remembered: about 20 MB; then all are forgotten
+
+_RELATIONS = "SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?"
+_AFFINITY = "SELECT shares FROM affinity WHERE user_id = ?"
+
+
+class EmbeddedPreferenceStore:
+    """See `ports.preferences.PreferenceStore`."""
+
+    def __init__(self, conn: sqlite3.Connection, writer: Writer, behind: WriteBehind) -> None:
+        self._conn = conn
+        self._writer = writer
+        self._behind = behind
+        self._seen_at: dict[int, int] = {}
+        self._seen_waiting: dict[int, int] = {}
+
+    def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
+        """Two queries: the range of relations, the affinity row."""
+        user = to_sql(user_id)
+        rows = self._conn.execute(_RELATIONS, (user,)).fetchall()
+        row = self._conn.execute(_AFFINITY, (user,)).fetchone()
+        affinity = row[0] if row else b""
+        if not rows:
+            return ViewerFilters(b"", b"", b"", b"", b"", affinity)
+        sets: dict[int, list[int]] = {1: [], 2: [], 3: [], 4: [], 10: []}
+        for kind, target, until_ms in rows:
+            if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
+                continue
+            sets[10 if kind == 11 else kind].append(from_sql(target))
+        pack = native.pack_ids
+        muted, snoozed, see_less, hidden, blocked = (
+            pack(ids) if ids else b"" for ids in sets.values()
+        )
+        return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
+
+    def list(self, user_id: int, now_ms: int) -> list[Preference]:
+        """Newest first; snoozes that are over are left out."""
+        sql = (
+            "SELECT kind, target_id, until_ms, set_at_ms FROM relations WHERE user_id = ?"
+            " AND kind <= 4 ORDER BY set_at_ms DESC, kind, target_id"
+        )
+        return [
+            Preference(PreferenceKind(kind), from_sql(target), until_ms, set_at_ms)
+            for kind, target, until_ms, set_at_ms in self._conn.execute(sql, (to_sql(user_id),))
+            if kind != PreferenceKind.SNOOZE or until_ms > now_ms
+        ]
+
+    async def set(self, user_id: int, preference: Preference) -> bool:
+        """Setting again with another end of a snooze is a change."""
+        return await self._writer.run(lambda conn: set_preference(conn, user_id, preference))
+
+    async def clear(self, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
+        """One row."""
+        return await self._writer.run(lambda conn: clear_preference(conn, user_id, kind, target_id))
+
+    async def import_preferences(self, rows: Sequence[tuple[int, Preference]]) -> int:
+        """In one commit."""
+        return await self._writer.run(
+            lambda conn: sum(set_preference(conn, user_id, one) for user_id, one in rows)
+        )
+
+    def seen(self, user_id: int, now_ms: int) -> None:
+        """Remembered here, written by `write_seen`."""
+        last = self._seen_at.get(user_id)
+        if last is not None and 0 <= now_ms - last < SEEN_EVERY_MS:
+            return
+        if len(self._seen_at) >= SEEN_KEPT_MAX:
+            self._seen_at.clear()
+        self._seen_at[user_id] = now_ms
+        self._seen_waiting[user_id] = now_ms
+        self._behind.touch()
+
+    async def write_seen(self) -> int:
+        """Writes what waits; how many users."""
+        if not self._seen_waiting:
+            return 0
+        rows = [(to_sql(user_id), at_ms) for user_id, at_ms in self._seen_waiting.items()]
+        self._seen_waiting.clear()
+        sql = (
+            "INSERT INTO viewers VALUES (?, ?) ON CONFLICT DO UPDATE"
+            " SET last_seen_ms = max(last_seen_ms, excluded.last_seen_ms)"
+        )
+
+        def work(conn: sqlite3.Connection) -> None:
+            conn.executemany(sql, rows)
+
+        await self._writer.run(work)
+        return len(rows)
+
+
+def set_preference(conn: sqlite3.Connection, user_id: int, preference: Preference) -> bool:
+    """False if exactly this is set."""
+    user, target = to_sql(user_id), to_sql(preference.target_id)
+    key = (user, int(preference.kind), target)
+    sql = "SELECT until_ms FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
+    row = conn.execute(sql, key).fetchone()
+    if row is not None and row[0] == preference.until_ms:
+        return False
+    if row is None:
+        check_relation_room(conn, user)
+    conn.execute(
+        "INSERT OR REPLACE INTO relations VALUES (?, ?, ?, ?, ?)",
+        (*key, preference.until_ms, preference.set_at_ms),
+    )
+    return True
+
+
+def clear_preference(
+    conn: sqlite3.Connection, user_id: int, kind: PreferenceKind, target_id: int
+) -> bool:
+    """False if it was not set."""
+    sql = "DELETE FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
+    return conn.execute(sql, (to_sql(user_id), int(kind), to_sql(target_id))).rowcount == 1

@@ -1,0 +1,288 @@
+"""SignalStore: interactions and a log of their changes; the log is folded into counters exactly once.
+
+Folding is one transaction: log rows go as counters, affinity and trending weight change. The engagement map gets
+absolute values, so that doing it again after a crash is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import struct
+from collections.abc import Sequence
+
+from feedcore import native
+from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.engagement import EngagementMap
+from feedcore.adapters.embedded.preferences import clear_preference, set_preference
+from feedcore.adapters.embedded.sqlids import from_sql, to_sql
+from feedcore.adapters.embedded.writebehind import WriteBehind
+from feedcore.domain import entry as entries_of
+from feedcore.domain import ids
+from feedcore.errors import NotFound
+from feedcore.limits import (
+    AFFINITY_AUTHORS_MAX,
+    HOUR_MS,
+    IMPRESSION_BUFFER_MAX,
+    TRENDING_ENTRIES,
+)
+from feedcore.ports import Interaction, InteractionKind, Preference, PreferenceKind
+
+TRENDING_WINDOW_MS = 48 * HOUR_MS  # older posts are not "lately"
+TRENDING_HALF_LIFE_MS = 12 * HOUR_MS  # the ranking's default
+TRENDING_CANDIDATES = 5_000  # heaviest posts that are looked at; ten for each place
+
+_COLUMNS = ("likes", "comments", "shares", "clicks", "hides")  # by InteractionKind - 1
+_AFFINITY_WEIGHT = (1.0, 2.0, 3.0, 0.1, 0.0)  # the same as in engagement; hiding is no affinity
+_WEIGHT = "likes + 2 * comments + 3 * shares + 0.1 * clicks"
+_PAIR_F64 = struct.Struct("<Qd")
+_PAIR_F32 = struct.Struct("<Qf")
+_LEAST = 1e-6  # what is left of taking the same weights back in another order
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddedSignalStore:
+    """See `ports.signals.SignalStore`."""
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        writer: Writer,
+        engagement: EngagementMap,
+        behind: WriteBehind,
+    ) -> None:
+        self._conn = conn
+        self._writer = writer
+        self._behind = behind
+        self._engagement = engagement
+        self._impressions: dict[int, int] = {}
+        self._buffered = 0
+        self.impressions_dropped = 0
+
+    async def record(self, interaction: Interaction) -> bool:
+        """One row, and one in the log."""
+
+        def work(conn: sqlite3.Connection) -> bool:
+            user, key = to_sql(interaction.user_id), interaction.idempotency_key
+            if key:
+                sql = "SELECT changed FROM interaction_keys WHERE user_id = ? AND key = ?"
+                row = conn.execute(sql, (user, key)).fetchone()
+                if row is not None:
+                    return bool(row[0])
+            if not _post_exists(conn, interaction.content_id):
+                raise NotFound("content_id: no such post")
+            changed = _apply(conn, interaction)
+            if key:
+                row = (user, key, int(changed), interaction.at_ms)
+                conn.execute("INSERT INTO interaction_keys VALUES (?, ?, ?, ?)", row)
+            return changed
+
+        return await self._writer.run(work)
+
+    async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """What the post had elsewhere is kept apart from what is counted here."""
+
+        def work(conn: sqlite3.Connection) -> None:
+            for content_id, likes, comments, shares in rows:
+                if not _post_exists(conn, content_id):
+                    continue
+                content = to_sql(content_id)
+                conn.execute(
+                    "INSERT OR IGNORE INTO post_counts (content_id) VALUES (?)", (content,)
+                )
+                conn.execute(
+                    "UPDATE post_counts SET likes = likes + ?2 - base_likes,"
+                    " comments = comments + ?3 - base_comments, shares = shares + ?4 - base_shares,"
+                    " base_likes = ?2, base_comments = ?3, base_shares = ?4 WHERE content_id = ?1",
+                    (content, likes, comments, shares),
+                )
+                self._weigh(conn, content)
+
+        await self._writer.run(work)
+
+    async def import_interactions(self, rows: Sequence[Interaction]) -> int:
+        """As `record`, without keys."""
+
+        def work(conn: sqlite3.Connection) -> int:
+            return sum(_apply(conn, one) for one in rows if _post_exists(conn, one.content_id))
+
+        return await self._writer.run(work)
+
+    def impressions(self, content_ids: Sequence[int]) -> None:
+        """Added up in memory until `write_impressions`."""
+        if self._buffered + len(content_ids) > IMPRESSION_BUFFER_MAX:
+            self.impressions_dropped += len(content_ids)
+            return
+        self._buffered += len(content_ids)
+        counts = self._impressions
+        for content_id in content_ids:
+            counts[content_id] = counts.get(content_id, 0) + 1
+        self._behind.touch()
+
+    async def write_impressions(self) -> int:
+        """Writes what is buffered; how many items. If that fails they are dropped, and counted as dropped."""
+        if not self._impressions:
+            return 0
+        rows = [(to_sql(content_id), count) for content_id, count in self._impressions.items()]
+        dropped = self._buffered
+        self._impressions = {}
+        self._buffered = 0
+
+        def work(conn: sqlite3.Connection) -> None:
+            conn.executemany(
+                "INSERT INTO post_counts (content_id, impressions) SELECT ?1, ?2"
+                " WHERE EXISTS (SELECT 1 FROM posts WHERE content_id = ?1)"
+                " ON CONFLICT DO UPDATE SET impressions = impressions + ?2",
+                rows,
+            )
+
+        try:
+            await self._writer.run(work)
+        except BaseException:
+            self.impressions_dropped += dropped
+            raise
+        return len(rows)
+
+    async def apply_counters(self, limit: int, now_ms: int) -> int:
+        """Oldest first. Asking costs one read if nothing waits."""
+        if self._conn.execute("SELECT 1 FROM counter_log LIMIT 1").fetchone() is None:
+            return 0
+        return await self._writer.run(lambda conn: self._fold(conn, limit))
+
+    def engagement(self, entries: bytes) -> bytes:
+        """From the shared map."""
+        return self._engagement.lookup(entries)
+
+    async def refresh_trending(self, now_ms: int) -> None:
+        """Weight halves every TRENDING_HALF_LIFE_MS; without engagement, the newest public posts."""
+        value = _trending(self._conn, now_ms)
+
+        def work(conn: sqlite3.Connection) -> None:
+            conn.execute("INSERT OR REPLACE INTO blobs VALUES ('trending', ?)", (value,))
+            bump(conn, "trending")
+
+        row = self._conn.execute("SELECT value FROM blobs WHERE name = 'trending'").fetchone()
+        if (row[0] if row else b"") != value:
+            await self._writer.run(work)
+
+    def _fold(self, conn: sqlite3.Connection, limit: int) -> int:
+        sql = "SELECT seq, user_id, content_id, kind, delta FROM counter_log ORDER BY seq LIMIT ?"
+        rows = conn.execute(sql, (limit,)).fetchall()
+        if not rows:
+            return 0
+        counts: dict[int, list[int]] = {}
+        tastes: dict[int, dict[int, float]] = {}
+        authors: dict[int, int] = {}
+        for _, user, content, kind, delta in rows:
+            if content not in authors:
+                row = conn.execute(
+                    "SELECT author_id FROM posts WHERE content_id = ?", (content,)
+                ).fetchone()
+                authors[content] = from_sql(row[0]) if row else 0
+            if not authors[content]:
+                continue  # deleted meanwhile: nobody asks for its counts any more
+            counts.setdefault(content, [0] * len(_COLUMNS))[kind - 1] += delta
+            weight = _AFFINITY_WEIGHT[kind - 1] * delta
+            if weight and authors[content] != from_sql(user):
+                taste = tastes.setdefault(user, {})
+                taste[authors[content]] = taste.get(authors[content], 0.0) + weight
+        sets = ", ".join(f"{name} = max({name} + ?, 0)" for name in _COLUMNS)
+        for content, changes in counts.items():
+            conn.execute("INSERT OR IGNORE INTO post_counts (content_id) VALUES (?)", (content,))
+            conn.execute(f"UPDATE post_counts SET {sets} WHERE content_id = ?", (*changes, content))
+            self._weigh(conn, content)
+        for user, taste in tastes.items():
+            _add_affinity(conn, user, taste)
+        conn.execute("DELETE FROM counter_log WHERE seq <= ?", (rows[-1][0],))
+        return len(rows)
+
+    def _weigh(self, conn: sqlite3.Connection, content: int) -> None:
+        sql = f"UPDATE post_counts SET weight = {_WEIGHT} WHERE content_id = ? RETURNING weight"
+        row = conn.execute(sql, (content,)).fetchone()
+        self._engagement.store(content, row[0])
+
+
+def _post_exists(conn: sqlite3.Connection, content_id: int) -> bool:
+    sql = "SELECT 1 FROM posts WHERE content_id = ?"
+    return conn.execute(sql, (to_sql(content_id),)).fetchone() is not None
+
+
+def _apply(conn: sqlite3.Connection, one: Interaction) -> bool:
+    key = (to_sql(one.content_id), to_sql(one.user_id), int(one.kind))
+    if one.on:
+        sql = "INSERT OR IGNORE INTO interactions VALUES (?, ?, ?, ?)"
+        counted = conn.execute(sql, (*key, one.at_ms)).rowcount == 1
+    else:
+        sql = "DELETE FROM interactions WHERE content_id = ? AND user_id = ? AND kind = ?"
+        counted = conn.execute(sql, key).rowcount == 1
+    changed = counted
+    if one.kind == InteractionKind.HIDE:
+        if one.on:
+            hide = Preference(PreferenceKind.HIDE, one.content_id, 0, one.at_ms)
+            changed |= set_preference(conn, one.user_id, hide)
+        else:
+            changed |= clear_preference(conn, one.user_id, PreferenceKind.HIDE, one.content_id)
+    if counted:
+        conn.execute(
+            "INSERT INTO counter_log (user_id, content_id, kind, delta) VALUES (?, ?, ?, ?)",
+            (key[1], key[0], key[2], 1 if one.on else -1),
+        )
+    return changed
+
+
+def _add_affinity(conn: sqlite3.Connection, user: int, changes: dict[int, float]) -> None:
+    row = conn.execute("SELECT weights FROM affinity WHERE user_id = ?", (user,)).fetchone()
+    weights = dict(_PAIR_F64.iter_unpack(row[0])) if row else {}
+    for author_id, change in changes.items():
+        weights[author_id] = weights.get(author_id, 0.0) + change
+    positive = ((weight, author_id) for author_id, weight in weights.items() if weight > _LEAST)
+    kept = sorted(positive, reverse=True)[:AFFINITY_AUTHORS_MAX]
+    total = sum(weight for weight, _ in kept)
+    by_author = sorted((author_id, weight) for weight, author_id in kept)
+    conn.execute(
+        "INSERT OR REPLACE INTO affinity VALUES (?, ?, ?)",
+        (
+            user,
+            b"".join(_PAIR_F32.pack(author_id, weight / total) for author_id, weight in by_author),
+            b"".join(_PAIR_F64.pack(author_id, weight) for author_id, weight in by_author),
+        ),
+    )
+
+
+def _trending(conn: sqlite3.Connection, now_ms: int) -> bytes:
+    oldest = ids.first_id_at(now_ms - TRENDING_WINDOW_MS)
+    columns = "SELECT p.content_id, p.author_id"
+    public = int(entries_of.Visibility.PUBLIC)
+    heaviest = conn.execute(
+        f"{columns}, c.weight FROM post_counts c JOIN posts p USING (content_id)"
+        " WHERE c.weight > 0 AND c.content_id >= ? AND p.visibility = ? ORDER BY c.weight DESC LIMIT ?",
+        (oldest, public, TRENDING_CANDIDATES),
+    ).fetchall()
+    scored = []
+    for content_id, author, weight in heaviest:
+        age_ms = max(now_ms - ids.time_ms(content_id), 0)
+        scored.append((weight * 2.0 ** (-age_ms / TRENDING_HALF_LIFE_MS), content_id, author))
+    scored.sort(reverse=True)
+    chosen = {row[1]: row[2] for row in scored[:TRENDING_ENTRIES]}
+    if len(chosen) < TRENDING_ENTRIES:
+        newest = conn.execute(
+            f"{columns} FROM posts p WHERE p.visibility = ? ORDER BY p.content_id DESC LIMIT ?",
+            (public, TRENDING_ENTRIES),
+        )
+        for content_id, author in newest:
+            if len(chosen) >= TRENDING_ENTRIES:
+                break
+            chosen.setdefault(content_id, author)
+    # flags and quality are in the outbox; a trending entry needs them as they were made
+    packed = [_stored_entry(conn, content_id, author) for content_id, author in chosen.items()]
+    return native.sort_entries(b"".join(packed))
+
+
+def _stored_entry(conn: sqlite3.Connection, content_id: int, author: int) -> bytes:
+    sql = "SELECT entries FROM author_outbox WHERE author_id = ? AND day = ?"
+    row = conn.execute(sql, (author, ids.day(content_id))).fetchone()
+    if row is None:
+        return b""  # older than retention
+    at = row[0].find(entries_of.order_key(content_id))
+    return row[0][at : at + entries_of.ENTRY_BYTES] if at % entries_of.ENTRY_BYTES == 0 else b""

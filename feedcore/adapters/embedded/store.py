@@ -1,0 +1,308 @@
+"""EmbeddedStore: one data directory, opened by one process; several processes may have it open at once.
+
+Opening checks first and changes nothing if it refuses: a store that is newer, foreign, torn or corrupt, feeds of
+another store, or a directory that another process has for itself alone (StoreError says which and what to do).
+One object belongs to one event loop's thread; writes go through the group commit, merges through the merger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from feedcore.adapters.embedded import retention
+from feedcore.adapters.embedded.database import Writer, connect
+from feedcore.adapters.embedded.engagement import EngagementMap
+from feedcore.adapters.embedded.feeds import EmbeddedFeedStore
+from feedcore.adapters.embedded.graph import EmbeddedGraphSource
+from feedcore.adapters.embedded.locks import FileLock
+from feedcore.adapters.embedded.merger import Merger
+from feedcore.adapters.embedded.posts import EmbeddedContentSource, EmbeddedPostStore
+from feedcore.adapters.embedded.preferences import EmbeddedPreferenceStore
+from feedcore.adapters.embedded.queue import EmbeddedFanoutQueue
+from feedcore.adapters.embedded.runfile import RunSet, sync_directory
+from feedcore.adapters.embedded.schema import SCHEMA_VERSION, migrate, stored_version
+from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
+from feedcore.adapters.embedded.signals import EmbeddedSignalStore
+from feedcore.adapters.embedded.tail import Tail
+from feedcore.adapters.embedded.writebehind import WriteBehind
+from feedcore.clock import Clock
+from feedcore.errors import StoreError
+
+_INACTIVE_PER_CALL = 10_000  # users moved to the inactive ones in one commit
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddedStore:
+    """All ports over one data directory. Make one with `open`."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        clock: Clock,
+        locks: list[FileLock],
+        *,
+        writer_role: bool,
+        exclusive: bool,
+    ) -> None:
+        self.data_dir = data_dir
+        self.feeds_dir = data_dir / "feeds"
+        self.clock = clock
+        self.exclusive = exclusive
+        self.merger: Merger | None = None
+        self._locks = locks
+        self.connection = connect(data_dir / "store.db", read_only=True)
+        try:
+            self.store_id, self.secret = _identity(self.connection, data_dir)
+            self._check_feeds()
+        except BaseException:
+            self.connection.close()
+            raise
+        conn, runs = self.connection, RunSet(self.feeds_dir, self.store_id)
+        self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock")
+        self._runs, self.tail = runs, Tail(conn, runs)
+        self._engagement = EngagementMap(data_dir / "engagement.map", self.store_id, conn)
+        self.feeds = EmbeddedFeedStore(conn, writer, self.tail)
+        self.posts = EmbeddedPostStore(conn, writer, self.tail, clock)
+        self.contents = EmbeddedContentSource(conn)
+        self.graph = EmbeddedGraphSource(conn, writer)
+        self.queue = EmbeddedFanoutQueue(conn, writer)
+        self.settings = EmbeddedSettingsStore(conn, writer, self.tail)
+        behind = WriteBehind(self._flush)
+        self._behind = behind
+        self.preferences = EmbeddedPreferenceStore(conn, writer, behind)
+        self.signals = EmbeddedSignalStore(conn, writer, self._engagement, behind)
+        if writer_role:
+            self.merger = Merger(data_dir, self.store_id, clock)
+
+    @classmethod
+    def open(
+        cls,
+        data_dir: Path | str,
+        clock: Clock,
+        *,
+        writer_role: bool = False,
+        create: bool = True,
+        exclusive: bool = False,
+        merge_thread: bool = True,
+    ) -> EmbeddedStore:
+        """Opens the directory, making or migrating the store if need be.
+
+        `writer_role`: this process does the fan-out and the merging (at most one a directory), in a thread
+        unless `merge_thread` is False. `exclusive`: nobody else may have it open (for `rebuild`).
+        """
+        directory = Path(data_dir)
+        version = stored_version(directory / "store.db")
+        if version == 0 and not create:
+            raise StoreError(
+                f"{directory} has no store; name another directory, or create one there"
+            )
+        _check_stray_feeds(directory, version)
+        directory.mkdir(parents=True, exist_ok=True)
+        locks = _take_locks(directory, writer_role=writer_role, exclusive=exclusive)
+        try:
+            _prepare(directory, locks[0], exclusive=exclusive)
+            store = cls(directory, clock, locks, writer_role=writer_role, exclusive=exclusive)
+        except BaseException:
+            for lock in locks:
+                lock.close()
+            raise
+        if store.merger is not None and merge_thread:
+            store.merger.start()
+        return store
+
+    async def close(self) -> None:
+        """Writes what is buffered, finishes what is queued, lets everything go."""
+        await self._behind.close()
+        if self.merger is not None:
+            await asyncio.to_thread(self.merger.close)
+        await asyncio.to_thread(self.writer.close)
+        self._runs.close()
+        self._engagement.close()
+        self.connection.close()
+        for lock in self._locks:
+            lock.close()
+
+    async def merge_all(self) -> int:
+        """Merges until nothing waits; how many items. For tools and tests that hold the writer role."""
+        merger = self._require_merger()
+        total = 0
+        while items := await asyncio.to_thread(merger.run_once):
+            total += items
+        return total
+
+    async def upkeep(self, now_ms: int) -> None:
+        """Retention and inactive users: what the fan-out process does about once a minute."""
+        await self.expire(now_ms)
+        await self.upkeep_inactive(now_ms)
+
+    async def upkeep_inactive(self, now_ms: int) -> int:
+        """Marks users inactive who were not seen for INACTIVE_AFTER_MS; how many."""
+        return await self.graph.mark_inactive(now_ms, _INACTIVE_PER_CALL)
+
+    async def expire(self, now_ms: int) -> int:
+        """Removes what is too old; how many rows and runs."""
+        return await retention.expire(self.writer, self.feeds_dir, now_ms)
+
+    def counts(self) -> dict[str, int]:
+        """Figures for status. Counted by indexes; milliseconds on a large store."""
+        one = self.connection.execute(
+            "SELECT (SELECT count(*) FROM posts), (SELECT count(*) FROM followees),"
+            " (SELECT coalesce(sum(followers), 0) FROM authors), (SELECT count(*) FROM tombstones),"
+            " (SELECT coalesce(sum(entries), 0) FROM runs), (SELECT count(*) FROM runs),"
+            " (SELECT count(*) FROM fanout_jobs), (SELECT count(*) FROM fanout_jobs WHERE state = 2)"
+        ).fetchone()
+        names = (
+            "posts",
+            "users",
+            "follows",
+            "tombstones",
+            "feed_items",
+            "runs",
+            "jobs",
+            "dead_letters",
+        )
+        counts = dict(zip(names, one, strict=True))
+        counts["store_bytes"] = _bytes_of(
+            [self.data_dir / "store.db", self.data_dir / "store.db-wal"]
+        )
+        counts["feeds_bytes"] = _bytes_of(self.feeds_dir.glob("*/*.run"))
+        counts["disk_free_bytes"] = shutil.disk_usage(self.data_dir).free
+        counts["merge_backlog"] = self.feeds.backlog()
+        counts["writes_queued"] = self.writer.queued()
+        counts["impressions_dropped"] = self.signals.impressions_dropped
+        return counts
+
+    def require_exclusive(self) -> None:
+        """Raises StoreError unless this process has the store for itself, with the writer role."""
+        if not self.exclusive:
+            raise StoreError("the store is open for sharing; stop the server, then rebuild")
+        self._require_merger()
+
+    def mark_feeds(self) -> None:
+        """Makes the feeds directory, named as this store's: both appear at once, whoever else does the same."""
+        draft = self.data_dir / f"feeds.{os.getpid()}"
+        draft.mkdir(exist_ok=True)
+        with (draft / "FEEDS").open("wb") as file:
+            file.write(self.store_id.hex().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directory(draft)
+        try:
+            draft.rename(self.feeds_dir)
+        except OSError as error:
+            shutil.rmtree(draft)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        sync_directory(self.data_dir)
+
+    def _require_merger(self) -> Merger:
+        if self.merger is None:
+            raise StoreError("the store was opened without the writer role; another process merges")
+        return self.merger
+
+    def _check_feeds(self) -> None:
+        conn, marker = self.connection, self.feeds_dir / "FEEDS"
+        if self.exclusive:
+            if not marker.exists():
+                # whatever else is there is nobody's: a rebuild makes everything again
+                shutil.rmtree(self.feeds_dir, ignore_errors=True)
+                self.mark_feeds()
+            return
+        half = conn.execute("SELECT 1 FROM blobs WHERE name = 'rebuilding'").fetchone()
+        if half:
+            raise StoreError(f"{self.feeds_dir}: a rebuild was interrupted; run 'feedcore rebuild'")
+        if marker.exists():
+            if marker.read_bytes().strip() != self.store_id.hex().encode():
+                raise StoreError(
+                    f"{self.feeds_dir} holds the feeds of another store; run 'feedcore rebuild'"
+                )
+            return
+        if conn.execute("SELECT 1 FROM runs LIMIT 1").fetchone() or self.feeds_dir.exists():
+            raise StoreError(f"{self.feeds_dir} has no FEEDS marker; run 'feedcore rebuild'")
+        self.mark_feeds()
+
+    async def _flush(self) -> None:
+        await self.preferences.write_seen()
+        await self.signals.write_impressions()
+
+
+def _identity(conn: sqlite3.Connection, data_dir: Path) -> tuple[bytes, bytes]:
+    try:
+        rows = dict(conn.execute("SELECT key, value FROM meta").fetchall())
+        return rows["store_id"], rows["secret"]
+    except (sqlite3.DatabaseError, KeyError) as error:
+        raise StoreError(
+            f"{data_dir / 'store.db'} is corrupt: {error}; restore a backup"
+        ) from error
+
+
+def _check_stray_feeds(directory: Path, version: int) -> None:
+    if version == 0 and (directory / "feeds").exists():
+        raise StoreError(
+            f"{directory / 'feeds'} is there, but no store.db; restore it, or name another directory"
+        )
+
+
+def _take_locks(directory: Path, *, writer_role: bool, exclusive: bool) -> list[FileLock]:
+    """store.lock first; all of them stay until the store is closed."""
+    store_lock = FileLock(directory / "store.lock")
+    if not store_lock.try_acquire(shared=not exclusive):
+        store_lock.close()
+        raise StoreError(
+            f"{directory} is in use by other processes; stop them first"
+            if exclusive
+            else f"{directory} is being rebuilt or migrated by another process; wait for it"
+        )
+    locks = [store_lock]
+    if writer_role:
+        fanout_lock = FileLock(directory / "fanout.lock")
+        locks.append(fanout_lock)
+        if not fanout_lock.try_acquire():
+            for lock in locks:
+                lock.close()
+            raise StoreError(f"{directory} has a fan-out process already; one is enough")
+    return locks
+
+
+def _prepare(directory: Path, store_lock: FileLock, *, exclusive: bool) -> None:
+    """Makes or migrates the tables, one process at a time."""
+    path = directory / "store.db"
+    if stored_version(path) == SCHEMA_VERSION:
+        return
+    turn = FileLock(directory / "write.lock")
+    try:
+        turn.acquire()
+        version = stored_version(path)
+        if version == SCHEMA_VERSION:
+            return
+        if version and not exclusive and not store_lock.try_acquire():
+            raise StoreError(f"{directory} has to be migrated; stop the other processes first")
+        conn = connect(path, read_only=False)
+        try:
+            migrate(conn, version)
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{path} cannot be migrated: {error}; nothing was changed") from error
+        finally:
+            conn.close()
+        if version and not exclusive:
+            store_lock.try_acquire(shared=True)
+    finally:
+        turn.close()
+
+
+def _bytes_of(paths: Iterable[Path]) -> int:
+    total = 0
+    for path in paths:
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue  # merged away while we looked
+    return total
