@@ -114,7 +114,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     def _open(self) -> None:
         async def opened() -> None:
-            self.store = EmbeddedStore.open(self.folder, self.clock, writer_role=True)
+            self.store = EmbeddedStore.open(self.folder, self.clock, writer_role=True, merge_thread=False)
 
         self.run(opened())
         self.engine = build_engine(
@@ -157,40 +157,40 @@ class FeedMachine(RuleBasedStateMachine):
         self.model.deleted.add(post)
         self.settle_scrolls()
 
-    @rule(user=USERS, target=USERS, on=st.booleans())
-    def follow(self, user: int, target: int, on: bool) -> None:
-        blocked = {(user, target), (target, user)} & self.model.blocks
-        if user == target or (on and blocked):
+    @rule(user=USERS, other=USERS, on=st.booleans())
+    def follow(self, user: int, other: int, on: bool) -> None:
+        blocked = {(user, other), (other, user)} & self.model.blocks
+        if user == other or (on and blocked):
             return
         self.tick()
         if on:
-            self.run(self.engine.graph.follow(user, target))
-            self.model.follows.add((user, target))
+            self.run(self.engine.graph.follow(user, other))
+            self.model.follows.add((user, other))
         else:
-            self.run(self.engine.graph.unfollow(user, target))
-            self.model.follows.discard((user, target))
+            self.run(self.engine.graph.unfollow(user, other))
+            self.model.follows.discard((user, other))
         self.settle_scrolls()
 
-    @rule(user=USERS, target=USERS, on=st.booleans())
-    def block(self, user: int, target: int, on: bool) -> None:
-        if user == target:
+    @rule(user=USERS, other=USERS, on=st.booleans())
+    def block(self, user: int, other: int, on: bool) -> None:
+        if user == other:
             return
         if on:
-            self.run(self.engine.graph.block(user, target))
-            self.model.blocks.add((user, target))
-            self.model.follows -= {(user, target), (target, user)}
+            self.run(self.engine.graph.block(user, other))
+            self.model.blocks.add((user, other))
+            self.model.follows -= {(user, other), (other, user)}
         else:
-            self.run(self.engine.graph.unblock(user, target))
-            self.model.blocks.discard((user, target))
+            self.run(self.engine.graph.unblock(user, other))
+            self.model.blocks.discard((user, other))
         self.settle_scrolls()
 
-    @rule(user=USERS, target=USERS, on=st.booleans())
-    def mute(self, user: int, target: int, on: bool) -> None:
-        if user == target:
+    @rule(user=USERS, other=USERS, on=st.booleans())
+    def mute(self, user: int, other: int, on: bool) -> None:
+        if user == other:
             return
-        change = self.engine.preferences.set_preference(user, PreferenceKind.MUTE, on, target, 0)
+        change = self.engine.preferences.set_preference(user, PreferenceKind.MUTE, on, other, 0)
         self.run(change)
-        (self.model.mutes.add if on else self.model.mutes.discard)((user, target))
+        (self.model.mutes.add if on else self.model.mutes.discard)((user, other))
         self.settle_scrolls()
 
     @precondition(lambda self: self.model.author_of)
@@ -298,7 +298,7 @@ class FeedMachine(RuleBasedStateMachine):
 
 
 FeedMachine.TestCase.settings = settings(
-    max_examples=400 if LONG else 40,
+    max_examples=2_000 if LONG else 100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
