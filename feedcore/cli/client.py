@@ -21,7 +21,10 @@ ID_MAX = 2**64 - 1
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ID = click.IntRange(1, ID_MAX)
+PIPE_COLUMNS = 140  # where the output is no terminal: nothing is cut or folded early
 out = Console(highlight=False)
+if not out.is_terminal:
+    out = Console(highlight=False, width=PIPE_COLUMNS)
 
 
 class AddressType(click.ParamType):

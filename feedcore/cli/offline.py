@@ -66,6 +66,15 @@ def build(store: EmbeddedStore, clock: Clock) -> Engine:
     return build_engine(store, start, clock, region=settings.ids.region, node=IMPORT_NODE)
 
 
+async def prepare_store(data_dir: Path) -> None:
+    """Makes the store, or migrates it, before several processes open it at once; refuses a bad one.
+
+    Here a refusal is one line for the person who starts the server, not the log of a worker.
+    """
+    store = EmbeddedStore.open(data_dir, SystemClock())
+    await store.close()
+
+
 def is_fanned_out(data_dir: Path) -> bool:
     """Whether another process does the fan-out of this directory now."""
     path = data_dir / "fanout.lock"

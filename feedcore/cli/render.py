@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from feedcore_pb.v1 import admin_pb2, feed_pb2, types_pb2
 
-TEXT_CHARS = 70  # of a post on one line
+TEXT_CHARS = 120  # of a post in a table: one or two lines
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 
 
@@ -30,24 +31,23 @@ def one_line(text: str, chars: int = TEXT_CHARS) -> Text:
 
 
 def page_table(user_id: int, page: feed_pb2.GetFeedResponse, first: int, now_ms: int) -> Table:
-    """One page of a feed; rows are numbered from `first`."""
-    table = Table(title=f"feed of user {user_id}", title_justify="left")
-    for name in ("#", "score", "author", "age", "likes", "comments", "shares"):
-        table.add_column(name, justify="right")
-    table.add_column("why")
+    """One page of a feed; rows are numbered from `first`. Readable on 80 columns, too."""
+    table = Table(title=f"feed of user {user_id}", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("#", "score", "author", "age", "likes"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("post", ratio=1)
     table.add_column("content id", no_wrap=True)
     for number, item in enumerate(page.items, first):
         body = item.content.body if item.HasField("content") else "(content not available)"
+        author = str(item.author_id)
+        if item.reason not in (types_pb2.REASON_FOLLOWED, types_pb2.REASON_UNSPECIFIED):
+            author += f" ({types_pb2.Reason.Name(item.reason).removeprefix('REASON_').lower()})"
         table.add_row(
             str(number),
             f"{item.score:.3f}",
-            str(item.author_id),
+            author,
             age(now_ms, item.published_at_ms),
-            str(item.counts.likes),
-            str(item.counts.comments),
-            str(item.counts.shares),
-            types_pb2.Reason.Name(item.reason).removeprefix("REASON_").lower(),
+            f"{item.counts.likes:,}",
             one_line(body),
             str(item.content_id),
         )

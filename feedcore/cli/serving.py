@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from rich.table import Table
 
 from feedcore import config as settings_of
+from feedcore.cli import offline
 from feedcore.cli.client import out
 from feedcore.config import Loaded
 
@@ -93,6 +95,7 @@ def serve(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
     settings = read_settings(file, assignments, flags).settings
     from feedcore_server import supervisor  # heavy, and only this command needs it
 
+    asyncio.run(offline.prepare_store(settings.store.data_dir))
     return supervisor.run(settings)
 
 

@@ -40,7 +40,7 @@ def test_posts_cannot_write_to_the_terminal() -> None:
     shown = render.one_line("a\nb\x1b[31mred [bold]x[/bold] \u202e", 100).plain
     assert "\x1b" not in shown and "\n" not in shown and "\u202e" not in shown
     assert "[bold]x[/bold]" in shown
-    assert render.one_line("x" * 71).plain == "x" * 69 + "\N{HORIZONTAL ELLIPSIS}"
+    assert render.one_line("x" * 121).plain == "x" * 119 + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def test_a_page_shows_items_and_receipt() -> None:
@@ -51,7 +51,7 @@ def test_a_page_shows_items_and_receipt() -> None:
         content=types_pb2.Content(body="hello [red]there"),
         counts=types_pb2.Counts(likes=3),
         score=0.5,
-        reason=types_pb2.REASON_FOLLOWED,
+        reason=types_pb2.REASON_TRENDING,
     )
     bare = types_pb2.FeedItem(content_id=5, author_id=8, published_at_ms=NOW_MS)
     receipt = types_pb2.Receipt(
@@ -71,7 +71,7 @@ def test_a_page_shows_items_and_receipt() -> None:
         "1h",
         "hello [red]there",
         str(2**63 - 1),
-        "followed",
+        "7 (trending)",
     ):
         assert word in shown
     for word in ("from stored", "500 candidates", "2 muted", "DEGRADED", "content: timed out"):
