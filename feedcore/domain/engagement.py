@@ -1,11 +1,13 @@
-"""The engagement table: content_id -> f32 in a fixed number of slots, shared by processes through a memory map.
+"""The engagement table: content_id -> f32 in a fixed number of slots, shared by processes through a
+memory map.
 
-A slot is 16 bytes, little-endian: u64 content_id (0: empty) | f32 value | 4 bytes unused. Four slots make a set,
-which is one cache line; an id lives in the set that its hash names. A full set gives up its oldest id, or
-refuses one that is older still: what ranking needs is the engagement of recent posts. One writer; readers take
-no lock: a value is written before its id.
+A slot is 16 bytes, little-endian: u64 content_id (0: empty) | f32 value | 4 bytes unused. Four
+slots make a set, which is one cache line; an id lives in the set that its hash names. A full set
+gives up its oldest id, or refuses one that is older still: what ranking needs is the engagement of
+recent posts. One writer; readers take no lock: a value is written before its id.
 
-This is the twin of `feedcore._native.engagement`. Not for truth: counts are in the store, this is derived.
+This is the twin of `feedcore._native.engagement`. Not for truth: counts are in the store, this is
+derived.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Runs: immutable sorted slices of many users' feeds, built from deliveries and merged into larger ones.
+"""Runs: immutable sorted slices of many users' feeds, built from deliveries and merged into larger
+ones.
 
-A run is three arrays: *users* (u64 LE, ascending), *offsets* (u32 LE, one more than users; entry numbers) and
-*entries* (20 bytes each; for every user newest first, no duplicates). All entries of a run are of one day.
-An entry whose REMOVED bit is set is gone: readers skip it, merging leaves it out.
+A run is three arrays: *users* (u64 LE, ascending), *offsets* (u32 LE, one more than users; entry
+numbers) and *entries* (20 bytes each; for every user newest first, no duplicates). All entries of a
+run are of one day. An entry whose REMOVED bit is set is gone: readers skip it, merging leaves it
+out.
 
-This is the twin of `feedcore._native.runs`. Not here: files and who owns them (the store's business).
+This is the twin of `feedcore._native.runs`. Not here: files and who owns them (the store's
+business).
 """
 
 from __future__ import annotations

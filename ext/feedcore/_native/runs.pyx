@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled twin of feedcore.domain.runs: building and merging of sorted runs.
 
-Recipients are put into user order by a radix sort that is stable, fed with posts newest first: each user's
-entries come out newest first without comparing one. Digits that all keys share cost nothing.
+Recipients are put into user order by a radix sort that is stable, fed with posts newest first: each
+user's entries come out newest first without comparing one. Digits that all keys share cost nothing.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -1,8 +1,9 @@
 """Connections to store.db, and the group commit.
 
-Reading: one connection on the event loop's thread, every statement its own snapshot. Writing: one thread;
-operations that wait together share one transaction and its fsync, each inside its own savepoint, so that one
-that fails changes nothing and the others stand. Processes take turns by `write.lock`.
+Reading: one connection on the event loop's thread, every statement its own snapshot. Writing: one
+thread; operations that wait together share one transaction and its fsync, each inside its own
+savepoint, so that one that fails changes nothing and the others stand. Processes take turns by
+`write.lock`.
 
 Not here: what is written (the ports' files), the merger's transactions (it has its own connection).
 """
@@ -35,7 +36,9 @@ STATEMENTS_CACHED = 256  # every statement of the engine
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection in autocommit; transactions are written out. StoreError if the file cannot be read."""
+    """A connection in autocommit; transactions are written out. StoreError if the file cannot be
+    read.
+    """
     conn = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED
     )
@@ -104,7 +107,9 @@ class _Operation:
 
 
 class Writer:
-    """Group commit. Any number of event loops may wait; a result arrives once its commit is on disk."""
+    """Group commit. Any number of event loops may wait; a result arrives once its commit is on
+    disk.
+    """
 
     def __init__(self, path: Path, lock_path: Path) -> None:
         self._directory = path.parent
@@ -119,7 +124,8 @@ class Writer:
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` inside the next shared transaction; returns its result once that is durable.
 
-        What `work` raises is raised here, and of its changes none is left. Raises Overloaded and StoreFull.
+        What `work` raises is raised here, and of its changes none is left. Raises Overloaded and
+        StoreFull.
         """
         future = asyncio.get_running_loop().create_future()
         with self._wake:
@@ -132,7 +138,9 @@ class Writer:
         return await future
 
     def require_room(self) -> None:
-        """Raises StoreFull if new data should be refused, so that deletes and merges can still go on."""
+        """Raises StoreFull if new data should be refused, so that deletes and merges can still go
+        on.
+        """
         status = os.statvfs(self._directory)
         free = status.f_bavail * status.f_frsize
         if free < DISK_RESERVE_BYTES:
@@ -172,7 +180,8 @@ class Writer:
                 for operation in batch:
                     self._apply(conn, operation)
         except Exception as error:
-            # nothing of the batch is on disk: everybody who waits has to know, also who succeeded so far
+            # nothing of the batch is on disk: everybody who waits has to know, also who succeeded
+            # so far
             for operation in batch:
                 operation.error = _translated(error)
 

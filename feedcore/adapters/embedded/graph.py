@@ -1,7 +1,8 @@
-"""GraphSource: follows as one packed row a follower, and reversed as rows for continuations; blocks.
+"""GraphSource: follows as one packed row a follower, and reversed as rows for continuations;
+blocks.
 
-An edge is in both or in none. A new edge of a pushed author comes with its BACKFILL job, an ended one with its
-REMOVE job, in the same commit.
+An edge is in both or in none. A new edge of a pushed author comes with its BACKFILL job, an ended
+one with its REMOVE job, in the same commit.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class EmbeddedGraphSource:
     def push_recipients(
         self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
     ) -> GraphPage:
-        """`limit` followers are looked at; inactive ones, and those of the other lane, are left out."""
+        """`limit` followers are looked at; inactive ones, and those of the other lane, are left
+        out.
+        """
         author = to_sql(author_id)
         found = ascending(self._conn, _FOLLOWERS, (author,), after, limit)
         if not found:
@@ -166,11 +169,13 @@ class EmbeddedGraphSource:
         return await self._writer.run(work)
 
     async def import_follows(self, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
-        """One packed write a follower; where posts exist, one rebuild a follower, not a backfill an edge."""
+        """One packed write a follower; where posts exist, one rebuild a follower, not a backfill an
+        edge.
+        """
         return await self._writer.run(lambda conn: _import(conn, edges, now_ms))
 
     async def mark_inactive(self, now_ms: int, limit: int) -> int:
-        """Moves users not seen for INACTIVE_AFTER_MS to the inactive ones, oldest first; how many."""
+        """Moves users not seen for INACTIVE_AFTER_MS to the inactive ones; how many."""
 
         def work(conn: sqlite3.Connection) -> int:
             sql = (

@@ -1,14 +1,16 @@
-"""The merger: delivery rows become runs, small runs become larger ones. One in a data directory (fanout.lock).
+"""The merger: delivery rows become runs, small runs become larger ones. One in a data directory
+(fanout.lock).
 
-One merge: read rows in sequence order -> build sorted runs in memory -> write and fsync their files -> in one
-SQLite transaction: add the run rows, take away the delivery rows and the jobs that waited for them. Killed before
-the commit: the files are leftovers, the rows are merged again. A reader sees rows or runs, never neither.
+One merge: read rows in sequence order -> build sorted runs in memory -> write and fsync their files
+-> in one SQLite transaction: add the run rows, take away the delivery rows and the jobs that waited
+for them. Killed before the commit: the files are leftovers, the rows are merged again. A reader
+sees rows or runs, never neither.
 
-Removals set the REMOVED bit in the runs there are, before the commit; additions of the same batch that come
-before a removal are left out of it. Both are idempotent.
+Removals set the REMOVED bit in the runs there are, before the commit; additions of the same batch
+that come before a removal are left out of it. Both are idempotent.
 
-Compaction merges runs of one size class of a day, so that a day has few runs and each entry is rewritten a
-logarithmic number of times.
+Compaction merges runs of one size class of a day, so that a day has few runs and each entry is
+rewritten a logarithmic number of times.
 """
 
 from __future__ import annotations
@@ -101,7 +103,9 @@ class Merger:
             return sum(row.items for row in rows)
 
     def compact_once(self, *, quiet: bool = False) -> bool:
-        """Merges one group of runs if there is one to merge; `quiet`: all runs of a day, if more than one."""
+        """Merges one group of runs if there is one to merge; `quiet`: all runs of a day, if more
+        than one.
+        """
         with self._turn:
             for rows in self._days().values():
                 group = choose_group(rows, quiet=quiet)
@@ -231,7 +235,7 @@ class Merger:
             run_path(self._feeds_dir, day, row.run_id).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Removes files that no row speaks of: a merge that did not come to its commit left them."""
+        """Removes files that no row speaks of: leftovers of a merge without its commit."""
         known = {(row.day, row.run_id) for rows in self._days().values() for row in rows}
         for path in self._feeds_dir.glob("*/*.run"):
             if (int(path.parent.name), int(path.stem)) not in known:
@@ -264,7 +268,7 @@ class Merger:
 
 
 def _places(file: RunFile, user_id: int, author_id: int) -> list[tuple[int, int]]:
-    """(position in the file, byte there) of the flags of the author's entries in the user's feed."""
+    """(position in the file, byte there) of the author's flags in the user's feed."""
     start, end = file.slice_of(user_id)
     entries = file.bytes_at(start, end)
     author = author_id.to_bytes(8, "big")

@@ -1,4 +1,6 @@
-"""PostStore and ContentSource: posts, outboxes, tombstones. Publishing is one transaction, with its job."""
+"""PostStore and ContentSource: posts, outboxes, tombstones. Publishing is one transaction, with its
+job.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,7 @@ class EmbeddedPostStore:
     def outboxes(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
-        """One array an author, in the order asked for; cut to `limit` only by the caller's merge."""
+        """One array an author, in the order asked for; the merge cuts to `limit`."""
         first_day, last_day = ids.day(not_below), ids.day(min(at_or_below, ids.ID_MAX))
         days: dict[int, bytes] = {}
         asked = [to_sql(author_id) for author_id in author_ids]
@@ -101,9 +103,10 @@ class EmbeddedPostStore:
     def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are applied."""
         sql = (
-            "SELECT p.author_id, coalesce(c.likes, 0), coalesce(c.comments, 0), coalesce(c.shares, 0),"
-            " coalesce(c.clicks, 0), coalesce(c.hides, 0), coalesce(c.impressions, 0), p.reach, p.mode,"
-            " p.fanned_out_ms FROM posts p LEFT JOIN post_counts c USING (content_id)"
+            "SELECT p.author_id, coalesce(c.likes, 0), coalesce(c.comments, 0),"
+            " coalesce(c.shares, 0), coalesce(c.clicks, 0), coalesce(c.hides, 0),"
+            " coalesce(c.impressions, 0), p.reach, p.mode, p.fanned_out_ms FROM posts p"
+            " LEFT JOIN post_counts c USING (content_id)"
             " WHERE p.content_id = ?"
         )
         row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
@@ -201,7 +204,8 @@ def _publish(conn: sqlite3.Connection, post: NewPost, now_ms: int) -> Published:
     if queued:
         lanes = (Lane.ACTIVE, Lane.REST) if followers > LANE_SPLIT_FOLLOWERS else (Lane.ALL,)
         conn.executemany(
-            "INSERT INTO fanout_jobs (kind, lane, content_id, author_id, user_id, entry, created_ms)"
+            "INSERT INTO fanout_jobs"
+            " (kind, lane, content_id, author_id, user_id, entry, created_ms)"
             " VALUES (?, ?, ?, ?, 0, ?, ?)",
             [(JobKind.POST.value, int(lane), content_id, author, entry, now_ms) for lane in lanes],
         )
@@ -218,7 +222,7 @@ def _free_id(conn: sqlite3.Connection, content_id: int) -> int:
         if conn.execute(taken, (candidate,)).fetchone() is None:
             return candidate
     raise StoreError(
-        f"content ids from {content_id} to {last} are taken: two processes have the same node number"
+        f"content ids from {content_id} to {last} are taken: two processes share a node number"
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.embedded.database import Writer
-from feedcore.adapters.embedded.graph import check_relation_room
-from feedcore.adapters.embedded.sqlids import from_sql, to_sql
+from feedcore.adapters.embedded.graph import BLOCKED_BY, check_relation_room
+from feedcore.adapters.embedded.sqlids import from_sql, pack, to_sql
 from feedcore.adapters.embedded.writebehind import WriteBehind
 from feedcore.limits import HOUR_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
@@ -42,11 +42,9 @@ class EmbeddedPreferenceStore:
         for kind, target, until_ms in rows:
             if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
                 continue
-            sets[10 if kind == 11 else kind].append(from_sql(target))
-        pack = native.pack_ids
-        muted, snoozed, see_less, hidden, blocked = (
-            pack(ids) if ids else b"" for ids in sets.values()
-        )
+            sets[10 if kind == BLOCKED_BY else kind].append(target)
+        muted, snoozed, see_less, hidden, _ = (_packed(targets) for targets in sets.values())
+        blocked = native.pack_ids([from_sql(target) for target in sets[10]])
         return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
 
     def list(self, user_id: int, now_ms: int) -> list[Preference]:
@@ -102,6 +100,13 @@ class EmbeddedPreferenceStore:
 
         await self._writer.run(work)
         return len(rows)
+
+
+def _packed(targets: list[int]) -> bytes:
+    """Targets of one kind as they come from its key range: ascending as signed numbers."""
+    if targets and targets[0] < 0:
+        return native.pack_ids([from_sql(target) for target in targets])
+    return pack(targets)
 
 
 def set_preference(conn: sqlite3.Connection, user_id: int, preference: Preference) -> bool:

@@ -1,4 +1,5 @@
-"""FanoutQueue: job rows. A row stays until all it delivered is merged: while it is there, readers overlay it.
+"""FanoutQueue: job rows. A row stays until all it delivered is merged: while it is there, readers
+overlay it.
 
 States: 0 to do -> 1 done, waits for the merge -> gone; 0 -> 2 dead letter -> 0 by replay.
 """
@@ -14,7 +15,10 @@ from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
 from feedcore.limits import FANOUT_ATTEMPTS_MAX
 from feedcore.ports import DeadLetter, FanoutJob, JobKind, Lane, QueueLag
 
-_COLUMNS = "job_id, kind, lane, content_id, author_id, user_id, entry, after, delivered, attempts, created_ms"
+_COLUMNS = (
+    "job_id, kind, lane, content_id, author_id, user_id, entry, after, delivered, attempts,"
+    " created_ms"
+)
 _ORDERED = "kind IN ('remove', 'backfill')"
 DROPS_KEPT = 10_000  # a process that slept through more compares with the whole table instead
 
@@ -27,9 +31,12 @@ class EmbeddedFanoutQueue:
         self._writer = writer
 
     def claim(self, lanes: tuple[Lane, ...], limit: int) -> list[FanoutJob]:
-        """Least recently served first; of one user and author, removals and backfills in their order."""
+        """Least recently served first; of one user and author, removals and backfills in their
+        order.
+        """
         sql = (
-            f"SELECT {_COLUMNS} FROM fanout_jobs j WHERE state = 0 AND lane IN ({marks(len(lanes))})"
+            f"SELECT {_COLUMNS} FROM fanout_jobs j"
+            f" WHERE state = 0 AND lane IN ({marks(len(lanes))})"
             f" AND NOT (j.{_ORDERED} AND EXISTS (SELECT 1 FROM fanout_jobs o WHERE"
             " o.user_id = j.user_id AND o.user_id <> 0 AND o.author_id = j.author_id"
             f" AND o.{_ORDERED} AND o.state = 0 AND o.job_id < j.job_id))"
@@ -49,8 +56,8 @@ class EmbeddedFanoutQueue:
             turn = _next_turn(conn)
             dead = job.attempts + 1 >= FANOUT_ATTEMPTS_MAX
             sql = (
-                "UPDATE fanout_jobs SET attempts = ?, error = ?, failed_ms = ?, served = ?, state = ?"
-                " WHERE job_id = ? AND state = 0"
+                "UPDATE fanout_jobs SET attempts = ?, error = ?, failed_ms = ?, served = ?,"
+                " state = ? WHERE job_id = ? AND state = 0"
             )
             state = 2 if dead else 0
             conn.execute(sql, (job.attempts + 1, error, now_ms, turn, state, job.job_id))
@@ -76,8 +83,8 @@ class EmbeddedFanoutQueue:
         def work(conn: sqlite3.Connection) -> int:
             turn = _next_turn(conn)
             sql = (
-                "UPDATE fanout_jobs SET state = 0, attempts = 0, error = '', failed_ms = 0, served = ?"
-                " WHERE state = 2"
+                "UPDATE fanout_jobs SET state = 0, attempts = 0, error = '', failed_ms = 0,"
+                " served = ? WHERE state = 2"
             )
             if not job_ids:
                 return conn.execute(sql, (turn,)).rowcount

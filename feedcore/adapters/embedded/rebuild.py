@@ -1,7 +1,8 @@
-"""Rebuild: the stored feeds are derived again from posts and graph, in a store that nobody else has open.
+"""Rebuild: the stored feeds are derived again from posts and graph, in a store that nobody else has
+open.
 
-For each pushed author, in chunks: the outbox to every active follower. What was waiting to be merged is part of
-that, so it is dropped; jobs that are not done go on afterwards.
+For each pushed author, in chunks: the outbox to every active follower. What was waiting to be
+merged is part of that, so it is dropped; jobs that are not done go on afterwards.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Retention: what is too old leaves, by key ranges and whole days; nothing is scanned to find it.
 
-Small transactions, so that publishing never waits long. Readers cut at exactly RETENTION_MS by themselves; here
-it only matters that nothing goes early.
+Small transactions, so that publishing never waits long. Readers cut at exactly RETENTION_MS by
+themselves; here it only matters that nothing goes early.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ _BY_CONTENT = (
 
 
 async def expire(writer: Writer, feeds_dir: Path, now_ms: int) -> int:
-    """Removes what is too old; how many rows and runs. Needs to be called by the fan-out process only."""
+    """Removes what is too old; how many rows and runs. Needs to be called by the fan-out process
+    only.
+    """
     first_day = (now_ms - RETENTION_MS) // DAY_MS
     removed = await _expire_runs(writer, feeds_dir, first_day)
     oldest_post = ids.first_id_at(now_ms - POST_AGE_MAX_MS)

@@ -1,8 +1,9 @@
 """Run files: `feeds/<day>/<run_id>.run`, and the set of them that a process has open.
 
-Layout: 64 bytes header, entries, padding to 8, users, offsets (`domain.runs`). A file is complete before its row
-is committed to `runs`, and never changes, but for REMOVED bits (one byte each, idempotent). Rows say which files
-count; other files are leftovers. A reader keeps its maps when files are unlinked.
+Layout: 64 bytes header, entries, padding to 8, users, offsets (`domain.runs`). A file is complete
+before its row is committed to `runs`, and never changes, but for REMOVED bits (one byte each,
+idempotent). Rows say which files count; other files are leftovers. A reader keeps its maps when
+files are unlinked.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def write_run(
 ) -> tuple[int, int]:
     """Writes and fsyncs one file; `produce(sink)` sends the entries and returns (users, offsets).
 
-    Returns the numbers (users, entries). The directory is made durable, too. OSError if the disk is full.
+    Returns the numbers (users, entries). The directory is made durable, too. OSError if the disk is
+    full.
     """
     path.parent.mkdir(exist_ok=True)
     entry_bytes = crc = 0
@@ -117,7 +119,8 @@ class RunFile:
     def parts(self) -> Run:
         """(users, offsets, entries) for merging; the views die with the object."""
         end = HEADER_BYTES + self.entries * ENTRY_BYTES
-        return self._users, self._offsets, memoryview(self._map)[HEADER_BYTES:end]  # type: ignore[return-value]
+        # type: ignore[return-value]
+        return self._users, self._offsets, memoryview(self._map)[HEADER_BYTES:end]
 
     def slice_of(self, user_id: int) -> tuple[int, int]:
         """Byte positions of the user's entries in the file; equal if there are none."""
@@ -143,7 +146,9 @@ class RunFile:
         return self._map[start:end]
 
     def check(self) -> None:
-        """Raises StoreError if the file's index does not have its checksum (merging reads all of it)."""
+        """Raises StoreError if the file's index does not have its checksum (merging reads all of
+        it).
+        """
         end = HEADER_BYTES + self.entries * ENTRY_BYTES
         if zlib.crc32(memoryview(self._map)[end:]) != _HEADER.unpack_from(self._map)[7]:
             raise StoreError(f"{self._path} is corrupt; run 'feedcore rebuild'")
@@ -182,7 +187,7 @@ class RunSet:
         return self._days.get(day, [])
 
     def file(self, row: RunRow) -> RunFile:
-        """Opens it if need be. FileNotFoundError if another process has replaced the set meanwhile."""
+        """Opens it if need be. FileNotFoundError if another process has replaced the set."""
         file = self._open.get(row.run_id)
         if file is None:
             path = run_path(self._feeds_dir, row.day, row.run_id)
@@ -200,7 +205,8 @@ class RunSet:
                 continue
             if day < first_day or have >= limit:
                 break
-            # a content in two runs counts twice here: hence the least a day can hold is its longest slice
+            # a content in two runs counts twice here: hence the least a day can hold is its longest
+            # slice
             longest = 0
             for row in self._days[day]:
                 entries = (self._open.get(row.run_id) or self.file(row)).read(user_id)

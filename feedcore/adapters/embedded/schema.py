@@ -1,7 +1,8 @@
 """Tables of store.db, their versions, and what is checked before anything is opened for writing.
 
-Migrations only ever append to `MIGRATIONS`: number n takes a store from version n to n + 1. Ids are signed
-images of u64 (`sqlids`). A store that is newer, foreign or torn is refused by reading its header, with no change.
+Migrations only ever append to `MIGRATIONS`: number n takes a store from version n to n + 1. Ids are
+signed images of u64 (`sqlids`). A store that is newer, foreign or torn is refused by reading its
+header, with no change.
 """
 
 from __future__ import annotations
@@ -232,7 +233,9 @@ def _check_length(path: Path, header: bytes, size: int) -> None:
 
 
 def migrate(conn: sqlite3.Connection, version: int) -> None:
-    """Takes the store from `version` to SCHEMA_VERSION in one transaction. Needs the store for itself alone."""
+    """Takes the store from `version` to SCHEMA_VERSION in one transaction. Needs the store for
+    itself alone.
+    """
     conn.execute("BEGIN IMMEDIATE")
     try:
         for script in MIGRATIONS[version:]:

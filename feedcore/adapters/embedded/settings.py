@@ -1,4 +1,4 @@
-"""SettingsStore: versioned documents, and the authors' modes. The newest documents are in the tail."""
+"""SettingsStore: versioned documents (the newest are in the tail), and authors' modes."""
 
 from __future__ import annotations
 

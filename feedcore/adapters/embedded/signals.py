@@ -1,7 +1,8 @@
-"""SignalStore: interactions and a log of their changes; the log is folded into counters exactly once.
+"""SignalStore: interactions and a log of their changes; the log is folded into counters exactly
+once.
 
-Folding is one transaction: log rows go as counters, affinity and trending weight change. The engagement map gets
-absolute values, so that doing it again after a crash is the same.
+Folding is one transaction: log rows go as counters, affinity and trending weight change. The
+engagement map gets absolute values, so that doing it again after a crash is the same.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ class EmbeddedSignalStore:
         self._behind.touch()
 
     async def write_impressions(self) -> int:
-        """Writes what is buffered; how many items. If that fails they are dropped, and counted as dropped."""
+        """Writes what is buffered; how many items. If that fails they are dropped, and counted as
+        dropped.
+        """
         if not self._impressions:
             return 0
         rows = [(to_sql(content_id), count) for content_id, count in self._impressions.items()]
@@ -155,7 +158,7 @@ class EmbeddedSignalStore:
         return self._engagement.lookup(entries)
 
     async def refresh_trending(self, now_ms: int) -> None:
-        """Weight halves every TRENDING_HALF_LIFE_MS; without engagement, the newest public posts."""
+        """Weight halves every TRENDING_HALF_LIFE_MS; without any, the newest public posts."""
         value = _trending(self._conn, now_ms)
 
         def work(conn: sqlite3.Connection) -> None:
@@ -256,7 +259,8 @@ def _trending(conn: sqlite3.Connection, now_ms: int) -> bytes:
     public = int(entries_of.Visibility.PUBLIC)
     heaviest = conn.execute(
         f"{columns}, c.weight FROM post_counts c JOIN posts p USING (content_id)"
-        " WHERE c.weight > 0 AND c.content_id >= ? AND p.visibility = ? ORDER BY c.weight DESC LIMIT ?",
+        " WHERE c.weight > 0 AND c.content_id >= ? AND p.visibility = ?"
+        " ORDER BY c.weight DESC LIMIT ?",
         (oldest, public, TRENDING_CANDIDATES),
     ).fetchall()
     scored = []

@@ -1,7 +1,7 @@
 """Unsigned 64-bit ids in SQLite, whose integers are signed.
 
-An id is stored as the signed number of the same 64 bits. Ids of 2^63 and above are then negative: listing in
-ascending order takes the non-negative ones first, then the negative ones (`ascending`).
+An id is stored as the signed number of the same 64 bits. Ids of 2^63 and above are then negative:
+listing in ascending order takes the non-negative ones first, then the negative ones (`ascending`).
 """
 
 from __future__ import annotations

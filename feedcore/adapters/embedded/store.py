@@ -1,8 +1,10 @@
-"""EmbeddedStore: one data directory, opened by one process; several processes may have it open at once.
+"""EmbeddedStore: one data directory, opened by one process; several processes may have it open at
+once.
 
-Opening checks first and changes nothing if it refuses: a store that is newer, foreign, torn or corrupt, feeds of
-another store, or a directory that another process has for itself alone (StoreError says which and what to do).
-One object belongs to one event loop's thread; writes go through the group commit, merges through the merger.
+Opening checks first and changes nothing if it refuses: a store that is newer, foreign, torn or
+corrupt, feeds of another store, or a directory that another process has for itself alone
+(StoreError says which and what to do). One object belongs to one event loop's thread; writes go
+through the group commit, merges through the merger.
 """
 
 from __future__ import annotations
@@ -95,8 +97,9 @@ class EmbeddedStore:
     ) -> EmbeddedStore:
         """Opens the directory, making or migrating the store if need be.
 
-        `writer_role`: this process does the fan-out and the merging (at most one a directory), in a thread
-        unless `merge_thread` is False. `exclusive`: nobody else may have it open (for `rebuild`).
+        `writer_role`: this process does the fan-out and the merging (at most one a directory), in a
+        thread unless `merge_thread` is False. `exclusive`: nobody else may have it open (for
+        `rebuild`).
         """
         directory = Path(data_dir)
         version = stored_version(directory / "store.db")
@@ -131,7 +134,9 @@ class EmbeddedStore:
             lock.close()
 
     async def merge_all(self) -> int:
-        """Merges until nothing waits; how many items. For tools and tests that hold the writer role."""
+        """Merges until nothing waits; how many items. For tools and tests that hold the writer
+        role.
+        """
         merger = self._require_merger()
         total = 0
         while items := await asyncio.to_thread(merger.run_once):
@@ -157,7 +162,8 @@ class EmbeddedStore:
             "SELECT (SELECT count(*) FROM posts), (SELECT count(*) FROM followees),"
             " (SELECT coalesce(sum(followers), 0) FROM authors), (SELECT count(*) FROM tombstones),"
             " (SELECT coalesce(sum(entries), 0) FROM runs), (SELECT count(*) FROM runs),"
-            " (SELECT count(*) FROM fanout_jobs), (SELECT count(*) FROM fanout_jobs WHERE state = 2)"
+            " (SELECT count(*) FROM fanout_jobs),"
+            " (SELECT count(*) FROM fanout_jobs WHERE state = 2)"
         ).fetchone()
         names = (
             "posts",
@@ -187,7 +193,9 @@ class EmbeddedStore:
         self._require_merger()
 
     def mark_feeds(self) -> None:
-        """Makes the feeds directory, named as this store's: both appear at once, whoever else does the same."""
+        """Makes the feeds directory, named as this store's: both appear at once, whoever else does
+        the same.
+        """
         draft = self.data_dir / f"feeds.{os.getpid()}"
         draft.mkdir(exist_ok=True)
         with (draft / "FEEDS").open("wb") as file:
@@ -247,7 +255,7 @@ def _identity(conn: sqlite3.Connection, data_dir: Path) -> tuple[bytes, bytes]:
 def _check_stray_feeds(directory: Path, version: int) -> None:
     if version == 0 and (directory / "feeds").exists():
         raise StoreError(
-            f"{directory / 'feeds'} is there, but no store.db; restore it, or name another directory"
+            f"{directory / 'feeds'} is there, but no store.db; restore it or use another directory"
         )
 
 

@@ -1,9 +1,10 @@
 """The tail: what a process keeps in memory of the store, made current before each read.
 
-Holds posts with a job row (the overlay over the stored feeds), authors being backfilled, pulled authors,
-tombstones, newest settings, and which runs count. `refresh` asks SQLite whether anybody committed since
-(PRAGMA data_version); if so it reads what changed, all in one snapshot. Hence a job row that is gone and the
-run that took its deliveries over are seen together, never one without the other.
+Holds posts with a job row (the overlay over the stored feeds), authors being backfilled, pulled
+authors, tombstones, newest settings, and which runs count. `refresh` asks SQLite whether anybody
+committed since (PRAGMA data_version); if so it reads what changed, all in one snapshot. Hence a job
+row that is gone and the run that took its deliveries over are seen together, never one without the
+other.
 
 Belongs to one thread: the one that owns the connection.
 """
@@ -128,7 +129,8 @@ class Tail:
     def _drop(self, job_ids: list[int]) -> None:
         for job_id in job_ids:
             job = self._jobs.pop(job_id, None)
-            # a job that was made and dropped since the last refresh was never added, and will not be
+            # a job that was made and dropped since the last refresh was never added, and will not
+            # be
             if job is None:
                 continue
             kind, author_id, user_id, _ = job

@@ -1,4 +1,6 @@
-"""Write-behind: buffers that loads fill are written about once a second, by a task that is owned here."""
+"""Write-behind: buffers that loads fill are written about once a second, by a task that is owned
+here.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class WriteBehind:
-    """`touch` after buffering something; what was buffered is written soon, and at the latest by `close`."""
+    """`touch` after buffering something; what was buffered is written soon, and at the latest by
+    `close`.
+    """
 
     def __init__(self, flush: Callable[[], Awaitable[None]]) -> None:
         self._flush = flush
