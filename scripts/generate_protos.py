@@ -24,14 +24,28 @@ def generate(source: Path, target: Path) -> None:
     arguments += [f"--{kind}={staging}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
     if protoc.main(arguments + [str(p) for p in protos]) != 0:
         raise SystemExit("protoc failed; its message is above")
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.move(staging / "feedcore", target)
-    shutil.rmtree(staging)
-    for file in list(target.rglob("*.py")) + list(target.rglob("*.pyi")):
+    made = staging / "feedcore"
+    for file in [*made.rglob("*.py"), *made.rglob("*.pyi")]:
         text = file.read_text()
         file.write_text(re.sub(r"^from feedcore\.", "from feedcore_pb.", text, flags=re.MULTILINE))
-    for folder in [target, *(p for p in target.rglob("*") if p.is_dir())]:
+    for folder in [made, *(path for path in made.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").touch()
+    _replace(target, made)
+    shutil.rmtree(staging)
+
+
+def _replace(target: Path, made: Path) -> None:
+    """Makes `target` hold what `made` holds; files that are the same already stay as they are,
+    so that a build beside a running server takes nothing away from it."""
+    wanted = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
+    for old in [path for path in target.rglob("*.py*") if path.is_file()]:
+        if old.suffix in (".py", ".pyi") and old.relative_to(target) not in wanted:
+            old.unlink()
+    for name in wanted:
+        new, old = made / name, target / name
+        if not old.exists() or old.read_bytes() != new.read_bytes():
+            old.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(old)
 
 
 if __name__ == "__main__":
