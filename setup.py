@@ -34,14 +34,20 @@ def extensions() -> list[Extension]:
     return cythonize(
         modules,
         include_path=["ext"],
-        compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True},
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+        },
     )
 
 
 def packages() -> dict[str, str]:
     """Import name -> folder, for every package of the project."""
-    found = {"feedcore": "feedcore", "feedcore_server": "server", "feedcore._native": "ext/feedcore/_native"}
-    for top, folder in (("feedcore", "feedcore"), ("feedcore_server", "server"), ("feedcore_pb", "feedcore_pb")):
+    tops = {"feedcore": "feedcore", "feedcore_server": "server", "feedcore_pb": "feedcore_pb"}
+    found = {"feedcore._native": "ext/feedcore/_native"}
+    for top, folder in tops.items():
         for init in sorted((ROOT / folder).rglob("__init__.py")):
             parts = init.parent.relative_to(ROOT / folder).parts
             found[".".join((top, *parts))] = str(init.parent.relative_to(ROOT))

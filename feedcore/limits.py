@@ -98,8 +98,8 @@ EXPERIMENT_ARMS_MAX = 16
 assert PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX <= SERVED_SET_MAX <= WINDOW_ENTRIES
 assert OUTBOX_ENTRIES_MAX >= WINDOW_ENTRIES, "a pulled source must be able to fill a window"
 assert CURSOR_AGE_MAX_MS <= RETENTION_MS <= TOMBSTONE_AGE_MAX_MS
-# 7 low bytes an id, a bit vector of 192 + 2^63 / 2^56 bits for the high ones (Elias-Fano), and 76 bytes
-# of header and signature, in base64 (4/3)
+# 7 low bytes an id, a bit vector of 192 + 2^63 / 2^56 bits for the high ones (Elias-Fano), and 76
+# bytes of header and signature, in base64 (4/3)
 assert (SERVED_SET_MAX * 7 + (SERVED_SET_MAX + 128) // 8 + 1 + 76) * 4 // 3 < CURSOR_BYTES_MAX
 assert RECENTLY_ACTIVE_MS < INACTIVE_AFTER_MS
 assert FANOUT_JOBS_PER_TURN * FANOUT_QUOTA_FOLLOWERS <= MERGE_DELIVERIES_MAX

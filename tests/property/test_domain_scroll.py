@@ -1,7 +1,7 @@
 """Scrolling any feed to its end: nothing twice, nothing skipped, cursors that always fit.
 
-While the scroll goes on, scores change, newer and older items arrive, items are deleted, and filters come and
-go. What was there at the start and visible all along is on exactly one page.
+While the scroll goes on, scores change, newer and older items arrive, items are deleted, and
+filters come and go. What was there at the start and visible all along is on exactly one page.
 """
 
 from __future__ import annotations

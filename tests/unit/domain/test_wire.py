@@ -1,4 +1,4 @@
-"""Wire bytes against the generated code: parsed field by field, and equal to what protobuf writes."""
+"""Wire bytes against the generated code: parsed equal, and byte for byte what protobuf writes."""
 
 from __future__ import annotations
 

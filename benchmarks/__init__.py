@@ -1,0 +1,1 @@
+"""Benchmarks: results are checked in every test run, times on demand. Not installed."""

@@ -1,0 +1,1 @@
+"""One module a question; each prints a Markdown table with the machine and the commit."""
