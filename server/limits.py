@@ -18,6 +18,7 @@ CALLS_PER_WORKER_MAX = 1_024  # at 1 ms a call that is a second of work: more wo
 STREAMS_PER_CONNECTION_MAX = 256  # one connection cannot take more than a quarter of a worker
 CONTENTS_BATCH_MAX = 500  # ids of one BatchGetContents
 REPLAY_JOBS_MAX = 10_000  # ids of one ReplayDeadLetters; none at all means every one
+DEADLINE_MAX_S = 365 * 24 * 3600.0  # grpc.aio says "no deadline" with one in the far future
 SLOW_CALL_MS = 100  # a warning in the log: the ceiling of the fastest promise (CheckNew)
 REFLECTION_ERROR_MESSAGE_MAX = (
     256  # names of symbols come back in errors: never more than this of them

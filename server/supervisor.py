@@ -63,6 +63,7 @@ class Supervisor:
         self._host, self._port = split_address(settings.server.listen)
         self._children: dict[Spec, asyncio.subprocess.Process] = {}
         self._serving: set[Spec] = set()
+        self._store_ready = asyncio.Event()
         self._all_serving = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
@@ -90,6 +91,7 @@ class Supervisor:
 
     async def _supervise(self, specs: list[Spec]) -> int:
         metrics_line = self._serve_metrics()
+        # The fan-out process first and alone: it may have to make or migrate the store.
         keepers = [asyncio.create_task(self._keep(spec), name=str(spec)) for spec in specs]
         announcer = asyncio.create_task(self._announce(specs, metrics_line))
         stopper = asyncio.create_task(self._stop.wait())
@@ -102,10 +104,11 @@ class Supervisor:
             await self._drain()
             return 0
         finally:
-            announcer.cancel()
             self._stop.set()
+            self._store_ready.set()
             self._kill_all()
-            await asyncio.wait({announcer, stopper, *keepers})
+            announcer.cancel()
+            await asyncio.gather(announcer, stopper, *keepers, return_exceptions=True)
 
     async def _announce(self, specs: list[Spec], metrics_line: str) -> None:
         """Prints the ready line once every child serves."""
@@ -119,6 +122,8 @@ class Supervisor:
     async def _keep(self, spec: Spec) -> None:
         """Starts one child again and again until the supervisor stops."""
         backoff_s = limits.RESTART_BACKOFF_MIN_S
+        if spec.role == API:
+            await self._store_ready.wait()
         while not self._stop.is_set():
             began_s = self._clock.monotonic()
             process, error = await self._start(spec)
@@ -176,6 +181,7 @@ class Supervisor:
             )
             return process, str(fault)
         self._serving.add(spec)
+        self._store_ready.set()
         if len(self._serving) == self._settings.server.workers + 1:
             self._all_serving.set()
         return process, ""

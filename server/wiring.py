@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
 
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -36,16 +35,7 @@ from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.limits import LAME_DUCK_S
 from feedcore_server.registry import Registry
-
-
-class Transport(Protocol):
-    """What carries calls of a dispatcher. One a worker."""
-
-    async def start(self, host: str, port: int) -> int:
-        """Listens on a port shared with other workers; returns it. Raises OSError."""
-
-    async def stop(self, grace_s: float) -> None:
-        """Refuses new calls, lets those under way finish for `grace_s`, cancels the rest."""
+from feedcore_server.transports import Transport
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,22 +45,33 @@ def configure(level: str = "info", form: str = "json", **always: str | int) -> N
     def add_always(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
         return {**event, **always}
 
-    processors: list[Any] = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_always,
     ]
     if form == "json":
-        processors.append(structlog.processors.format_exc_info)
+        shared.append(structlog.processors.format_exc_info)
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries that log through the standard module: warnings and worse only, on the same stream.
-    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), force=True)
+    _format_standard_logging(number, shared, renderer)
+
+
+def _format_standard_logging(level: int, shared: list[Any], renderer: Any) -> None:
+    """The engine's modules and libraries log through the standard module: the same lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.getLogger("feedcore").setLevel(level)
 
 
 def get(name: str) -> Any:

@@ -24,8 +24,6 @@ DURATION_BUCKETS_S = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
     0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0,
 )  # fmt: skip
-# A merge takes milliseconds when idle and some seconds at DELIVERY_BACKLOG_MAX.
-MERGE_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 CALLS = Counter(
     "feedcore_calls_total", "Calls that ended, by gRPC status.", ["operation", "status"]
@@ -84,13 +82,6 @@ MERGE_BACKLOG = Gauge(
     "Deliveries that are durable but not yet in the stored feeds.",
     multiprocess_mode="livemostrecent",
 )
-MERGE_DURATION = Histogram(
-    "feedcore_merge_duration_seconds",
-    "Time of one merge into the stored feeds.",
-    buckets=MERGE_BUCKETS_S,
-)
-COUNTERS_APPLIED = Counter("feedcore_counters_applied_total", "Interactions folded into counters.")
-RETENTION_REMOVED = Counter("feedcore_retention_removed_total", "Posts removed by retention.")
 
 
 class OperationFigures(NamedTuple):

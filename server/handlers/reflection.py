@@ -53,8 +53,7 @@ class ReflectionHandlers:
             if asked == "file_by_filename":
                 _add_files(response, self._pool.FindFileByName(request.file_by_filename))
             elif asked == "file_containing_symbol":
-                file = self._pool.FindFileContainingSymbol(request.file_containing_symbol)
-                _add_files(response, file)
+                _add_files(response, self._file_of(request.file_containing_symbol))
             elif asked == "file_containing_extension":
                 wanted = request.file_containing_extension
                 message = self._pool.FindMessageTypeByName(wanted.containing_type)
@@ -72,6 +71,17 @@ class ReflectionHandlers:
             response.error_response.error_code = _NOT_FOUND
             response.error_response.error_message = str(error)[:REFLECTION_ERROR_MESSAGE_MAX]
         return response
+
+    def _file_of(self, symbol: str) -> FileDescriptor:
+        """The pool knows messages, enums and services; a method is found by its service."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service_name, _, method = symbol.rpartition(".")
+            service = self._pool.FindServiceByName(service_name)
+            if method not in service.methods_by_name:
+                raise
+            return service.file
 
     def _add_extension_numbers(self, response: pb.ServerReflectionResponse, name: str) -> None:
         message = self._pool.FindMessageTypeByName(name)
@@ -103,7 +113,8 @@ def _ensure_v1(pool: descriptor_pool.DescriptorPool) -> None:
         file.package = "grpc.reflection.v1"
         for message in file.message_type:
             for field in message.field:
-                field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
+                if field.type_name:  # setting it, even to "", marks a scalar field as a message
+                    field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
         for service in file.service:
             for method in service.method:
                 method.input_type = method.input_type.replace(".v1alpha.", ".v1.")

@@ -97,7 +97,7 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
         call = _call(method, context, clock)
         call.send = context.write
         try:
-            await dispatcher.stream(method, requests, call)
+            await dispatcher.stream(method, _until_cancelled(requests, context), call)
         except Exception as error:
             await _abort(context, call, error)
             raise
@@ -117,11 +117,24 @@ async def _one(raw: bytes) -> AsyncIterator[bytes]:
     yield raw
 
 
+async def _until_cancelled(
+    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+) -> AsyncIterator[bytes]:
+    """grpc.aio ends the requests of a cancelled call as if the caller had finished: tell them apart."""
+    async for raw in requests:
+        yield raw
+    await asyncio.sleep(0)  # the cancellation itself may come just after the end of the requests
+    if context.cancelled():
+        raise asyncio.CancelledError
+
+
 def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> CallContext:
     metadata = {
         key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
     }
     remaining_s = context.time_remaining()
+    if remaining_s is not None and remaining_s > limits.DEADLINE_MAX_S:
+        remaining_s = None
     return CallContext(
         method=method.path,
         operation=method.operation,

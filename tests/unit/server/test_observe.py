@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -88,3 +89,19 @@ def test_log_lines_are_json_and_carry_what_is_always_there(capsys) -> None:
         ("operation", "GetFeed"),
         ("duration_ms", 1.5),
     }
+
+
+def test_modules_that_use_standard_logging_write_the_same_lines(capsys) -> None:
+    logs.configure("info", "json", role="fanout")
+    logging.getLogger("feedcore.workers.fanout").info("job %d done", 7)
+    logging.getLogger("elsewhere").info("not written")
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("feedcore.workers.fanout").exception("job %d failed", 8)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["level"]) for line in lines] == [
+        ("job 7 done", "info"),
+        ("job 8 failed", "error"),
+    ]
+    assert lines[0]["role"] == "fanout" and "KeyError: 'lost'" in lines[1]["exception"]

@@ -1,0 +1,1 @@
+"""What every transport must do, case by case: one suite, one subclass for each transport."""
