@@ -51,7 +51,6 @@ def sides() -> list[Side]:
     """The twins, and the compiled modules if they are built."""
     twins = Side("Python", idset, merge, visibility, ranking, paging, wire, deliveries)
     try:
-        from feedcore import _native
         from feedcore._native import deliveries as c_deliveries
         from feedcore._native import idset as c_idset
         from feedcore._native import merge as c_merge
@@ -59,6 +58,8 @@ def sides() -> list[Side]:
         from feedcore._native import ranking as c_ranking
         from feedcore._native import visibility as c_visibility
         from feedcore._native import wire as c_wire
+
+        from feedcore import _native
     except ImportError as error:
         print(f"compiled modules are missing ({error}): measuring the twins alone")
         return [twins]
