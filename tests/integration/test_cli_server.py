@@ -1,4 +1,6 @@
-"""The command line against a real server: every command once, loading in all its ways, the demo world."""
+"""The command line against a real server: every command once, loading in all its ways, the demo
+world.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tables: what a person sees of a reply; nothing a post contains may reach the terminal as control."""
+"""Tables: what a person sees of a reply; nothing a post contains may reach the terminal as
+control.
+"""
 
 from __future__ import annotations
 
