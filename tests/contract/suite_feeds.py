@@ -1,0 +1,221 @@
+"""Contract of ports.FeedStore and ports.FanoutQueue, with the overlay between them."""
+
+from __future__ import annotations
+
+from feedcore import native
+from feedcore.domain import entry, ids
+from feedcore.limits import FANOUT_ATTEMPTS_MAX, INACTIVE_AFTER_MS, LANE_SPLIT_FOLLOWERS
+from feedcore.ports import Delivery, JobKind, Lane
+from tests.contract.engine import ALL, Engine, Ports, entry_of, fan_out, post
+
+
+def feed(ports: Ports, user_id: int, **bounds: int) -> list[int]:
+    """Content ids of the window of a user, merged."""
+    window = ports.feeds.window(
+        user_id,
+        ports.graph.followees(user_id),
+        bounds.get("at_or_below", ALL),
+        bounds.get("not_below", 0),
+        bounds.get("limit", 500),
+    )
+    merged = native.merge_newest(
+        window.sources,
+        bounds.get("at_or_below", ALL),
+        bounds.get("not_below", 0),
+        bounds.get("limit", 500),
+    )
+    return entry.content_ids(merged)
+
+
+class FeedContract:
+    """Deliveries, removals, bounds, the overlay."""
+
+    async def test_delivered_is_stored_once_however_often_it_is_delivered(
+        self, engine: Engine
+    ) -> None:
+        content_id = ids.make(engine.clock.now_ms(), 0, 0, 1)
+        users = native.pack_ids([1, 2, 2**63 - 1])
+        for _ in range(3):
+            await engine.store.feeds.deliver([Delivery(entry_of(content_id, 9), users)])
+            await engine.settle()
+        for user in (1, 2, 2**63 - 1):
+            assert feed(engine.store, user) == [content_id]
+            assert feed(engine.other, user) == [content_id]
+            assert engine.other.feeds.delivered(user, content_id)
+        assert feed(engine.store, 3) == []
+        assert not engine.store.feeds.delivered(3, content_id)
+
+    async def test_many_posts_to_one_user_over_many_days(self, engine: Engine) -> None:
+        day_ms = 86_400_000
+        made = [ids.make(engine.clock.now_ms() - n * day_ms // 3, 0, 0, 1) for n in range(18)]
+        entries = b"".join(entry_of(one, 9) for one in made)
+        await engine.store.feeds.deliver([Delivery(entries, native.pack_ids([5]))])
+        await engine.settle()
+        assert feed(engine.store, 5) == made
+        assert feed(engine.store, 5, at_or_below=made[4], limit=3) == made[4:7]
+        assert feed(engine.store, 5, not_below=made[2]) == made[:3]
+
+    async def test_backlog_counts_what_is_durable_but_not_stored(self, engine: Engine) -> None:
+        content_id = ids.make(engine.clock.now_ms(), 0, 0, 1)
+        await engine.store.feeds.deliver(
+            [Delivery(entry_of(content_id, 9), native.pack_ids([1, 2]))]
+        )
+        assert engine.other.feeds.backlog() == 2
+        await engine.settle()
+        assert engine.other.feeds.backlog() == 0
+
+    async def test_removal_takes_what_was_before_and_leaves_what_comes_after(
+        self, engine: Engine
+    ) -> None:
+        old, new = (ids.make(engine.clock.now_ms(), 0, 0, n) for n in (1, 2))
+        user = native.pack_ids([1])
+        for settle_between in (True, False):
+            await engine.store.feeds.deliver([Delivery(entry_of(old, 9), user)])
+            if settle_between:
+                await engine.settle()
+            await engine.store.feeds.deliver([Delivery(b"", user, remove_author=9)])
+            await engine.store.feeds.deliver([Delivery(entry_of(new, 9), user)])
+            await engine.settle()
+            assert feed(engine.other, 1) == [new]
+
+    async def test_removal_leaves_other_authors_and_other_users(self, engine: Engine) -> None:
+        one, two = (ids.make(engine.clock.now_ms(), 0, 0, n) for n in (1, 2))
+        both = native.pack_ids([1, 2])
+        await engine.store.feeds.deliver(
+            [Delivery(entry_of(one, 8), both), Delivery(entry_of(two, 9), both)]
+        )
+        await engine.settle()
+        await engine.store.feeds.deliver([Delivery(b"", native.pack_ids([1]), remove_author=9)])
+        await engine.settle()
+        assert feed(engine.store, 1) == [one]
+        assert feed(engine.store, 2) == [two, one]
+
+    async def test_published_is_visible_before_delivery_and_at_every_step(
+        self, engine: Engine
+    ) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        await ports.graph.follow(1, 9, now)
+        made = await ports.posts.publish(post(engine.clock, 9))
+        assert feed(engine.other, 1) == [made.content_id]
+        (job,) = ports.queue.claim(tuple(Lane), 10)
+        await ports.feeds.deliver([Delivery(job.entry, native.pack_ids([1]))])
+        assert feed(engine.other, 1) == [made.content_id]
+        await ports.queue.advance([(job, -1, 1)], now)
+        assert feed(engine.other, 1) == [made.content_id]
+        await engine.settle()
+        assert feed(engine.other, 1) == [made.content_id]
+        assert feed(engine.other, 2) == []
+
+    async def test_a_new_follow_is_pending_until_its_backfill_is_stored(
+        self, engine: Engine
+    ) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        made = await ports.posts.publish(post(engine.clock, 9))
+        assert await ports.graph.follow(1, 9, now)
+        pending = engine.other.feeds.window(1, ports.graph.followees(1), ALL, 0, 500)
+        assert pending.pending_authors == (9,)
+        await fan_out(ports, engine.clock)
+        await engine.settle()
+        window = engine.other.feeds.window(1, ports.graph.followees(1), ALL, 0, 500)
+        assert window.pending_authors == ()
+        assert feed(engine.other, 1) == [made.content_id]
+
+    async def test_an_inactive_user_is_not_built_until_the_rebuild_is_stored(
+        self, engine: Engine
+    ) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        await ports.graph.follow(1, 9, now)
+        later = now + INACTIVE_AFTER_MS + 1
+        assert await ports.graph.mark_inactive(later, 10) == 1  # type: ignore[attr-defined]
+        assert not engine.other.feeds.window(1, b"", ALL, 0, 500).built
+        assert ports.graph.push_recipients(9, 0, 10, Lane.ALL, 0).ids == b""
+        await ports.feeds.request_rebuild(1, later)
+        await ports.feeds.request_rebuild(1, later)
+        assert native.unpack_ids(ports.graph.push_recipients(9, 0, 10, Lane.ALL, 0).ids) == [1]
+        assert not engine.other.feeds.window(1, b"", ALL, 0, 500).built
+        (job,) = ports.queue.claim(tuple(Lane), 10)
+        assert (job.kind, job.user_id) == (JobKind.REBUILD, 1)
+        content_id = ids.make(now, 0, 0, 1)
+        await ports.feeds.deliver([Delivery(entry_of(content_id, 9), native.pack_ids([1]))])
+        await ports.queue.advance([(job, -1, 1)], later)
+        await engine.settle()
+        assert engine.other.feeds.window(1, b"", ALL, 0, 500).built
+        assert feed(engine.other, 1) == [content_id]
+
+
+class QueueContract:
+    """Fairness, continuations, order, dead letters."""
+
+    async def _posts(self, engine: Engine, count: int) -> None:
+        await engine.store.graph.follow(1, 9, engine.clock.now_ms())
+        for seq in range(count):
+            await engine.store.posts.publish(post(engine.clock, 9, seq=seq))
+
+    async def test_least_recently_served_first(self, engine: Engine) -> None:
+        await self._posts(engine, 3)
+        queue, now = engine.store.queue, engine.clock.now_ms()
+        first = queue.claim(tuple(Lane), 1)[0]
+        await queue.advance([(first, 77, 5)], now)
+        order = queue.claim(tuple(Lane), 10)
+        assert [job.job_id for job in order][-1] == first.job_id
+        assert order[-1].after == 77
+        assert order[-1].delivered == 5
+
+    async def test_a_finished_job_is_not_claimed_again(self, engine: Engine) -> None:
+        await self._posts(engine, 1)
+        queue, now = engine.store.queue, engine.clock.now_ms()
+        (job,) = queue.claim(tuple(Lane), 10)
+        await queue.advance([(job, -1, 1)], now)
+        await queue.advance([(job, -1, 1)], now)
+        assert queue.claim(tuple(Lane), 10) == []
+        stats = engine.other.posts.stats(job.content_id)
+        assert stats is not None
+        assert stats.fanned_out_ms == now
+
+    async def test_failing_for_good_makes_a_dead_letter_that_can_be_replayed(
+        self, engine: Engine
+    ) -> None:
+        await self._posts(engine, 1)
+        queue, now = engine.store.queue, engine.clock.now_ms()
+        for attempt in range(FANOUT_ATTEMPTS_MAX):
+            (job,) = queue.claim(tuple(Lane), 10)
+            assert job.attempts == attempt
+            await queue.fail(job, "broken", now)
+        assert queue.claim(tuple(Lane), 10) == []
+        (dead,) = engine.other.queue.dead_letters(10)
+        assert (dead.job.job_id, dead.error, dead.failed_ms) == (job.job_id, "broken", now)
+        assert feed(engine.other, 1) == [job.content_id], "a dead letter must not hide the post"
+        assert await queue.replay([], now) == 1
+        assert await queue.replay([job.job_id], now) == 0
+        assert queue.claim(tuple(Lane), 10)[0].attempts == 0
+
+    async def test_removal_and_backfill_of_one_pair_keep_their_order(self, engine: Engine) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        await ports.posts.publish(post(engine.clock, 9))
+        for change in (ports.graph.follow, ports.graph.unfollow, ports.graph.follow):
+            await change(1, 9, now)
+        kinds = []
+        while jobs := ports.queue.claim(tuple(Lane), 10):
+            assert len(jobs) == 1
+            kinds.append(jobs[0].kind)
+            await ports.queue.advance([(jobs[0], -1, 0)], now)
+        assert kinds == [JobKind.BACKFILL, JobKind.REMOVE, JobKind.BACKFILL]
+
+    async def test_lanes_split_followers_of_large_authors(self, engine: Engine) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        count = LANE_SPLIT_FOLLOWERS + 1
+        edges = [(user, 9) for user in range(100, 100 + count)]
+        assert await ports.graph.import_follows(edges, now) == count
+        engine.clock.advance(10 * 86_400_000)
+        ports.preferences.seen(105, engine.clock.now_ms())
+        await ports.preferences.write_seen()  # type: ignore[attr-defined]
+        await ports.posts.publish(post(engine.clock, 9))
+        jobs = ports.queue.claim(tuple(Lane), 10)
+        assert {job.lane for job in jobs} == {Lane.ACTIVE, Lane.REST}
+        recent = engine.clock.now_ms() - 86_400_000
+        active = ports.graph.push_recipients(9, 0, 5_000, Lane.ACTIVE, recent)
+        rest = ports.graph.push_recipients(9, 0, 5_000, Lane.REST, recent)
+        assert native.unpack_ids(active.ids) == [105]
+        assert len(rest.ids) // 8 == count - 1
+        assert ports.queue.lag(engine.clock.now_ms())[Lane.REST].jobs == 1
+        assert ports.queue.claim((Lane.ACTIVE,), 10) == [j for j in jobs if j.lane is Lane.ACTIVE]

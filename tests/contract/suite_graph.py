@@ -1,0 +1,98 @@
+"""Contract of ports.GraphSource."""
+
+from __future__ import annotations
+
+import pytest
+
+from feedcore import native
+from feedcore.errors import InvalidField, NotPermitted
+from feedcore.ports import JobKind, Lane
+from tests.contract.engine import Engine, post
+
+
+class GraphContract:
+    """Follows, blocks, listings, imports."""
+
+    async def test_follow_and_unfollow_in_both_directions(self, engine: Engine) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        assert await graph.follow(1, 9, now)
+        assert not await graph.follow(1, 9, now)
+        assert native.unpack_ids(engine.other.graph.followees(1)) == [9]
+        assert native.unpack_ids(engine.other.graph.followers(9, 0, 10).ids) == [1]
+        assert engine.other.graph.follower_count(9) == 1
+        assert await graph.unfollow(1, 9, now)
+        assert not await graph.unfollow(1, 9, now)
+        assert engine.other.graph.followees(1) == b""
+        assert engine.other.graph.followers(9, 0, 10).ids == b""
+        assert engine.other.graph.follower_count(9) == 0
+
+    async def test_following_oneself_is_refused(self, engine: Engine) -> None:
+        with pytest.raises(InvalidField, match="followee_id"):
+            await engine.store.graph.follow(5, 5, engine.clock.now_ms())
+
+    async def test_a_block_ends_follows_and_forbids_new_ones(self, engine: Engine) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        await graph.follow(1, 9, now)
+        await graph.follow(9, 1, now)
+        assert await graph.block(9, 1, now)
+        assert not await graph.block(9, 1, now)
+        assert graph.followees(1) == graph.followees(9) == b""
+        for one, two in ((1, 9), (9, 1)):
+            with pytest.raises(NotPermitted, match="block"):
+                await graph.follow(one, two, now)
+            filters = engine.other.preferences.filters(one, now)
+            assert native.unpack_ids(filters.blocked) == [two]
+        assert not await graph.unblock(1, 9, now)
+        assert await graph.unblock(9, 1, now)
+        assert await graph.follow(1, 9, now)
+
+    async def test_listings_page_through_all_ids(self, engine: Engine) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        users = [1, 2, 3, 700, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1]
+        edges = [(user, 9) for user in users] + [(9, user) for user in users]
+        assert await graph.import_follows(edges, now) == 16
+        for listing in (
+            engine.other.graph.followers,
+            engine.other.graph.followee_page,
+            lambda user, after, limit: graph.push_recipients(user, after, limit, Lane.ALL, 0),
+        ):
+            for limit in (1, 2, 3, 5, 8, 100):
+                found: list[int] = []
+                after = 0
+                while True:
+                    page = listing(9, after, limit)
+                    assert len(page.ids) // 8 <= limit
+                    found += native.unpack_ids(page.ids)
+                    after = page.next_after
+                    if not after:
+                        break
+                assert found == users, (listing, limit)
+
+    async def test_import_counts_new_edges_and_rebuilds_where_posts_exist(
+        self, engine: Engine
+    ) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        assert await graph.import_follows([(1, 9), (1, 8), (1, 9)], now) == 2
+        assert engine.store.queue.claim(tuple(Lane), 10) == []
+        await engine.store.posts.publish(post(engine.clock, 7))
+        assert await graph.import_follows([(1, 9), (1, 7), (2, 7)], now) == 2
+        jobs = engine.store.queue.claim(tuple(Lane), 10)
+        assert sorted((job.kind, job.user_id) for job in jobs) == [
+            (JobKind.REBUILD, 1),
+            (JobKind.REBUILD, 2),
+        ]
+        assert not engine.other.feeds.window(1, b"", 1, 0, 500).built
+
+    async def test_an_imported_edge_does_not_pass_a_block(self, engine: Engine) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        await graph.block(9, 1, now)
+        assert await graph.import_follows([(1, 9), (9, 1), (1, 8)], now) == 1
+
+    async def test_a_sample_is_the_same_for_the_same_seed(self, engine: Engine) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        await graph.import_follows([(user, 9_999) for user in range(1, 101)], now)
+        one, two = graph.sample_users(10, 1), engine.other.graph.sample_users(10, 1)
+        assert one == two == sorted(set(one))
+        assert len(one) == 10
+        assert graph.sample_users(10, 2) != one
+        assert graph.sample_users(1_000, 1) == list(range(1, 101))
