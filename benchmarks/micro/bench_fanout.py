@@ -1,12 +1,13 @@
-"""Fan-out on one core: `python -m benchmarks.micro.bench_fanout [--small] [--seconds N]`.
+"""Fan-out on one core: `python -m benchmarks.micro.bench_fanout [--small] [--seconds N] [--rate N]`.
 
 Posts with 500 uniformly random followers each, of 200,000 users (the worst case for locality),
 through the real queue, graph, delivery log and merger.
 
-    burst      posts are queued, then expanded; counted when every delivery is durable, which is when
-               readers see it (a second store object checks that they do)
-    sustained  posts are queued and expanded without pause for N seconds while the merger runs beside; the
-               rate counts merged deliveries only, and the backlog at the end is reported
+    burst      posts are queued, then expanded; counted when every delivery is durable, which
+               is when readers see it (a second store object checks that they do)
+    sustained  posts are queued and expanded without pause for N seconds while the merger runs
+               beside; the rate counts merged deliveries only. --rate holds it at about that many
+               deliveries a second, for runs whose length matters and not their speed
     disk       bytes of the run files for each stored item, after the sustained run
     wide       one post to 1,000,000 followers; resident memory before and after
 
@@ -22,7 +23,7 @@ import random
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.micro.report import print_table
@@ -53,6 +54,7 @@ class Size:
     burst_posts: int
     seconds: float
     wide_followers: int
+    rate: float = 0.0
 
 
 FULL = Size(200_000, 4_000, 500, 20_000, 60.0, 1_000_000)
@@ -161,6 +163,10 @@ async def sustained(world: World, folder: Path, seconds: float) -> tuple[float, 
     while time.perf_counter() - started < seconds:
         made = await world.publish(512)
         await world.expand_all()
+        if world.size.rate:
+            delivered = world.worker.stats.deliveries - before
+            ahead = delivered / world.size.rate - (time.perf_counter() - started)
+            await asyncio.sleep(max(ahead, 0.0))
         backlog = world.store.feeds.backlog()
         peak = max(peak, backlog)
         while backlog > min(DELIVERY_BACKLOG_MAX, 4_000_000):
@@ -236,10 +242,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="small numbers; checks results only")
     parser.add_argument("--seconds", type=float, default=0.0, help="length of the sustained part")
+    parser.add_argument("--rate", type=float, default=0.0, help="deliveries a second to hold")
     options = parser.parse_args()
-    size = SMALL if options.small else FULL
+    size = replace(SMALL if options.small else FULL, rate=options.rate)
     if options.seconds:
-        size = Size(**{**{f: getattr(size, f) for f in size.__slots__}, "seconds": options.seconds})
+        size = replace(size, seconds=options.seconds)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     asyncio.run(measure(size))
 

@@ -55,7 +55,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
             conn.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KIB}")
     except sqlite3.DatabaseError as error:
         conn.close()
-        raise StoreError(f"{path} cannot be opened: {error}; restore a backup") from error
+        raise StoreError(f"{path} is corrupt or unreadable: {error}; restore a backup") from error
     return conn
 
 
@@ -113,6 +113,7 @@ class Writer:
 
     def __init__(self, path: Path, lock_path: Path) -> None:
         self._directory = path.parent
+        self._log = path.with_name(path.name + "-wal")
         self._conn = connect(path, read_only=False)
         self._lock = FileLock(lock_path)
         self._waiting: deque[_Operation] = deque()
@@ -143,10 +144,12 @@ class Writer:
         """
         status = os.statvfs(self._directory)
         free = status.f_bavail * status.f_frsize
-        if free < DISK_RESERVE_BYTES:
+        # a checkpoint may have to add all of the log to the database
+        needed = DISK_RESERVE_BYTES + _size_of(self._log)
+        if free < needed:
             raise StoreFull(
-                f"{free} bytes are free on the disk of the store, {DISK_RESERVE_BYTES} are kept in "
-                "reserve; free space and retry"
+                f"{free} bytes are free on the disk of the store, {needed} are kept in reserve; "
+                "free space and retry"
             )
 
     def queued(self) -> int:
@@ -203,6 +206,13 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
         return StoreError(f"store.db is corrupt: {error}; restore a backup")
     return error
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _answer(batch: list[_Operation]) -> None:

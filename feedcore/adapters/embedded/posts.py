@@ -17,20 +17,12 @@ from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import IdempotencyConflict, NotFound, NotPermitted, StoreError
-from feedcore.limits import LANE_SPLIT_FOLLOWERS
+from feedcore.limits import DAY_MS, LANE_SPLIT_FOLLOWERS, RETENTION_MS
 from feedcore.ports import Content, NewPost, Post, PostStats, Published
 from feedcore.ports.queue import JobKind, Lane
 
-_AUTHORS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
+_IDS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
 _MODES = ("push", "pull")
-
-
-@lru_cache(maxsize=512)
-def _outbox_sql(count: int) -> str:
-    return (
-        f"SELECT author_id, entries FROM author_outbox WHERE author_id IN ({marks(count)})"
-        " AND day BETWEEN ? AND ?"
-    )
 
 
 @lru_cache(maxsize=512)
@@ -86,19 +78,10 @@ class EmbeddedPostStore:
     def outboxes(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
-        """One array an author, in the order asked for; the merge cuts to `limit`."""
-        first_day, last_day = ids.day(not_below), ids.day(min(at_or_below, ids.ID_MAX))
-        days: dict[int, bytes] = {}
-        asked = [to_sql(author_id) for author_id in author_ids]
-        for start in range(0, len(asked), _AUTHORS_PER_QUERY):
-            part = asked[start : start + _AUTHORS_PER_QUERY]
-            rows = self._conn.execute(_outbox_sql(len(part)), (*part, first_day, last_day))
-            for author, entries in rows:
-                # days ascend, so the later one goes in front
-                before = days.get(author)
-                days[author] = entries if before is None else entries + before
-        sort = native.sort_entries
-        return [sort(days[author]) if author in days else b"" for author in asked]
+        """One array an author, in the order asked for; cut to bounds only by the caller's merge."""
+        self._tail.refresh()
+        oldest_day = (self._clock.now_ms() - RETENTION_MS) // DAY_MS
+        return self._tail.outboxes.read(author_ids, min(oldest_day, ids.day(not_below)))
 
     def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are applied."""
@@ -151,8 +134,8 @@ class EmbeddedContentSource:
         asked = [to_sql(content_id) for content_id in content_ids]
         found = {
             row[0]: Content(*row[1:])
-            for start in range(0, len(asked), _AUTHORS_PER_QUERY)
-            for row in self._query(asked[start : start + _AUTHORS_PER_QUERY])
+            for start in range(0, len(asked), _IDS_PER_QUERY)
+            for row in self._query(asked[start : start + _IDS_PER_QUERY])
         }
         return [found.get(content_id) for content_id in asked]
 
@@ -201,6 +184,7 @@ def _publish(conn: sqlite3.Connection, post: NewPost, now_ms: int) -> Published:
         " SET entries = CAST(excluded.entries || entries AS BLOB)",
         (author, ids.day(content_id), entry),
     )
+    conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (author,))
     if queued:
         lanes = (Lane.ACTIVE, Lane.REST) if followers > LANE_SPLIT_FOLLOWERS else (Lane.ALL,)
         conn.executemany(

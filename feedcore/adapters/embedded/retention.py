@@ -32,6 +32,12 @@ _KEYS = (
     "DELETE FROM idempotency WHERE (author_id, key) IN"
     " (SELECT author_id, key FROM idempotency WHERE content_id < ? LIMIT ?)"
 )
+# Processes that missed more than this many publishes clear their cache of outboxes instead.
+OUTBOX_CHANGES_KEPT = 100_000
+_OUTBOX_CHANGES = (
+    "DELETE FROM outbox_changes WHERE seq IN (SELECT seq FROM outbox_changes"
+    " WHERE seq <= (SELECT max(seq) FROM outbox_changes) - ? LIMIT ?)"
+)
 _INTERACTION_KEYS = (
     "DELETE FROM interaction_keys WHERE (user_id, key) IN"
     " (SELECT user_id, key FROM interaction_keys WHERE at_ms < ? LIMIT ?)"
@@ -54,6 +60,7 @@ async def expire(writer: Writer, feeds_dir: Path, now_ms: int) -> int:
     oldest_post = ids.first_id_at(now_ms - POST_AGE_MAX_MS)
     for sql, bound in (
         (_OUTBOXES, first_day),
+        (_OUTBOX_CHANGES, OUTBOX_CHANGES_KEPT),
         (_KEYS, ids.first_id_at(now_ms - IDEMPOTENCY_AGE_MAX_MS)),
         (_INTERACTION_KEYS, now_ms - IDEMPOTENCY_AGE_MAX_MS),
         (_INTERACTIONS, oldest_post),

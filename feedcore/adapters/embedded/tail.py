@@ -15,6 +15,7 @@ import json
 import sqlite3
 
 from feedcore import native
+from feedcore.adapters.embedded.outboxes import OutboxCache
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
 from feedcore.adapters.embedded.sqlids import from_sql
 
@@ -45,6 +46,8 @@ class Tail:
         self.tombstones = native.U64Set()
         self.settings: dict[str, tuple[int, dict]] = {}
         self.trending = b""
+        self.outboxes = OutboxCache(conn)
+        self._last_outbox = -1
 
     @property
     def backlog(self) -> int:
@@ -81,6 +84,7 @@ class Tail:
             before, now = self._versions, conn.execute(_VERSIONS).fetchone()
             if before[0] != now[0]:
                 self._read_drops()
+            self._forget_outboxes()
             self._add_jobs(conn.execute(_JOBS, (self._last_job,)).fetchall())
             if before[1] != now[1]:
                 rows = conn.execute("SELECT author_id FROM authors WHERE mode IN (1, 2)")
@@ -97,6 +101,19 @@ class Tail:
             self._versions = now
         finally:
             conn.execute("COMMIT")
+
+    def _forget_outboxes(self) -> None:
+        sql = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM outbox_changes"
+        oldest, newest = self._conn.execute(sql).fetchone()
+        if newest == self._last_outbox:
+            return
+        if self._last_outbox < oldest - 1:
+            self.outboxes.clear()
+        else:
+            sql = "SELECT author_id FROM outbox_changes WHERE seq > ?"
+            changed = self._conn.execute(sql, (self._last_outbox,)).fetchall()
+            self.outboxes.forget(from_sql(row[0]) for row in changed)
+        self._last_outbox = newest
 
     def _add_jobs(self, rows: list[tuple[int, str, int, int, bytes]]) -> None:
         for job_id, kind, author, user, entry in rows:

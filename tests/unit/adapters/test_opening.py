@@ -1,0 +1,176 @@
+"""What cannot be opened is refused by name, and nothing is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from feedcore import native
+from feedcore.adapters.embedded import EmbeddedStore
+from feedcore.adapters.embedded.rebuild import rebuild
+from feedcore.adapters.embedded.schema import SCHEMA_VERSION
+from feedcore.clock import ManualClock
+from feedcore.domain import ids
+from feedcore.errors import StoreError
+from feedcore.ports import Delivery
+from tests.contract.engine import START_MS, entry_of
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file's digest, by name; lock files are always empty."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+@pytest.fixture
+async def data(tmp_path: Path) -> Path:
+    """A closed store with one run."""
+    folder = tmp_path / "data"
+    store = EmbeddedStore.open(folder, ManualClock(START_MS), writer_role=True, merge_thread=False)
+    entry = entry_of(ids.make(START_MS, 0, 0, 1), 9)
+    await store.feeds.deliver([Delivery(entry, native.pack_ids([1, 2]))])
+    await store.merge_all()
+    await store.close()
+    return folder
+
+
+def refused(folder: Path, match: str, **options: bool) -> None:
+    """Opening raises StoreError with that text, and changes no file."""
+    before = hashes(folder)
+    with pytest.raises(StoreError, match=match):
+        EmbeddedStore.open(folder, ManualClock(START_MS), **options)
+    assert hashes(folder) == before
+
+
+async def test_a_newer_store(data: Path) -> None:
+    with sqlite3.connect(data / "store.db") as conn:
+        conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    conn.close()
+    refused(data, f"schema version {SCHEMA_VERSION + 1}, this program knows {SCHEMA_VERSION}")
+
+
+async def test_a_database_of_another_program(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "store.db") as conn:
+        conn.execute("CREATE TABLE theirs (x)")
+    conn.close()
+    refused(tmp_path, "belongs to another program")
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"hello" * 100)
+    refused(tmp_path, "not a store")
+
+
+async def test_a_torn_database(data: Path) -> None:
+    path = data / "store.db"
+    path.write_bytes(path.read_bytes()[:8_192])
+    refused(data, "corrupt")
+
+
+async def test_a_database_whose_pages_are_scrambled(data: Path) -> None:
+    path = data / "store.db"
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+    refused(data, "corrupt")
+
+
+async def test_feeds_that_are_missing(data: Path) -> None:
+    (data / "feeds").rename(data / "elsewhere")
+    refused(data, "feedcore rebuild")
+
+
+async def test_feeds_of_another_store(data: Path) -> None:
+    (data / "feeds" / "FEEDS").write_bytes(b"00" * 16)
+    refused(data, "feeds of another store")
+
+
+async def test_feeds_without_a_store(data: Path) -> None:
+    for path in data.glob("store.db*"):
+        path.unlink()
+    refused(data, "no store.db")
+
+
+async def test_no_store_where_none_is_to_be_made(tmp_path: Path) -> None:
+    refused(tmp_path, "no store", create=False)
+
+
+async def test_a_directory_that_another_process_has_for_itself(data: Path) -> None:
+    alone = EmbeddedStore.open(
+        data, ManualClock(START_MS), writer_role=True, exclusive=True, merge_thread=False
+    )
+    refused(data, "being rebuilt or migrated")
+    await alone.close()
+
+
+async def test_a_directory_in_use_cannot_be_had_exclusively(data: Path) -> None:
+    shared = EmbeddedStore.open(data, ManualClock(START_MS))
+    refused(data, "in use by other processes", exclusive=True)
+    await shared.close()
+
+
+async def test_a_second_fan_out_process(data: Path) -> None:
+    first = EmbeddedStore.open(data, ManualClock(START_MS), writer_role=True, merge_thread=False)
+    refused(data, "fan-out process already", writer_role=True)
+    await first.close()
+    again = EmbeddedStore.open(data, ManualClock(START_MS), writer_role=True, merge_thread=False)
+    await again.close()
+
+
+async def test_a_run_that_is_gone_is_named_when_it_is_read(data: Path) -> None:
+    for path in data.glob("feeds/*/*.run"):
+        path.unlink()
+    store = EmbeddedStore.open(data, ManualClock(START_MS))
+    with pytest.raises(StoreError, match="feedcore rebuild"):
+        store.feeds.window(1, b"", ids.ID_MAX, 0, 10)
+    await store.close()
+
+
+async def test_a_run_that_is_torn_is_named_when_it_is_read(data: Path) -> None:
+    (path,) = data.glob("feeds/*/*.run")
+    path.write_bytes(path.read_bytes()[:-4])
+    store = EmbeddedStore.open(data, ManualClock(START_MS))
+    with pytest.raises(StoreError, match="torn"):
+        store.feeds.window(1, b"", ids.ID_MAX, 0, 10)
+    await store.close()
+
+
+async def test_an_interrupted_rebuild_is_named(data: Path) -> None:
+    alone = EmbeddedStore.open(
+        data, ManualClock(START_MS), writer_role=True, exclusive=True, merge_thread=False
+    )
+
+    class Killed(Exception):
+        """Stands for the end of the process."""
+
+    def kill(items: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        await rebuild(alone, kill)
+    await alone.close()
+    refused(data, "rebuild was interrupted")
+
+
+async def test_the_secret_and_the_data_stay(data: Path) -> None:
+    one = EmbeddedStore.open(data, ManualClock(START_MS))
+    two = EmbeddedStore.open(data, ManualClock(START_MS))
+    assert one.secret == two.secret
+    assert len(one.secret) == 32
+    window = two.feeds.window(1, b"", ids.ID_MAX, 0, 10)
+    assert [len(source) for source in window.sources] == [20]
+    await one.close()
+    await two.close()
+
+
+async def test_a_missing_or_torn_engagement_map_is_made_again(data: Path) -> None:
+    (data / "engagement.map").write_bytes(b"torn")
+    store = EmbeddedStore.open(data, ManualClock(START_MS))
+    assert store.signals.engagement(entry_of(5, 9)) == b"\0\0\0\0"
+    await store.close()
