@@ -43,9 +43,9 @@ IDEMPOTENCY_KEY_BYTES_MAX = 128  # a UUID is 36
 # packed: 800 KB, read whole on each load; twice the largest account we serve
 FOLLOWEES_MAX = 100_000
 LIST_PAGE_MAX = 1_000  # ids a page of ListFollowers and ListFollowees
-# pulled outboxes one load merges; above it the most engaged with are taken
-PULLED_SOURCES_MAX = 200
-REBUILD_SOURCES_MAX = 1_000  # the same for a feed that is served by pull while it is rebuilt
+# outboxes one load merges: an empty one costs 2 us, a full one 6 us; above it the most engaged with
+PULLED_SOURCES_MAX = 2_000
+OUTBOX_CACHE_BYTES = 64 * 1024 * 1024  # 100,000 authors with 25 posts a week each
 OUTBOX_ENTRIES_MAX = WINDOW_ENTRIES  # no source can put more than a window into a window
 
 # --- preferences ----------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 authors with 50 posts each, 20 items hydrated, embedded store, nothing cached but the operating
 system's pages.
 
-    python -m benchmarks.micro.bench_get_feed [--small] [--users N] [--rounds N]
+    python -m benchmarks.micro.bench_get_feed [--small] [--users N]
 
-Each measured call loads the feed of a user that this process has not loaded before. `warm outboxes`
-loads it again right away: the same rows are then in SQLite's and LMDB's page caches of this
-process. --small checks results, not times.
+Each measured call loads the feed of a user that this process has not loaded before: half of them
+with an empty cache of outboxes, half with the outboxes that the user before has left there. --small
+checks results, not times.
 """
 
 from __future__ import annotations
@@ -76,15 +76,18 @@ async def fan_out(store: EmbeddedStore, engine: Engine) -> None:
     await store.merge_all()
 
 
-async def measure(engine: Engine, users: range) -> tuple[list[float], list[float]]:
-    """CPU microseconds of the first and of the second load of each user."""
+async def measure(
+    store: EmbeddedStore, engine: Engine, users: range
+) -> tuple[list[float], list[float]]:
+    """CPU microseconds of first loads: without any outbox in memory, and with all of them."""
     cold, warm = [], []
     for user in users:
-        for taken in (cold, warm):
-            before = time.process_time_ns()
-            page = await engine.feed.get_feed(user, 20, "", 0, "")
-            taken.append((time.process_time_ns() - before) / 1_000)
-            assert page.items == 20 and not page.degraded
+        if user % 2:
+            store.tail.outboxes.clear()
+        before = time.process_time_ns()
+        page = await engine.feed.get_feed(user, 20, "", 0, "")
+        (cold if user % 2 else warm).append((time.process_time_ns() - before) / 1_000)
+        assert page.items == 20 and not page.degraded
     return cold, warm
 
 
@@ -97,7 +100,7 @@ def check(body: bytes) -> None:
 
 
 async def run(users: int, small: bool) -> None:
-    """Builds the world, loads every user's feed twice."""
+    """Builds the world, loads every user's feed."""
     with tempfile.TemporaryDirectory() as folder:
         clock = SystemClock()
         store = EmbeddedStore.open(Path(folder), clock, writer_role=True)
@@ -109,14 +112,14 @@ async def run(users: int, small: bool) -> None:
         store = EmbeddedStore.open(Path(folder), clock, writer_role=False)
         engine = build_engine(store, HotSettings(), clock)
         check((await engine.feed.get_feed(FIRST_USER, 20, "", 0, "")).body)
-        cold, warm = await measure(engine, range(FIRST_USER + 1, FIRST_USER + users))
+        cold, warm = await measure(store, engine, range(FIRST_USER + 1, FIRST_USER + users))
         await store.close()
     if small:
         print("bench_get_feed small: ok")
         return
     rows = [
         ("cold GetFeed in the service", f"{statistics.median(cold):.0f} us", "<= 700 us"),
-        ("the same user again", f"{statistics.median(warm):.0f} us", "<= 300 us"),
+        ("the same with outboxes warm", f"{statistics.median(warm):.0f} us", "<= 300 us"),
     ]
     print_table("GetFeed, CPU a call (median)", ("what", "measured", "target"), rows)
 

@@ -5,7 +5,8 @@ encoded twice.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from feedcore.domain.protowire import bytes_field, text_field, uint_field
 from feedcore.errors import InvalidField

@@ -23,6 +23,7 @@ VISIBILITY_MASK = 0b11
 FLAG_MEDIA = 0b100
 
 ENTRY = struct.Struct(">QQHH")
+_KEY = struct.Struct(">QQ")
 assert ENTRY.size == ENTRY_BYTES
 
 
@@ -74,6 +75,12 @@ def rows(entries: bytes) -> Iterator[tuple[int, int, int, int]]:
 def unpack(entries: bytes) -> list[Entry]:
     """All entries, in their order."""
     return [Entry(i, author, q / QUALITY_SCALE, flags) for i, author, q, flags in rows(entries)]
+
+
+def key_at(entries: bytes, index: int) -> tuple[int, int]:
+    """(content_id, author_id) of one entry."""
+    inverted, author_id = _KEY.unpack_from(entries, index * ENTRY_BYTES)
+    return inverted ^ U64_MAX, author_id
 
 
 def content_ids(entries: bytes) -> list[int]:

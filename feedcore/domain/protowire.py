@@ -8,6 +8,8 @@ from __future__ import annotations
 
 VARINT = 0
 LENGTH_DELIMITED = 2
+# Most numbers of a receipt fit one byte: field number -> value -> tag and value.
+_ONE_BYTE = [[bytes((number << 3 | VARINT, value)) for value in range(0x80)] for number in range(16)]
 
 
 def varint(value: int) -> bytes:
@@ -24,7 +26,11 @@ def varint(value: int) -> bytes:
 
 def uint_field(number: int, value: int) -> bytes:
     """An unsigned, enum, bool or non-negative int64 field; nothing for 0."""
-    return varint(number << 3 | VARINT) + varint(value) if value else b""
+    if not value:
+        return b""
+    if number < 16 and value < 0x80:
+        return _ONE_BYTE[number][value]
+    return varint(number << 3 | VARINT) + varint(value)
 
 
 def bytes_field(number: int, value: bytes) -> bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple
 
 from feedcore.domain.protowire import bytes_field, text_field, uint_field
@@ -61,7 +62,7 @@ class Receipt:
             uint_field(7, self.candidates),
         ]
         for name, count in sorted(self.filtered.items()):
-            parts.append(bytes_field(8, text_field(1, name) + uint_field(2, count)))
+            parts.append(bytes_field(8, _name(name) + uint_field(2, count)))
         parts += [
             uint_field(9, self.ranking_version),
             text_field(10, self.experiment_arm),
@@ -70,9 +71,15 @@ class Receipt:
         return b"".join(parts)
 
 
+@cache
+def _name(name: str) -> bytes:
+    """The names of sources and verdicts are few."""
+    return text_field(1, name)
+
+
 def _encode_source(source: SourceReport) -> bytes:
     return (
-        text_field(1, source.name)
+        _name(source.name)
         + uint_field(2, source.ok)
         + uint_field(3, source.stale_ms)
         + uint_field(4, source.count)

@@ -16,8 +16,8 @@ from feedcore.ports.graph import GraphPage, GraphSource
 from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
 from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
-from feedcore.ports.signals import Interaction, InteractionKind, SignalStore
 from feedcore.ports.settings import SettingsStore
+from feedcore.ports.signals import Interaction, InteractionKind, SignalStore
 
 __all__ = [
     "Content",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple, Protocol, Sequence
+from typing import NamedTuple, Protocol
 
 
 class InteractionKind(IntEnum):

@@ -24,7 +24,7 @@ from feedcore import native
 from feedcore.clock import Clock
 from feedcore.domain import ids
 from feedcore.domain.cursor import Cursor, decode_cursor, decode_head, encode_cursor, encode_head
-from feedcore.domain.entry import ENTRY_BYTES, unpack
+from feedcore.domain.entry import ENTRY_BYTES, content_ids, key_at
 from feedcore.domain.receipt import Origin, Receipt
 from feedcore.domain.visibility import Verdict
 from feedcore.errors import InvalidField, Unavailable
@@ -32,7 +32,6 @@ from feedcore.limits import (
     CHECK_NEW_COUNT_MAX,
     CLOCK_AHEAD_MAX_MS,
     PULLED_SOURCES_MAX,
-    REBUILD_SOURCES_MAX,
     REFILL_WINDOWS_MAX,
     RETENTION_MS,
     USER_ID_MAX,
@@ -171,7 +170,7 @@ class FeedService:
                 scroll.trending = True
                 skeleton = self._skeleton(scroll)
             if scroll.head == 0 and skeleton.entries:
-                scroll.head = unpack(skeleton.entries[:ENTRY_BYTES])[0].content_id
+                scroll.head, _ = key_at(skeleton.entries, 0)
             verdicts = self._filter(scroll, skeleton.entries)
             self._rank(scroll, skeleton.entries, verdicts)
             if scroll.end or len(scroll.chosen) >= scroll.page_size:
@@ -190,8 +189,7 @@ class FeedService:
         kept = verdicts.count(Verdict.KEEP)
         if not kept:
             return NewContent(0, False, 0, 0)
-        at = verdicts.index(Verdict.KEEP) * ENTRY_BYTES
-        newest = unpack(entries[at : at + ENTRY_BYTES])[0].content_id
+        newest, _ = key_at(entries, verdicts.index(Verdict.KEEP))
         count = min(kept, CHECK_NEW_COUNT_MAX)
         return NewContent(count, kept > count, ids.time_ms(newest), newest)
 
@@ -204,8 +202,10 @@ class FeedService:
         entries = self._skeleton(scroll).entries
         scores = self._scores(scroll, entries, self._filter(scroll, entries))
         return [
-            (score, entry.content_id)
-            for (score,), entry in zip(_SCORE.iter_unpack(scores), unpack(entries), strict=True)
+            (score, content_id)
+            for (score,), content_id in zip(
+                _SCORE.iter_unpack(scores), content_ids(entries), strict=True
+            )
         ]
 
     def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
@@ -292,13 +292,11 @@ class FeedService:
         """
         if built:
             authors = self._feeds.pulled_authors(viewer.user_id, viewer.followees)
-            limit = PULLED_SOURCES_MAX
         else:
             authors = native.unpack_ids(viewer.followees)
-            limit = REBUILD_SOURCES_MAX
         if pending:
             authors = sorted({*authors, *pending})
-        considered = viewer.most_engaged(authors, limit)
+        considered = viewer.most_engaged(authors, PULLED_SOURCES_MAX)
         return [*considered, viewer.user_id], len(authors)
 
     def _trending_skeleton(self, scroll: Scroll) -> Skeleton:
@@ -338,9 +336,7 @@ class FeedService:
             WINDOW_ENTRIES,
         )
         for index, score in zip(selection.chosen, selection.scores, strict=True):
-            at = index * ENTRY_BYTES
-            entry = unpack(entries[at : at + ENTRY_BYTES])[0]
-            scroll.chosen.append(Chosen(score, entry.content_id, entry.author_id))
+            scroll.chosen.append(Chosen(score, *key_at(entries, index)))
         scroll.low_water, scroll.served = selection.low_water, selection.served
         scroll.end = selection.end
 
