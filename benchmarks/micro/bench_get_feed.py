@@ -19,9 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from feedcore.adapters.embedded.store import EmbeddedStore
-
 from benchmarks.micro.report import print_table
+from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import SystemClock
 from feedcore.domain import ids
 from feedcore.domain.content import digest, encode_content

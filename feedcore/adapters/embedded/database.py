@@ -1,9 +1,9 @@
 """Connections to store.db, and the group commit.
 
 Reading: one connection on the event loop's thread, every statement its own snapshot. Writing: one
-thread; operations that wait together share one transaction and its fsync, each inside its own
-savepoint, so that one that fails changes nothing and the others stand. Processes take turns by
-`write.lock`.
+thread; operations that wait together share one transaction and its fsync, and one that fails
+changes nothing while the others stand: work may therefore run twice and must change nothing but
+the database. Processes take turns by `write.lock`.
 
 Not here: what is written (the ports' files), the merger's transactions (it has its own connection).
 """
@@ -178,28 +178,53 @@ class Writer:
             _answer(batch)
 
     def _commit(self, batch: list[_Operation]) -> None:
+        """Without savepoints first: they double the cost of a write, and failing late is rare."""
         try:
-            with transaction(self._conn, self._lock) as conn:
-                for operation in batch:
-                    self._apply(conn, operation)
+            try:
+                with transaction(self._conn, self._lock) as conn:
+                    for operation in batch:
+                        _apply(conn, operation)
+            except _FailedLate:
+                with transaction(self._conn, self._lock) as conn:
+                    for operation in batch:
+                        _apply_in_savepoint(conn, operation)
         except Exception as error:
-            # nothing of the batch is on disk: everybody who waits has to know, also who succeeded
-            # so far
+            # nothing of the batch is on disk: all who wait have to know, also who succeeded so far
             for operation in batch:
                 operation.error = _translated(error)
 
-    def _apply(self, conn: sqlite3.Connection, operation: _Operation) -> None:
-        if operation.future.cancelled():
-            return
-        conn.execute("SAVEPOINT one")
-        try:
-            operation.result = operation.work(conn)
-        except Exception as error:
-            if is_disk_full(error) or not conn.in_transaction:
-                raise
-            conn.execute("ROLLBACK TO one")
-            operation.error = _translated(error)
-        conn.execute("RELEASE one")
+
+class _FailedLate(Exception):
+    """An operation failed after it had written: its batch starts again, in savepoints."""
+
+
+def _apply(conn: sqlite3.Connection, operation: _Operation) -> None:
+    if operation.future.cancelled():
+        return
+    before = conn.total_changes
+    try:
+        operation.result = operation.work(conn)
+    except Exception as error:
+        if is_disk_full(error) or not conn.in_transaction:
+            raise
+        if conn.total_changes != before:
+            raise _FailedLate from error
+        operation.error = _translated(error)
+
+
+def _apply_in_savepoint(conn: sqlite3.Connection, operation: _Operation) -> None:
+    operation.error = None
+    if operation.future.cancelled():
+        return
+    conn.execute("SAVEPOINT one")
+    try:
+        operation.result = operation.work(conn)
+    except Exception as error:
+        if is_disk_full(error) or not conn.in_transaction:
+            raise
+        conn.execute("ROLLBACK TO one")
+        operation.error = _translated(error)
+    conn.execute("RELEASE one")
 
 
 def _translated(error: Exception) -> Exception:

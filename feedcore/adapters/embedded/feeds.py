@@ -22,6 +22,12 @@ _REBUILD_WAITS = (
     "SELECT 1 FROM fanout_jobs WHERE user_id = ? AND author_id = 0 AND kind = 'rebuild'"
     " AND state = 0 AND after = 0 LIMIT 1"
 )
+# Of a user who is active again since it was queued: whatever it has not read yet is pushed.
+_REBUILD_UNDER_WAY = (
+    "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"
+    " AND EXISTS (SELECT 1 FROM fanout_jobs WHERE user_id = ?1 AND author_id = 0"
+    " AND kind = 'rebuild' AND state IN (0, 1))"
+)
 _REOPENS_MAX = (
     5  # each means that a merge replaced a file within the microseconds since the refresh
 )
@@ -71,8 +77,8 @@ class EmbeddedFeedStore:
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
         """Active again and queued, in one commit; a read only, if that is so already."""
-        user = to_sql(user_id)
-        if self._conn.execute(_REBUILD_WAITS, (user,)).fetchone() is None:
+        under_way = self._conn.execute(_REBUILD_UNDER_WAY, (to_sql(user_id),)).fetchone()
+        if under_way is None:
             await self._writer.run(lambda conn: queue_rebuild(conn, user_id, now_ms))
 
     async def deliver(self, deliveries: list[Delivery]) -> None:

@@ -159,7 +159,11 @@ def _advance(
         rebuilt = [
             (last, to_sql(job.user_id)) for job, _ in finished if job.kind is JobKind.REBUILD
         ]
-        conn.executemany("UPDATE rebuilding_users SET done_seq = ? WHERE user_id = ?", rebuilt)
+        conn.executemany(
+            "UPDATE rebuilding_users SET done_seq = ?1 WHERE user_id = ?2 AND NOT EXISTS (SELECT 1"
+            " FROM fanout_jobs WHERE user_id = ?2 AND kind = 'rebuild' AND state = 0)",
+            rebuilt,
+        )
     conn.executemany(
         "UPDATE posts SET fanned_out_ms = ?1 WHERE content_id = ?2 AND NOT EXISTS"
         " (SELECT 1 FROM fanout_jobs WHERE content_id = ?2 AND content_id <> 0 AND state <> 1)",
