@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import pty
+import select
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +59,46 @@ def test_follow_post_feed_and_explain(server: ServerProcess) -> None:
     assert "recency" in feedcore("admin", "explain", "1", content_id, *to).stdout
     assert feedcore("unfollow", "1", "2", *to).stdout == "unfollowed\n"
     assert feedcore("unfollow", "1", "2", *to).stdout == "was not followed\n"
+
+
+def read_until(terminal: int, word: str) -> str:
+    """What the terminal shows, up to `word`; at most 30 s."""
+    shown = ""
+    deadline = time.monotonic() + 30
+    while word not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"{word!r} is not in {shown!r}"
+        shown += os.read(terminal, 65_536).decode(errors="replace")
+    return shown
+
+
+def press(terminal: int, key: bytes) -> None:
+    """Types a key as soon as single keys are read: what is typed before that is discarded."""
+    deadline = time.monotonic() + 30
+    while termios.tcgetattr(terminal)[3] & termios.ICANON:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.write(terminal, key)
+
+
+def test_space_shows_the_next_page_and_q_ends(server: ServerProcess) -> None:
+    to = ("--server", server.address)
+    feedcore("follow", "71", "72", *to)
+    for text in ("first", "second", "third"):
+        feedcore("post", "72", f"the {text} post", *to)
+    ours, theirs = pty.openpty()
+    command = [str(FEEDCORE), "feed", "71", "--page-size", "1", *to]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        assert "the third post" in read_until(ours, "space: next page")
+        press(ours, b" ")
+        assert "the second post" in read_until(ours, "space: next page")
+        press(ours, b"q")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        os.close(ours)
 
 
 def test_admin_commands(server: ServerProcess) -> None:
