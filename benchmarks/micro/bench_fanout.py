@@ -1,4 +1,4 @@
-"""Fan-out on one core: `python -m benchmarks.micro.bench_fanout [--small] [--seconds N] [--rate N]`.
+"""Fan-out on one core: `python -m benchmarks.micro.bench_fanout [--small --seconds N --rate N]`.
 
 Posts with 500 uniformly random followers each, of 200,000 users (the worst case for locality),
 through the real queue, graph, delivery log and merger.

@@ -1,4 +1,6 @@
-"""FeedStore on runs, with the tail as overlay. Writes go to the delivery log; the merger makes runs of them."""
+"""FeedStore on runs, with the tail as overlay. Writes go to the delivery log: the merger does the
+rest.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ async def merge(folder: str) -> None:
     print("merging", flush=True)
     while True:
         await fan_out(store, clock)
-        await asyncio.sleep(0)
+        await store.writer.run(lambda conn: None)  # paces the loop by the disk
 
 
 async def read(folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Several processes on one directory: what one acknowledges the others see; kill -9 loses nothing."""
+"""Several processes on one directory: acknowledged is seen by all; kill -9 loses nothing."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_another_process_sees_at_once_what_was_acknowledged(folder: Path) 
 
 
 async def test_kill_9_of_publisher_and_merger_loses_and_doubles_nothing(folder: Path) -> None:
-    """Both are killed at random moments while a reader watches; the seed is fixed, the moments are not."""
+    """Both are killed at random moments while a reader watches; only the choice is seeded."""
     chance = random.Random(11)
     acknowledged: set[int] = set()
     with child("read", folder) as reader:

@@ -1,4 +1,4 @@
-"""Stored feeds can be derived again; what is old leaves, what is not stays; readers survive both."""
+"""Stored feeds can be derived again; what is old leaves; readers survive both."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ async def test_one_that_fails_changes_nothing_and_the_others_stand(
 async def test_waiting_writes_share_a_commit(writer: Writer, tmp_path: Path) -> None:
     gate = threading.Event()
     first = asyncio.create_task(writer.run(lambda conn: gate.wait(10)))
-    await asyncio.sleep(0)
+    await asyncio.wait({first}, timeout=0)
     others = [asyncio.create_task(writer.run(_data_version(tmp_path))) for _ in range(50)]
-    await asyncio.sleep(0)
+    await asyncio.wait({first}, timeout=0)
     gate.set()
     await first
     seen = await asyncio.gather(*others)
@@ -85,9 +85,9 @@ def _data_version(tmp_path: Path):
 async def test_a_full_queue_refuses(writer: Writer) -> None:
     gate = threading.Event()
     first = asyncio.create_task(writer.run(lambda conn: gate.wait(10)))
-    await asyncio.sleep(0)
+    await asyncio.wait({first}, timeout=0)
     waiting = [asyncio.create_task(writer.run(insert(n))) for n in range(WRITE_QUEUE_MAX + 10)]
-    await asyncio.sleep(0)
+    await asyncio.wait({first}, timeout=0)
     gate.set()
     await first
     results = await asyncio.gather(*waiting, return_exceptions=True)
@@ -100,10 +100,10 @@ async def test_a_full_queue_refuses(writer: Writer) -> None:
 async def test_a_cancelled_caller_leaves_the_others_alone(writer: Writer, tmp_path: Path) -> None:
     gate = threading.Event()
     first = asyncio.create_task(writer.run(lambda conn: gate.wait(10)))
-    await asyncio.sleep(0)
+    await asyncio.wait({first}, timeout=0)
     cancelled = asyncio.create_task(writer.run(insert(1)))
     kept = asyncio.create_task(writer.run(insert(2)))
-    await asyncio.sleep(0)
+    await asyncio.wait({first}, timeout=0)
     cancelled.cancel()
     gate.set()
     assert await kept == 2
