@@ -49,7 +49,7 @@ class Api:
 
     async def drain(self, transport: Transport, grace_s: float) -> None:
         """NOT_SERVING first, so that balancers look elsewhere; then no new calls; then grace."""
-        self.health.set_serving(False)
+        self.health.end()
         await asyncio.sleep(min(LAME_DUCK_S, grace_s))
         await transport.stop(grace_s)
 

@@ -1,8 +1,8 @@
 """grpc.health.v1.Health: is this worker serving, over all ("") and for each service.
 
-Invariant: Watch sends the state at once and then on each change, and ends only with the call. A
-service that is not known is NOT_FOUND for Check and SERVICE_UNKNOWN for Watch, as the standard
-says.
+Invariant: Watch sends the state at once and then on each change; it ends with the call, or when
+the worker does. A service that is not known is NOT_FOUND for Check and SERVICE_UNKNOWN for Watch,
+as the standard says.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class HealthHandlers:
     def __init__(self) -> None:
         self._services = {""}
         self._serving = False
+        self._ending = False
         self._changed = asyncio.Event()
 
     def table(self) -> dict[str, Any]:
@@ -39,6 +40,11 @@ class HealthHandlers:
             self._serving = serving
             self._changed.set()
             self._changed = asyncio.Event()
+
+    def end(self) -> None:
+        """NOT_SERVING for good; watchers hear it and their calls end: a drain need not wait."""
+        self._ending = True
+        self.set_serving(False)
 
     async def check(
         self, request: pb.HealthCheckRequest, _call: CallContext
@@ -64,6 +70,8 @@ class HealthHandlers:
             while True:
                 changed = self._changed
                 yield self._response(request.service)
+                if self._ending:
+                    return
                 await changed.wait()
 
     def _response(self, service: str) -> pb.HealthCheckResponse:

@@ -2,8 +2,10 @@
 
 Job: turn grpc.aio's calls into (raw bytes, CallContext), and outcomes into status. Every method is
 registered with no serializers, so that parsing happens in `dispatch` and a bad request gets a
-status that names the field. Invariants: one terminal status a call; cancellation by the peer
-reaches the handler as CancelledError.
+status that names the field. Invariants: one terminal status a call; a unary call that its caller
+gave up reaches the handler as CancelledError. Known limits of grpc.aio: the requests of a cancelled
+stream may end as if the caller had finished, and calls that arrive in the moment of `stop` may get
+CANCELLED in place of UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
         call = _call(method, context, clock)
         call.send = context.write
         try:
-            await dispatcher.stream(method, _until_cancelled(requests, context), call)
+            await dispatcher.stream(method, requests, call)
         except Exception as error:
             await _abort(context, call, error)
             raise
@@ -115,17 +117,6 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
 
 async def _one(raw: bytes) -> AsyncIterator[bytes]:
     yield raw
-
-
-async def _until_cancelled(
-    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
-) -> AsyncIterator[bytes]:
-    """grpc.aio ends the requests of a cancelled call as if the caller had finished: tell them apart."""
-    async for raw in requests:
-        yield raw
-    await asyncio.sleep(0)  # the cancellation itself may come just after the end of the requests
-    if context.cancelled():
-        raise asyncio.CancelledError
 
 
 def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> CallContext:

@@ -68,6 +68,7 @@ class Service:
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.cancelled = 0
+        self.streams_ended = 0
         self.finished = 0
         self.metadata: dict[str, str] = {}
 
@@ -115,10 +116,15 @@ class Service:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        finally:
+            self.streams_ended += 1
 
 
 class TransportSuite:
-    """Subclasses say which transport carries the calls."""
+    """Subclasses say which transport carries the calls, and in what it differs."""
+
+    # A caller who hangs up: CancelledError, never a clean end of the requests.
+    HANG_UP_CANCELS_STREAMS = True
 
     @staticmethod
     def transport(dispatcher: Dispatcher, clock: Clock) -> Transport:
@@ -209,7 +215,8 @@ class TransportSuite:
     async def test_the_handler_knows_its_deadline(self) -> None:
         async with self.serving() as (_, channel, _):
             reply = await self.publish(channel, "remaining", timeout=1_000)
-            assert 900 <= publish_pb2.PublishResponse.FromString(reply).content_id <= 1_000
+            left_s = publish_pb2.PublishResponse.FromString(reply).content_id
+            assert 900 <= left_s <= 1_010  # rounded up on the wire
             reply = await self.publish(channel, "remaining")
             assert publish_pb2.PublishResponse.FromString(reply).content_id == 0
 
@@ -282,13 +289,14 @@ class TransportSuite:
             assert error.code().name == "INVALID_ARGUMENT"
             assert error.details().startswith("request: 1 bytes")
 
-    async def test_hanging_up_on_a_stream_cancels_it(self) -> None:
+    async def test_hanging_up_on_a_stream_ends_it_once(self) -> None:
         async with self.serving() as (service, channel, _):
             stream = channel.stream_stream(IMPORT)()
             await stream.write(admin_pb2.ImportBatch(batch_id=1).SerializeToString())
             assert receipt_id(await within(stream.read())) == 1
             stream.cancel()
-            await until(lambda: service.cancelled == 1)
+            await until(lambda: service.streams_ended == 1)
+            assert service.cancelled == 1 or not self.HANG_UP_CANCELS_STREAMS
 
     async def test_a_drain_finishes_calls_and_takes_no_new_ones(self) -> None:
         async with self.serving() as (service, channel, transport):
