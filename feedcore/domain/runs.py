@@ -65,9 +65,9 @@ def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[by
     cursors: dict[int, list[tuple[int, int]]] = {}
     opened = []
     for number, (users, offsets, entries) in enumerate(runs):
-        offset_view = memoryview(offsets).cast("I")
+        offset_view = memoryview(offsets).cast("B").cast("I")
         opened.append((offset_view, memoryview(entries)))
-        for at, user in enumerate(memoryview(users).cast("Q")):
+        for at, user in enumerate(memoryview(users).cast("B").cast("Q")):
             cursors.setdefault(user, []).append((number, at))
     out_users, out_offsets, pending = array("Q"), array("I", [0]), bytearray()
     for user in sorted(cursors):

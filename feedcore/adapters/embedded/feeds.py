@@ -69,7 +69,7 @@ class EmbeddedFeedStore:
                 missing = error
                 self._tail.reload_runs()
         raise StoreError(
-            f"{missing.filename} is missing: the feeds directory was changed; run 'feedcore rebuild'"
+            f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
         )
 
     def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:

@@ -68,9 +68,9 @@ class EmbeddedStore:
             self.connection.close()
             raise
         conn, runs = self.connection, RunSet(self.feeds_dir, self.store_id)
+        self._engagement = EngagementMap(data_dir / "engagement.map", self.store_id, conn)
         self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock")
         self._runs, self.tail = runs, Tail(conn, runs)
-        self._engagement = EngagementMap(data_dir / "engagement.map", self.store_id, conn)
         self.feeds = EmbeddedFeedStore(conn, writer, self.tail)
         self.posts = EmbeddedPostStore(conn, writer, self.tail, clock)
         self.contents = EmbeddedContentSource(conn)
