@@ -19,7 +19,6 @@ COMPILED = os.environ.get("FEEDCORE_NO_EXTENSIONS") != "1"
 
 if COMPILED and not TYPE_CHECKING:
     try:
-        from feedcore._native.deliveries import sort_deliveries
         from feedcore._native.engagement import engagement_lookup, engagement_store
         from feedcore._native.idset import (
             U64Set,
@@ -47,7 +46,6 @@ if COMPILED and not TYPE_CHECKING:
         )
 
 if TYPE_CHECKING or not COMPILED:
-    from feedcore.domain.deliveries import sort_deliveries
     from feedcore.domain.engagement import engagement_lookup, engagement_store
     from feedcore.domain.idset import (
         U64Set,
@@ -89,7 +87,6 @@ __all__ = [
     "page_etag",
     "score",
     "select",
-    "sort_deliveries",
     "sort_entries",
     "unpack_ids",
 ]

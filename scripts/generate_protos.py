@@ -1,4 +1,5 @@
-"""Generates feedcore_pb from proto/: `feedcore.v1` becomes `feedcore_pb.v1`, so that it cannot shadow the engine."""
+"""Generates feedcore_pb from proto/: `feedcore.v1` becomes `feedcore_pb.v1`, so that it cannot
+shadow the engine."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from pathlib import Path
 
 
 def generate(source: Path, target: Path) -> None:
-    """Writes one _pb2.py, _pb2.pyi and _pb2_grpc.py for each .proto below `source` into the package `target`."""
+    """Writes one _pb2.py, _pb2.pyi and _pb2_grpc.py for each .proto below `source` into the package
+    `target`."""
     import grpc_tools
     from grpc_tools import protoc
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from benchmarks.micro.report import print_table
-from feedcore.domain import deliveries, entry, ids, idset, merge, paging, ranking, visibility, wire
+from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility, wire
 from feedcore.limits import DAY_MS, WINDOW_ENTRIES
 
 SEED = 20
@@ -29,9 +29,8 @@ NOW_MS = ids.EPOCH_MS + 700 * DAY_MS
 STORED, OUTBOXES, OUTBOX = 500, 20, 50
 FOLLOWEES, MUTED, HIDDEN, AFFINITIES = 500, 50, 20, 20
 PAGE, CONTENT_BYTES = 20, 300
-POSTS, RECIPIENTS = 2_000, 500  # a million deliveries, as the store sorts at once
 ROUNDS, ROUND_NS = 21, 4_000_000  # odd, so that the median is a measurement; 4 ms a round
-RESULT = "6940a205c008a42c"  # of sha256 of what both sides answer; scores to nine digits
+RESULT = "99c2542149d4bd31"  # of sha256 of what both sides answer; scores to nine digits
 
 
 class Side(NamedTuple):
@@ -44,14 +43,12 @@ class Side(NamedTuple):
     ranking: ModuleType
     paging: ModuleType
     wire: ModuleType
-    deliveries: ModuleType
 
 
 def sides() -> list[Side]:
     """The twins, and the compiled modules if they are built."""
-    twins = Side("Python", idset, merge, visibility, ranking, paging, wire, deliveries)
+    twins = Side("Python", idset, merge, visibility, ranking, paging, wire)
     try:
-        from feedcore._native import deliveries as c_deliveries
         from feedcore._native import idset as c_idset
         from feedcore._native import merge as c_merge
         from feedcore._native import paging as c_paging
@@ -64,9 +61,7 @@ def sides() -> list[Side]:
         print(f"compiled modules are missing ({error}): measuring the twins alone")
         return [twins]
     assert _native is not None
-    compiled = Side(
-        "compiled", c_idset, c_merge, c_visibility, c_ranking, c_paging, c_wire, c_deliveries
-    )
+    compiled = Side("compiled", c_idset, c_merge, c_visibility, c_ranking, c_paging, c_wire)
     return [compiled, twins]
 
 
@@ -103,13 +98,6 @@ class World:
         rates = [draw.choice([0.0, draw.uniform(0.0, 8.0)]) for _ in range(WINDOW_ENTRIES)]
         self.engagement = struct.pack(f"<{WINDOW_ENTRIES}f", *rates)
         self.contents = [draw.randbytes(CONTENT_BYTES) for _ in range(PAGE)]
-        self.deliveries = [
-            (
-                entry.pack(ids.make(NOW_MS - draw.randrange(DAY_MS), 0, 1, place % 1024), 1),
-                idset.pack_ids(draw.getrandbits(40) for _ in range(RECIPIENTS)),
-            )
-            for place in range(POSTS)
-        ]
 
 
 class Pipeline:
@@ -169,8 +157,6 @@ class Pipeline:
         text.update(repr((self.page.chosen, scores, self.page.low_water, self.etag())).encode())
         items = [(*item[:6], 0.5, 1) for item in self.items]
         text.update(self.side.wire.encode_page(items, "c", "h", "e", b"", 0))
-        for day, rows in self.side.deliveries.sort_deliveries(self.world.deliveries[:20]):
-            text.update(repr((day, list(rows))).encode())
         return text.hexdigest()[:16]
 
 
@@ -189,16 +175,7 @@ def median_us(step: Callable[[], object]) -> float:
     return statistics.median(rounds)
 
 
-def sorted_deliveries_s(side: Side, world: World) -> float:
-    """Seconds to sort a million deliveries and read every row."""
-    begin = time.perf_counter_ns()
-    days = side.deliveries.sort_deliveries(world.deliveries)
-    count = sum(1 for _, rows in days for _ in rows)
-    assert count <= POSTS * RECIPIENTS
-    return (time.perf_counter_ns() - begin) / 1e9
-
-
-def measure(pipelines: list[Pipeline], world: World) -> None:
+def measure(pipelines: list[Pipeline]) -> None:
     """Prints the table: a column a side, and how many times faster the first is."""
     steps = {
         "merge 500 + 20 x 50": "merge",
@@ -214,12 +191,6 @@ def measure(pipelines: list[Pipeline], world: World) -> None:
         times = [median_us(getattr(pipeline, name)) for pipeline in pipelines]
         cells = [f"{value:,.1f} us" for value in times]
         rows.append([title, *cells, f"{times[-1] / times[0]:,.0f}x"])
-    seconds = [
-        statistics.median(sorted_deliveries_s(pipeline.side, world) for _ in range(3))
-        for pipeline in pipelines
-    ]
-    cells = [f"{value * 1e6:,.0f} us" for value in seconds]
-    rows.append(["sort 1,000,000 deliveries", *cells, f"{seconds[-1] / seconds[0]:,.0f}x"])
     names = [pipeline.side.name for pipeline in pipelines]
     print_table(f"Pipeline (seed {SEED}, medians)", ["step", *names, "ratio"], rows)
 
@@ -236,7 +207,7 @@ def main() -> None:
         assert seen == RESULT, f"{pipeline.side.name}: result {seen}; {RESULT}"
     print(f"results as expected: {', '.join(pipeline.side.name for pipeline in pipelines)}")
     if not small:
-        measure(pipelines, world)
+        measure(pipelines)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 VARINT = 0
 LENGTH_DELIMITED = 2
 # Most numbers of a receipt fit one byte: field number -> value -> tag and value.
-_ONE_BYTE = [[bytes((number << 3 | VARINT, value)) for value in range(0x80)] for number in range(16)]
+_ONE_BYTE = [
+    [bytes((number << 3 | VARINT, value)) for value in range(0x80)] for number in range(16)
+]
 
 
 def varint(value: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -36,6 +37,12 @@ class Delivery:
 
 class FeedStore(Protocol):
     """Partitioned by the feed's owner; a read touches one partition."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Reads inside see one moment, not earlier than its beginning; cheaper than one by one.
+
+        Not to be held across an await.
+        """
 
     def window(
         self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int

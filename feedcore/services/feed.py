@@ -150,11 +150,12 @@ class FeedService:
         """
         if view not in (VIEW_FULL, VIEW_COMPACT, VIEW_IDS):
             raise InvalidField("view", str(view), "must be 0 (full), 1 (compact) or 2 (ids)")
-        scroll = self._begin(user_id, page_size, cursor)
-        rebuild_due = self.fill(scroll)
+        with self._feeds.snapshot():
+            scroll = self._begin(user_id, page_size, cursor)
+            rebuild_due = self.fill(scroll)
+            items = self._hydrate(scroll, view)
         if rebuild_due:
             await self._feeds.request_rebuild(user_id, scroll.now_ms)
-        items = self._hydrate(scroll, view)
         self._preferences.seen(user_id, scroll.now_ms)
         return self._present(scroll, items, view, if_none_match)
 

@@ -73,9 +73,12 @@ class PostContract:
 
     async def test_delete_is_final_and_only_the_authors(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
+        await ports.posts.publish(post(engine.clock, 8))
         made = await ports.posts.publish(post(engine.clock, 9))
         with pytest.raises(NotPermitted):
             await ports.posts.delete(8, made.content_id, now)
+        with pytest.raises(NotFound, match="author_id"):
+            await ports.posts.delete(7, made.content_id, now)
         with pytest.raises(NotFound):
             await ports.posts.delete(9, made.content_id + 1, now)
         assert made.content_id not in engine.other.posts.tombstones()

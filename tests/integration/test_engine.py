@@ -1,4 +1,5 @@
-"""The services together on the real embedded store: what a user of the engine relies on, case by case."""
+"""The services together on the real embedded store: what a user of the engine relies on, case by
+case."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class World:
             "posts": store.posts,
             **replaced,
         }
-        return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)
 
     async def settle(self) -> None:
         """Everything delivered, merged and counted."""

@@ -243,7 +243,7 @@ ROWS = [
         "ALREADY_EXISTS",
         ("idempotency",),
     ),
-    Row("delete by nobody", lambda w: delete(w, author_id=999_999), FOREIGN, ("author_id",)),
+    Row("delete by nobody", lambda w: delete(w, author_id=999_999), GONE, ("author_id",)),
     Row("delete of nothing", lambda w: delete(w, content_id=12_345), GONE, ("content_id",)),
     Row("delete of another's", lambda w: delete(w, author_id=READER), FOREIGN, ("author_id",)),
     Row("delete post 0", lambda w: delete(w, content_id=0), BAD, ("content_id: 0", "1 to")),

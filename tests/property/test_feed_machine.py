@@ -2,8 +2,8 @@
 
     model                            invariant
     posts, follows, mutes, hides     visibility: a whole scroll equals what the model says
-    scrolls in progress              monotonicity: nothing twice, nothing skipped that was there when
-                                     the scroll began and was visible all along
+    scrolls in progress              monotonicity: nothing twice, nothing skipped that was there
+                                     when the scroll began and was visible all along
     deleted posts                    deletion: in no page after the acknowledgement
     preferences                      read your writes: in force on the very next page
     acknowledged posts               durability: there after the store is closed and opened
@@ -36,7 +36,10 @@ from feedcore_pb.v1 import feed_pb2
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 START_MS = 1_780_000_000_000
-USERS = st.integers(1, 5)
+USER_COUNT = 4
+USERS = st.integers(1, USER_COUNT)
+EDGES = st.sets(st.tuples(USERS, USERS), min_size=2, max_size=8)
+MOSTLY = st.sampled_from([True, True, False])
 PAGES = st.integers(1, 4)
 
 
@@ -103,18 +106,22 @@ class Model:
 class FeedMachine(RuleBasedStateMachine):
     """Random histories of a small network."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(edges=EDGES)
+    def begin(self, edges: set[tuple[int, int]]) -> None:
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp(prefix="feedcore-machine-"))
         self.clock = ManualClock(START_MS)
         self.model = Model()
         self.scrolls: list[OpenScroll] = []
         self._open()
+        for user, other in sorted(edges):
+            self.follow(user, other, True)
 
     def _open(self) -> None:
         async def opened() -> None:
-            self.store = EmbeddedStore.open(self.folder, self.clock, writer_role=True, merge_thread=False)
+            self.store = EmbeddedStore.open(
+                self.folder, self.clock, writer_role=True, merge_thread=False
+            )
 
         self.run(opened())
         self.engine = build_engine(
@@ -157,7 +164,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.model.deleted.add(post)
         self.settle_scrolls()
 
-    @rule(user=USERS, other=USERS, on=st.booleans())
+    @rule(user=USERS, other=USERS, on=MOSTLY)
     def follow(self, user: int, other: int, on: bool) -> None:
         blocked = {(user, other), (other, user)} & self.model.blocks
         if user == other or (on and blocked):
@@ -210,7 +217,15 @@ class FeedMachine(RuleBasedStateMachine):
         (self.model.hides.add if on else self.model.hides.discard)((user, post))
         self.settle_scrolls()
 
-    @rule(threshold=st.sampled_from([0, 1, 2, 3, 100]))
+    @precondition(lambda self: self.model.author_of)
+    @rule(fans=st.integers(1, 200), data=st.data())
+    def becomes_popular(self, fans: int, data) -> None:
+        """Likes turn the order of ranking away from the order of time."""
+        post = data.draw(st.sampled_from(sorted(self.model.author_of)))
+        if post not in self.model.deleted:
+            self.run(self.store.signals.import_counts([(post, fans, 0, 0)]))
+
+    @rule(threshold=st.sampled_from([0, 2, 100]))
     def move_threshold(self, threshold: int) -> None:
         self.run(self.engine.admin.set_settings(push_threshold=threshold))
         self.run(self.engine.policy.review(self.clock.now_ms()))
@@ -289,7 +304,7 @@ class FeedMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         now_ms = self.clock.now_ms()
-        for user in range(1, 6):
+        for user in range(1, USER_COUNT + 1):
             if not any(follower == user for follower, _ in self.model.follows):
                 continue
             served = self.engine.feed.scroll_ids(user, 3)
@@ -298,7 +313,7 @@ class FeedMachine(RuleBasedStateMachine):
 
 
 FeedMachine.TestCase.settings = settings(
-    max_examples=2_000 if LONG else 100,
+    max_examples=2_000 if LONG else 150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

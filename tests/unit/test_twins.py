@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedcore.domain import deliveries, entry, ids, idset, merge, paging, ranking, visibility, wire
+from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility, wire
 from feedcore.domain.ranking import RankingParameters
 from feedcore.domain.visibility import Audience
 
 compiled = pytest.importorskip("feedcore._native.idset", reason="compiled modules are not built")
 
-from feedcore._native import deliveries as c_deliveries  # noqa: E402
 from feedcore._native import merge as c_merge  # noqa: E402
 from feedcore._native import paging as c_paging  # noqa: E402
 from feedcore._native import ranking as c_ranking  # noqa: E402
@@ -197,13 +196,3 @@ def test_wire(
 def test_page_etag(items: list[tuple], version: int, more: bool, flags: int) -> None:
     ours = c_wire.page_etag(items, version, more, flags)
     assert ours == wire.page_etag(items, version, more, flags) and len(ours) == 16
-
-
-@given(st.lists(st.tuples(UNSORTED, st.lists(ANY_ID, max_size=30).map(idset.pack_ids)), max_size=8))
-def test_sort_deliveries(rows: list[tuple[bytes, bytes]]) -> None:
-    expected = deliveries.sort_deliveries(rows)
-    ours = c_deliveries.sort_deliveries(rows)
-    assert [(day, list(sorted_rows)) for day, sorted_rows in ours] == expected
-    for (_, lazy), (_, twin) in zip(ours, expected, strict=True):
-        assert len(lazy) == len(twin) and lazy[-1] == twin[-1] and lazy[1:3] == twin[1:3]
-        assert lazy[:] == twin and lazy[0] == twin[0]

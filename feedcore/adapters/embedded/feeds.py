@@ -5,6 +5,7 @@ rest.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import AbstractContextManager
 
 from feedcore import native
 from feedcore.adapters.embedded.database import Writer
@@ -42,6 +43,10 @@ class EmbeddedFeedStore:
         self._conn = conn
         self._writer = writer
         self._tail = tail
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """One read transaction of the connection that all ports read with."""
+        return self._tail.snapshot()
 
     def window(
         self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int

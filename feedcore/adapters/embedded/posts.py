@@ -133,7 +133,7 @@ class EmbeddedContentSource:
         """One query for all."""
         asked = [to_sql(content_id) for content_id in content_ids]
         found = {
-            row[0]: Content(*row[1:])
+            row[0]: Content._make(row[1:])
             for start in range(0, len(asked), _IDS_PER_QUERY)
             for row in self._query(asked[start : start + _IDS_PER_QUERY])
         }
@@ -222,6 +222,8 @@ def _delete(conn: sqlite3.Connection, author_id: int, content_id: int, now_ms: i
     if known is None:
         raise NotFound("content_id: no such post")
     if from_sql(known[0]) != author_id:
+        if not _is_author(conn, author_id):
+            raise NotFound("author_id: no such author")
         raise NotPermitted("author_id: the post belongs to another author")
     if row is None:
         return
@@ -231,6 +233,15 @@ def _delete(conn: sqlite3.Connection, author_id: int, content_id: int, now_ms: i
     )
     conn.execute("DELETE FROM posts WHERE content_id = ?", (content,))
     bump(conn, "tombstones")
+
+
+def _is_author(conn: sqlite3.Connection, author_id: int) -> bool:
+    """Whether anything is known of the author: posts within retention, or followers ever."""
+    sql = (
+        "SELECT EXISTS (SELECT 1 FROM author_outbox WHERE author_id = ?1)"
+        " OR EXISTS (SELECT 1 FROM authors WHERE author_id = ?1)"
+    )
+    return bool(conn.execute(sql, (to_sql(author_id),)).fetchone()[0])
 
 
 def has_media(content: bytes) -> bool:

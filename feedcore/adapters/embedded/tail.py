@@ -11,8 +11,10 @@ Belongs to one thread: the one that owns the connection.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
+from collections.abc import Iterator
 
 from feedcore import native
 from feedcore.adapters.embedded.outboxes import OutboxCache
@@ -48,14 +50,32 @@ class Tail:
         self.trending = b""
         self.outboxes = OutboxCache(conn)
         self._last_outbox = -1
+        self._held = False
 
     @property
     def backlog(self) -> int:
         """Deliveries not yet merged."""
         return max(self._versions[6], 0)
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside is of one moment: the tail is refreshed once, at the beginning."""
+        if self._held:
+            yield
+            return
+        self._conn.execute("BEGIN")
+        try:
+            self.refresh()
+            self._held = True
+            yield
+        finally:
+            self._held = False
+            self._conn.execute("COMMIT")
+
     def refresh(self) -> None:
         """Makes everything current; a few microseconds if nothing was committed."""
+        if self._held:
+            return
         version = self._conn.execute("PRAGMA data_version").fetchone()[0]
         if version != self._data_version:
             self._read_changes()
@@ -64,6 +84,17 @@ class Tail:
 
     def reload_runs(self) -> None:
         """After a file turned out to be gone: another process merged or expired it."""
+        if self._held:
+            # the moment that is held speaks of files that are gone: go on with a later one
+            self._conn.execute("COMMIT")
+            self._conn.execute("BEGIN")
+            self._held = False
+            self._reread_runs()
+            self._held = True
+        else:
+            self._reread_runs()
+
+    def _reread_runs(self) -> None:
         self._data_version = -1
         self._versions = (*self._versions[:4], -1, *self._versions[5:])
         self.refresh()
@@ -79,7 +110,9 @@ class Tail:
 
     def _read_changes(self) -> None:
         conn = self._conn
-        conn.execute("BEGIN")
+        own = not conn.in_transaction
+        if own:
+            conn.execute("BEGIN")
         try:
             before, now = self._versions, conn.execute(_VERSIONS).fetchone()
             if before[0] != now[0]:
@@ -100,7 +133,8 @@ class Tail:
                 self.trending = row[0] if row else b""
             self._versions = now
         finally:
-            conn.execute("COMMIT")
+            if own:
+                conn.execute("COMMIT")
 
     def _forget_outboxes(self) -> None:
         sql = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM outbox_changes"
