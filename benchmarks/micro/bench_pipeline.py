@@ -49,14 +49,13 @@ def sides() -> list[Side]:
     """The twins, and the compiled modules if they are built."""
     twins = Side("Python", idset, merge, visibility, ranking, paging, wire)
     try:
+        from feedcore import _native
         from feedcore._native import idset as c_idset
         from feedcore._native import merge as c_merge
         from feedcore._native import paging as c_paging
         from feedcore._native import ranking as c_ranking
         from feedcore._native import visibility as c_visibility
         from feedcore._native import wire as c_wire
-
-        from feedcore import _native
     except ImportError as error:
         print(f"compiled modules are missing ({error}): measuring the twins alone")
         return [twins]

@@ -21,11 +21,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feedcore.adapters.embedded.store import EmbeddedStore
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import InteractionKind, PreferenceKind

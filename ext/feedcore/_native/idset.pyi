@@ -1,4 +1,4 @@
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 class U64Set:
     def __init__(self, ids: bytes | Iterable[int] = ()) -> None: ...

@@ -1,4 +1,4 @@
-from typing import Sequence
+from collections.abc import Sequence
 
 def merge_newest(
     sources: Sequence[bytes], at_or_below: int, not_below: int, limit: int
