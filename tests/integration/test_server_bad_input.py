@@ -18,7 +18,7 @@ from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
 from tests.support.server import ServerProcess
 
-AUTHOR, READER, STRANGER = 1001, 1002, 1003
+AUTHOR, READER, STRANGER, COLLEAGUE = 1001, 1002, 1003, 1004
 DAY_MS = 86_400_000
 BAD, GONE, FOREIGN = "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"
 
@@ -35,6 +35,9 @@ class World(NamedTuple):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with ServerProcess(tmp_path_factory.mktemp("bad-input") / "data", workers=1) as server:
+        # somebody who has published: whose deletes of others' posts are not simply unknown
+        known = publish_pb2.PublishRequest(author_id=COLLEAGUE, body="mine")
+        server.publish.Publish(known)
         edge = graph_pb2.FollowRequest(follower_id=READER, followee_id=AUTHOR)
         assert server.graph.Follow(edge).changed
         posts = []
@@ -245,7 +248,7 @@ ROWS = [
     ),
     Row("delete by nobody", lambda w: delete(w, author_id=999_999), GONE, ("author_id",)),
     Row("delete of nothing", lambda w: delete(w, content_id=12_345), GONE, ("content_id",)),
-    Row("delete of another's", lambda w: delete(w, author_id=READER), FOREIGN, ("author_id",)),
+    Row("delete of another's", lambda w: delete(w, author_id=COLLEAGUE), FOREIGN, ("author_id",)),
     Row("delete post 0", lambda w: delete(w, content_id=0), BAD, ("content_id: 0", "1 to")),
     Row(
         "stats of nothing",
