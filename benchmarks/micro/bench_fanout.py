@@ -209,7 +209,7 @@ async def measure(size: Size) -> None:
         await world.add_authors()
         burst_rate = await burst(world, folder)
         sustained_rate, peak, runs = await sustained(world, folder, size.seconds)
-        items, disk = stored(world)
+        items, disk = await stored(world)
         wide_rate, before, most = await wide(world)
         await world.store.close()
     finally:
@@ -231,9 +231,9 @@ async def measure(size: Size) -> None:
     print_table(title, ("what", "measured", "goal"), rows)
 
 
-def stored(world: World) -> tuple[int, int]:
+async def stored(world: World) -> tuple[int, int]:
     """(items, bytes on disk) of the stored feeds."""
-    counts = world.store.counts()
+    counts = await world.store.counts()
     return counts["feed_items"], counts["feeds_bytes"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from feedcore.clock import Clock
 from feedcore.domain.experiments import RankingConfig
@@ -32,7 +32,7 @@ class AdminService:
         queue: FanoutQueue,
         feeds: FeedStore,
         hot: Hot,
-        store_counts: Callable[[], dict[str, int]],
+        store_counts: Callable[[], Awaitable[dict[str, int]]],
         clock: Clock,
     ) -> None:
         self._settings = settings

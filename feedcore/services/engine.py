@@ -7,7 +7,7 @@ code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +47,7 @@ class Store(Protocol):
     queue: FanoutQueue
     settings: SettingsStore
     secret: bytes
-    counts: Callable[[], dict[str, int]]
+    counts: Callable[[], Awaitable[dict[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)

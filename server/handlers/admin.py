@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 from feedcore import __version__
@@ -11,7 +11,6 @@ from feedcore.clock import Clock
 from feedcore.domain.experiments import Arm, RankingConfig
 from feedcore.domain.ranking import RankingParameters
 from feedcore.errors import FeedcoreError, InvalidField
-from feedcore.limits import LIST_PAGE_MAX
 from feedcore.observe import metrics
 from feedcore.services.admin import AdminService
 from feedcore.services.audit import AuditReport, AuditService
@@ -80,38 +79,38 @@ class AdminHandlers:
                 p50_ms=row.p50_ms,
                 p99_ms=row.p99_ms,
             )
-        self._report(reply, "store", self._store_status)
-        self._report(reply, "feeds", self._feeds_status)
-        self._report(reply, "fanout", self._fanout_status)
+        await self._report(reply, "store", self._store_status)
+        await self._report(reply, "feeds", self._feeds_status)
+        await self._report(reply, "fanout", self._fanout_status)
         return reply
 
-    def _report(
+    async def _report(
         self,
         reply: pb.GetStatusResponse,
         name: str,
-        read: Callable[[pb.GetStatusResponse], str],
+        read: Callable[[pb.GetStatusResponse], Awaitable[str]],
     ) -> None:
         try:
-            reply.components.add(name=name, detail=read(reply), ok=True)
+            reply.components.add(name=name, detail=await read(reply), ok=True)
         except FeedcoreError as error:
             reply.components.add(name=name, ok=False, detail=str(error))
 
-    def _store_status(self, reply: pb.GetStatusResponse) -> str:
-        counts = self._admin.store_counts()
+    async def _store_status(self, reply: pb.GetStatusResponse) -> str:
+        counts = await self._admin.store_counts()
         for name, value in counts.items():
             reply.store[name] = value
         return f"{counts.get('posts', 0)} posts, {counts.get('follows', 0)} follows"
 
-    def _feeds_status(self, reply: pb.GetStatusResponse) -> str:
+    async def _feeds_status(self, reply: pb.GetStatusResponse) -> str:
         reply.merge_backlog = self._admin.backlog()
         return f"{reply.merge_backlog} deliveries to merge"
 
-    def _fanout_status(self, reply: pb.GetStatusResponse) -> str:
+    async def _fanout_status(self, reply: pb.GetStatusResponse) -> str:
         for lane, (lag, paused) in self._admin.lanes().items():
             reply.lanes.add(
                 name=lane.name.lower(), jobs=lag.jobs, lag_ms=lag.oldest_ms, paused=paused
             )
-        reply.dead_letters = len(self._admin.dead_letters(LIST_PAGE_MAX))
+        reply.dead_letters = reply.store["dead_letters"]
         jobs = sum(lane.jobs for lane in reply.lanes)
         return f"{jobs} jobs, {reply.dead_letters} dead letters"
 
