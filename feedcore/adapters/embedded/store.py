@@ -114,12 +114,18 @@ class EmbeddedStore:
         `rebuild`).
         """
         directory = Path(data_dir)
+        # Looked at before store.db: whoever makes a store makes its feeds last.
+        stray_feeds = (directory / "feeds").exists()
         version = stored_version(directory / "store.db")
         if version == 0 and not create:
             raise StoreError(
                 f"{directory} has no store; name another directory, or create one there"
             )
-        _check_stray_feeds(directory, version)
+        if version == 0 and stray_feeds:
+            raise StoreError(
+                f"{directory / 'feeds'} is there, but no store.db; restore it or use another"
+                " directory"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         locks = _take_locks(directory, writer_role=writer_role, exclusive=exclusive)
         try:
@@ -214,6 +220,8 @@ class EmbeddedStore:
                 shutil.rmtree(self.feeds_dir, ignore_errors=True)
                 self.mark_feeds()
             return
+        # Looked at before the marker: they appear together, whoever makes them.
+        there = self.feeds_dir.exists()
         half = conn.execute("SELECT 1 FROM blobs WHERE name = 'rebuilding'").fetchone()
         if half:
             raise StoreError(f"{self.feeds_dir}: a rebuild was interrupted; run 'feedcore rebuild'")
@@ -223,7 +231,7 @@ class EmbeddedStore:
                     f"{self.feeds_dir} holds the feeds of another store; run 'feedcore rebuild'"
                 )
             return
-        if conn.execute("SELECT 1 FROM runs LIMIT 1").fetchone() or self.feeds_dir.exists():
+        if conn.execute("SELECT 1 FROM runs LIMIT 1").fetchone() or there:
             raise StoreError(f"{self.feeds_dir} has no FEEDS marker; run 'feedcore rebuild'")
         self.mark_feeds()
 
@@ -240,13 +248,6 @@ def _identity(conn: sqlite3.Connection, data_dir: Path) -> tuple[bytes, bytes]:
         raise StoreError(
             f"{data_dir / 'store.db'} is corrupt: {error}; restore a backup"
         ) from error
-
-
-def _check_stray_feeds(directory: Path, version: int) -> None:
-    if version == 0 and (directory / "feeds").exists():
-        raise StoreError(
-            f"{directory / 'feeds'} is there, but no store.db; restore it or use another directory"
-        )
 
 
 def _take_locks(directory: Path, *, writer_role: bool, exclusive: bool) -> list[FileLock]:
@@ -281,19 +282,36 @@ def _prepare(directory: Path, store_lock: FileLock, *, exclusive: bool) -> None:
         version = stored_version(path)
         if version == SCHEMA_VERSION:
             return
-        if version and not exclusive and not store_lock.try_acquire():
+        if version == 0:
+            _create(path)
+            return
+        if not exclusive and not store_lock.try_acquire():
             raise StoreError(f"{directory} has to be migrated; stop the other processes first")
-        conn = connect(path, read_only=False)
-        try:
-            migrate(conn, version)
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{path} cannot be migrated: {error}; nothing was changed") from error
-        finally:
-            conn.close()
-        if version and not exclusive:
+        _migrate(path, version)
+        if not exclusive:
             store_lock.try_acquire(shared=True)
     finally:
         turn.close()
+
+
+def _create(path: Path) -> None:
+    """Makes the store beside its place and moves it there whole: killed before, there is none."""
+    for left in path.parent.glob("store.db.new*"):
+        left.unlink()
+    made = path.with_name("store.db.new")
+    _migrate(made, 0)
+    made.replace(path)
+    sync_directory(path.parent)
+
+
+def _migrate(path: Path, version: int) -> None:
+    conn = connect(path, read_only=False)
+    try:
+        migrate(conn, version)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path} cannot be migrated: {error}; nothing was changed") from error
+    finally:
+        conn.close()
 
 
 def _count(data_dir: Path) -> dict[str, int]:
