@@ -59,6 +59,9 @@ FEED_NOT_MODIFIED = Counter(
     "feedcore_feed_not_modified_total",
     "Feed pages answered by etag alone: the caller's copy was current.",
 )
+OUTBOX_READS = Counter(
+    "feedcore_outbox_reads_total", "Outboxes read for feed pages, by cache result.", ["result"]
+)
 
 FANOUT_DELIVERIES = Counter("feedcore_fanout_deliveries_total", "Posts delivered to feeds by push.")
 FANOUT_JOBS = Gauge(
@@ -102,6 +105,8 @@ class Figures(NamedTuple):
     processes: int
     started_ms: int
     deliveries: int
+    outbox_hits: int
+    outbox_misses: int
 
 
 def restarts(registry: CollectorRegistry) -> Counter:
@@ -141,6 +146,7 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
     calls: dict[str, int] = {}
     failures: dict[str, int] = {}
     buckets: dict[str, list[tuple[float, float]]] = {}
+    reads = {"hit": 0, "miss": 0}
     processes, started_s, deliveries = 0.0, math.inf, 0.0
     for sample in (sample for metric in metrics for sample in metric.samples):
         labels = sample.labels
@@ -152,6 +158,8 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
         elif sample.name == "feedcore_call_duration_seconds_bucket":
             edges = buckets.setdefault(labels["operation"], [])
             edges.append((float(labels["le"]), sample.value))
+        elif sample.name == "feedcore_outbox_reads_total":
+            reads[labels["result"]] += int(sample.value)
         elif sample.name == "feedcore_processes":
             processes += sample.value
         elif sample.name == "feedcore_start_time_seconds" and sample.value > 0:
@@ -169,7 +177,9 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
         for name in sorted(calls)
     ]
     started_ms = int(started_s * 1_000) if math.isfinite(started_s) else 0
-    return Figures(operations, int(processes), started_ms, int(deliveries))
+    return Figures(
+        operations, int(processes), started_ms, int(deliveries), reads["hit"], reads["miss"]
+    )
 
 
 def quantile_ms(cumulative: list[tuple[float, float]], q: float) -> float:

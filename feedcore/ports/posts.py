@@ -98,6 +98,9 @@ class PostStore(Protocol):
         cuts).
         """
 
+    def outbox_reads(self) -> tuple[int, int]:
+        """Outboxes read by this process so far: (from its memory, from the store)."""
+
     def stats(self, content_id: int) -> PostStats | None:
         """Counters, or None if there is no such post."""
 

@@ -66,6 +66,8 @@ class FeedPage(NamedTuple):
     origin: str
     degraded: bool
     not_modified: bool
+    outbox_hits: int
+    outbox_misses: int
 
 
 class NewContent(NamedTuple):
@@ -111,6 +113,8 @@ class Scroll:
     receipt: Receipt
     chosen: list[Chosen] = field(default_factory=list)
     end: bool = False
+    outbox_hits: int = 0
+    outbox_misses: int = 0
 
     @property
     def not_below(self) -> int:
@@ -150,9 +154,12 @@ class FeedService:
         """
         if view not in (VIEW_FULL, VIEW_COMPACT, VIEW_IDS):
             raise InvalidField("view", str(view), "must be 0 (full), 1 (compact) or 2 (ids)")
+        hits, misses = self._posts.outbox_reads()
         with self._feeds.snapshot():
             scroll = self._begin(user_id, page_size, cursor)
             rebuild_due = self.fill(scroll)
+            hits_now, misses_now = self._posts.outbox_reads()
+            scroll.outbox_hits, scroll.outbox_misses = hits_now - hits, misses_now - misses
             items = self._hydrate(scroll, view)
         if rebuild_due:
             await self._feeds.request_rebuild(user_id, scroll.now_ms)
@@ -398,14 +405,25 @@ class FeedService:
         etag = native.page_etag(
             items, receipt.ranking_version, not scroll.end, view << 1 | receipt.degraded
         )
-        origin = receipt.origin.name.lower()
         if if_none_match and if_none_match == etag:
             body = native.encode_not_modified(head, etag, receipt.encode())
-            return FeedPage(body, 0, origin, receipt.degraded, True)
+            return _page(scroll, body, items=0, not_modified=True)
         next_cursor = "" if scroll.end else encode_cursor(_cursor(scroll), self._secret)
         body = native.encode_page(items, next_cursor, head, etag, receipt.encode(), view)
         self._signals.impressions([item[0] for item in items])
-        return FeedPage(body, len(items), origin, receipt.degraded, False)
+        return _page(scroll, body, items=len(items), not_modified=False)
+
+
+def _page(scroll: Scroll, body: bytes, *, items: int, not_modified: bool) -> FeedPage:
+    return FeedPage(
+        body,
+        items,
+        scroll.receipt.origin.name.lower(),
+        scroll.receipt.degraded,
+        not_modified,
+        scroll.outbox_hits,
+        scroll.outbox_misses,
+    )
 
 
 def _receipt(viewer: Viewer, now_ms: int) -> Receipt:

@@ -82,6 +82,7 @@ class AdminHandlers:
         await self._report(reply, "store", self._store_status)
         await self._report(reply, "feeds", self._feeds_status)
         await self._report(reply, "fanout", self._fanout_status)
+        reply.components.add(name="outbox cache", ok=True, detail=_cache_detail(figures))
         return reply
 
     async def _report(
@@ -307,3 +308,10 @@ def settings_message(hot: HotSettings) -> pb.HotSettings:
         rest_lane_paused=hot.rest_lane_paused,
         fanout_paused=hot.fanout_paused,
     )
+
+
+def _cache_detail(figures: metrics.Figures) -> str:
+    """Of all workers since the server started."""
+    reads = figures.outbox_hits + figures.outbox_misses
+    share = 100 * figures.outbox_hits / reads if reads else 0.0
+    return f"{figures.outbox_hits} hits, {figures.outbox_misses} misses, {share:.1f} % hits"

@@ -39,6 +39,8 @@ class FeedHandlers:
         self._feed = feed
         self._preferences = preferences
         self._pages: dict[str, Any] = {}
+        self._outbox_hits = metrics.OUTBOX_READS.labels("hit")
+        self._outbox_misses = metrics.OUTBOX_READS.labels("miss")
 
     def table(self) -> dict[str, Any]:
         """Handlers by method name."""
@@ -62,11 +64,15 @@ class FeedHandlers:
             degraded=page.degraded,
             not_modified=page.not_modified,
             reply_bytes=len(page.body),
+            cache_hits=page.outbox_hits,
+            cache_misses=page.outbox_misses,
         )
         if page.origin not in self._pages:
             self._pages[page.origin] = metrics.FEED_PAGES.labels(page.origin)
         self._pages[page.origin].inc()
         metrics.FEED_ITEMS.inc(page.items)
+        self._outbox_hits.inc(page.outbox_hits)
+        self._outbox_misses.inc(page.outbox_misses)
         if page.degraded:
             metrics.FEED_DEGRADED.inc()
         if page.not_modified:

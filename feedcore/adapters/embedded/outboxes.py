@@ -35,6 +35,8 @@ class OutboxCache:
         self._conn = conn
         self._outboxes: dict[int, bytes] = {}
         self._bytes = 0
+        self.hits = 0
+        self.misses = 0
 
     def forget(self, author_ids: Iterable[int]) -> None:
         """They published: read them anew."""
@@ -50,7 +52,10 @@ class OutboxCache:
         """Entries of each, newest first, in the order asked for; b"" if there are none."""
         known = self._outboxes.get
         found = [known(author_id) for author_id in author_ids]
-        if None not in found:
+        missed = found.count(None)
+        self.misses += missed
+        self.hits += len(found) - missed
+        if not missed:
             return found  # type: ignore[return-value]
         missing = [a for a, entries in zip(author_ids, found, strict=True) if entries is None]
         loaded = self._load(missing, first_day)

@@ -83,6 +83,10 @@ class EmbeddedPostStore:
         oldest_day = (self._clock.now_ms() - RETENTION_MS) // DAY_MS
         return self._tail.outboxes.read(author_ids, min(oldest_day, ids.day(not_below)))
 
+    def outbox_reads(self) -> tuple[int, int]:
+        """Of the cache."""
+        return self._tail.outboxes.hits, self._tail.outboxes.misses
+
     def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are applied."""
         sql = (
