@@ -193,7 +193,12 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
     assert row.calls == after[name] + after[failed] and row.failures == after[failed]
     assert 0 < row.p50_ms <= row.p99_ms and row.rate > 0
     assert status.workers == WORKERS + 1 and status.started_ms > 0
-    assert {component.name for component in status.components} == {"store", "feeds", "fanout"}
+    assert {component.name for component in status.components} == {
+        "store",
+        "feeds",
+        "fanout",
+        "outbox cache",
+    }
     assert all(component.ok for component in status.components)
     assert status.store["posts"] >= 1
 
