@@ -23,6 +23,7 @@ class NewPost:
     visibility: int
     quality: float
     idempotency_key: str
+    has_media: bool = False
 
 
 class Published(NamedTuple):

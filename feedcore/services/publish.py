@@ -81,6 +81,7 @@ class PublishService:
             visibility=visibility,
             quality=QUALITY_MEDIA if media else QUALITY_TEXT,
             idempotency_key=idempotency_key,
+            has_media=bool(media),
         )
         published = await self._posts.publish(post)
         # Readers overlay posts that are not delivered yet, so followers see it from this moment on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -137,11 +138,8 @@ class PostContract:
         assert (own.content_id, own.visibility) == (made.content_id, entry.Visibility.PRIVATE)
 
     async def test_media_sets_its_flag(self, engine: Engine) -> None:
-        new = post(engine.clock, 9)
-        media = b"\x12\x05\x0a\x03a:b"
-        await engine.store.posts.publish(
-            new.__class__(new.content_id, 9, new.content + media, b"d", 0, 1.0, "")
-        )
+        new = replace(post(engine.clock, 9), has_media=True)
+        await engine.store.posts.publish(new)
         (own,) = entry.unpack(engine.store.posts.outboxes([9], ALL, 0, 500)[0])
         assert own.flags & entry.FLAG_MEDIA
 

@@ -169,7 +169,7 @@ def _publish(conn: sqlite3.Connection, post: NewPost, now_ms: int) -> Published:
     private = post.visibility == entries_of.Visibility.PRIVATE
     pulled = mode == Mode.PULL
     queued = followers > 0 and not pulled and not private
-    flags = post.visibility | (entries_of.FLAG_MEDIA if has_media(post.content) else 0)
+    flags = post.visibility | (entries_of.FLAG_MEDIA if post.has_media else 0)
     entry = entries_of.pack(content_id, post.author_id, post.quality, flags)
     conn.execute(
         "INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -246,32 +246,3 @@ def _is_author(conn: sqlite3.Connection, author_id: int) -> bool:
         " OR EXISTS (SELECT 1 FROM authors WHERE author_id = ?1)"
     )
     return bool(conn.execute(sql, (to_sql(author_id),)).fetchone()[0])
-
-
-def has_media(content: bytes) -> bool:
-    """Whether a wire-encoded feedcore.v1.Content has a field 2 (media)."""
-    at, end = 0, len(content)
-    while at < end:
-        tag, at = _varint(content, at)
-        if tag == 0x12:
-            return True
-        if tag & 7 == 2:
-            length, at = _varint(content, at)
-            at += length
-        elif tag & 7 == 0:
-            _, at = _varint(content, at)
-        else:
-            return False  # not a Content as we write it
-    return False
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    return value, at
