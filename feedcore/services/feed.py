@@ -190,10 +190,11 @@ class FeedService:
         """How many visible items are newer than `head`."""
         check_id("user_id", user_id)
         head_id = decode_head(head, self._secret, user_id)
-        scroll = self._first_page(user_id, CHECK_NEW_COUNT_MAX)
-        scroll.trending = False  # what trends is not news: only what the user follows is counted
-        entries = self._skeleton(scroll, newer_than=head_id).entries
-        verdicts = self._filter(scroll, entries)
+        with self._feeds.snapshot():
+            scroll = self._first_page(user_id, CHECK_NEW_COUNT_MAX)
+            scroll.trending = False  # what trends is not news: only what is followed counts
+            entries = self._skeleton(scroll, newer_than=head_id).entries
+            verdicts = self._filter(scroll, entries)
         kept = verdicts.count(Verdict.KEEP)
         if not kept:
             return NewContent(0, False, 0, 0)
