@@ -253,6 +253,11 @@ class FeedMachine(RuleBasedStateMachine):
         self.run(self.store.merge_all())
 
     @rule()
+    def compact(self) -> None:
+        while self.store.merger.compact_once(quiet=True):
+            pass
+
+    @rule()
     def everybody_goes_away(self) -> None:
         self.run(self.store.upkeep_inactive(self.clock.now_ms() + INACTIVE_AFTER_MS + 1))
 
@@ -313,7 +318,7 @@ class FeedMachine(RuleBasedStateMachine):
 
 
 FeedMachine.TestCase.settings = settings(
-    max_examples=2_000 if LONG else 150,
+    max_examples=1_000 if LONG else 150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
