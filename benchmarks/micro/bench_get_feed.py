@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import statistics
 import tempfile
@@ -90,6 +91,12 @@ async def measure(
     return cold, warm
 
 
+def resident_bytes() -> int:
+    """Of this process, mapped files with it: what the feeds of active users keep in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def check(body: bytes) -> None:
     """What was measured is a real page."""
     page = feed_pb2.GetFeedResponse.FromString(body)
@@ -111,7 +118,9 @@ async def run(users: int, small: bool) -> None:
         store = EmbeddedStore.open(Path(folder), clock, writer_role=False)
         engine = build_engine(store, HotSettings(), clock)
         check((await engine.feed.get_feed(FIRST_USER, 20, "", 0, "")).body)
+        before = resident_bytes()
         cold, warm = await measure(store, engine, range(FIRST_USER + 1, FIRST_USER + users))
+        grown = (resident_bytes() - before) // (users - 1)
         await store.close()
     if small:
         print("bench_get_feed small: ok")
@@ -119,6 +128,7 @@ async def run(users: int, small: bool) -> None:
     rows = [
         ("cold GetFeed in the service", f"{statistics.median(cold):.0f} us", "<= 700 us"),
         ("the same with outboxes warm", f"{statistics.median(warm):.0f} us", "<= 300 us"),
+        ("resident memory a user loaded", f"{grown / 1_000:.1f} KB", ""),
     ]
     print_table("GetFeed, CPU a call (median)", ("what", "measured", "target"), rows)
 
