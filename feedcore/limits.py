@@ -46,7 +46,6 @@ LIST_PAGE_MAX = 1_000  # ids a page of ListFollowers and ListFollowees
 # outboxes one load merges: an empty one costs 2 us, a full one 6 us; above it the most engaged with
 PULLED_SOURCES_MAX = 2_000
 OUTBOX_CACHE_BYTES = 64 * 1024 * 1024  # 100,000 authors with 25 posts a week each
-OUTBOX_ENTRIES_MAX = WINDOW_ENTRIES  # no source can put more than a window into a window
 
 # --- preferences ----------------------------------------------------------------------------------
 # mutes, snoozes, hides, blocks of one user: 80 KB read on each load
@@ -96,7 +95,6 @@ RANKING_VERSIONS_KEPT = 1_000  # versions a cursor may still name
 EXPERIMENT_ARMS_MAX = 16
 
 assert PAGE_SIZE_DEFAULT <= PAGE_SIZE_MAX <= SERVED_SET_MAX <= WINDOW_ENTRIES
-assert OUTBOX_ENTRIES_MAX >= WINDOW_ENTRIES, "a pulled source must be able to fill a window"
 assert CURSOR_AGE_MAX_MS <= RETENTION_MS <= TOMBSTONE_AGE_MAX_MS
 # 7 low bytes an id, a bit vector of 192 + 2^63 / 2^56 bits for the high ones (Elias-Fano), and 76
 # bytes of header and signature, in base64 (4/3)

@@ -34,14 +34,16 @@ async def work(child: Child, stop: asyncio.Event) -> None:
         child.ready(0)
         logs.get("fanout").info("working")
         async with asyncio.TaskGroup() as group:
-            group.create_task(_export(engine, fanout.stats, stop), name="metrics")
+            group.create_task(_export(store, engine, fanout.stats, stop), name="metrics")
             group.create_task(process.run(stop), name="fan-out process")
         logs.get("fanout").info("stopped")
     finally:
         await store.close()
 
 
-async def _export(engine: Engine, stats: FanoutStats, stop: asyncio.Event) -> None:
+async def _export(
+    store: EmbeddedStore, engine: Engine, stats: FanoutStats, stop: asyncio.Event
+) -> None:
     """Writes gauges about once a second, and once more at the end."""
     deliveries = failures = 0
     while True:
@@ -51,6 +53,7 @@ async def _export(engine: Engine, stats: FanoutStats, stop: asyncio.Event) -> No
         deliveries, failures = stats.deliveries, stats.failures
         try:
             _read_gauges(engine)
+            metrics.MERGE_FAILING.set(bool(store.merger and store.merger.last_error))
         except Exception:  # a store that does not answer must not end the fan-out with its metrics
             logs.get("fanout").warning("gauges not read", exc_info=True)
         if stopping:

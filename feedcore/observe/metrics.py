@@ -86,6 +86,12 @@ MERGE_BACKLOG = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+MERGE_FAILING = Gauge(
+    "feedcore_merge_failing",
+    "1 while merges fail (the log says why; nothing is lost, the backlog grows), else 0.",
+    multiprocess_mode="livemostrecent",
+)
+
 
 class OperationFigures(NamedTuple):
     """One operation over all processes. Quantiles are the upper edges of their histogram

@@ -4,7 +4,6 @@ data and code that serve the page.
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass, field
 
@@ -148,7 +147,7 @@ class ExplainService:
             now_ms,
         )
         told.terms = list(terms._asdict().items())
-        told.score = math.prod(terms)
+        told.score = terms.score
 
 
 def _sentence(told: Explanation, dropped: list[str]) -> str:

@@ -7,18 +7,16 @@ next page.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 from feedcore import native
 from feedcore.domain.experiments import RankingConfig
-from feedcore.domain.ranking import RankingParameters
+from feedcore.domain.ranking import AFFINITY, RankingParameters, affinity_of
 from feedcore.domain.visibility import Audience
 from feedcore.errors import InvalidCursor
 from feedcore.ports import GraphSource, PreferenceStore, SettingsStore, ViewerFilters
 
 RANKING = "ranking"  # name of the settings document that holds ranking configurations
-_AFFINITY = struct.Struct("<Qf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class Viewer:
 
     def affinity_to(self, author_id: int) -> float:
         """Share of the viewer's interactions that went to the author: 0 to 1."""
-        return dict(_AFFINITY.iter_unpack(self.filters.affinity)).get(author_id, 0.0)
+        return affinity_of(self.filters.affinity, author_id)
 
     def most_engaged(self, authors: list[int], limit: int) -> list[int]:
         """At most `limit` of `authors`: those the viewer interacts with most, then ascending by
@@ -56,7 +54,7 @@ class Viewer:
         """
         if len(authors) <= limit:
             return authors
-        affinity = dict(_AFFINITY.iter_unpack(self.filters.affinity))
+        affinity = dict(AFFINITY.iter_unpack(self.filters.affinity))
         return sorted(authors, key=lambda author: (-affinity.get(author, 0.0), author))[:limit]
 
 

@@ -73,10 +73,6 @@ class EmbeddedFanoutQueue:
         rows = self._conn.execute(sql, (limit,))
         return [DeadLetter(_job(row[:11]), row[11], row[12]) for row in rows]
 
-    def dead_letter_count(self) -> int:
-        """How many there are."""
-        return self._conn.execute("SELECT count(*) FROM fanout_jobs WHERE state = 2").fetchone()[0]
-
     async def replay(self, job_ids: list[int], now_ms: int) -> int:
         """Attempts begin again; the continuation stays."""
 

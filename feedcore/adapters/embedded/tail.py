@@ -104,10 +104,6 @@ class Tail:
         found = [entry for author in authors for entry in self._posts[author].values()]
         return native.sort_entries(b"".join(found)) if found else b""
 
-    def has_post(self, author_id: int, entry: bytes) -> bool:
-        """Whether this post still has a job row."""
-        return entry in self._posts.get(author_id, {}).values()
-
     def _read_changes(self) -> None:
         conn = self._conn
         own = not conn.in_transaction
