@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from feedcore import native
-from feedcore.adapters.embedded import EmbeddedStore
+from feedcore.adapters.embedded import EmbeddedStore, schema
+from feedcore.adapters.embedded import store as store_module
+from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.rebuild import rebuild
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION
 from feedcore.clock import ManualClock
@@ -198,3 +200,25 @@ def test_processes_may_open_a_new_directory_at_the_same_moment(tmp_path: Path) -
         assert all(opener.returncode == 0 for opener in openers), told
         assert (tmp_path / str(number) / "store.db").exists()
         assert not list((tmp_path / str(number)).glob("store.db.new*"))
+
+
+async def test_an_older_store_is_migrated_when_it_is_opened_alone(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = (*schema.MIGRATIONS, "CREATE TABLE notes (text TEXT NOT NULL)")
+    monkeypatch.setattr(schema, "MIGRATIONS", newer)
+    for module in (schema, store_module):
+        monkeypatch.setattr(module, "SCHEMA_VERSION", len(newer))
+    # Somebody still serves with the old program: nothing is changed.
+    other = FileLock(data / "store.lock")
+    assert other.try_acquire(shared=True)
+    before = hashes(data)
+    with pytest.raises(StoreError, match="migrated; stop the other processes"):
+        EmbeddedStore.open(data, ManualClock(START_MS))
+    assert hashes(data) == before
+    other.close()
+    store = EmbeddedStore.open(data, ManualClock(START_MS), writer_role=True, merge_thread=False)
+    assert schema.stored_version(data / "store.db") == len(newer)
+    assert store.connection.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+    assert store.feeds.delivered(1, ids.make(START_MS, 0, 0, 1)), "what was there is still there"
+    await store.close()
