@@ -372,3 +372,32 @@ async def test_what_was_acknowledged_is_there_after_reopening(world: World) -> N
     assert await world.ids() == [post]
     assert await world.publish(AUTHOR, "kept", idempotency_key="k") == post
     assert await world.ids() == [post]
+
+
+class FollowsDuringTheTurn:
+    """A queue in whose turn, between reading and advancing, a bulk load commits more follows."""
+
+    def __init__(self, world: World, edge: tuple[int, int]) -> None:
+        self._world, self._edge = world, edge
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._world.store.queue, name)
+
+    async def advance(self, *progress: object) -> None:
+        now_ms = self._world.clock.now_ms()
+        await self._world.store.graph.import_follows([self._edge], now_ms)
+        await self._world.store.queue.advance(*progress)  # type: ignore[arg-type]
+
+
+async def test_follows_loaded_while_the_feed_is_rebuilt_are_not_forgotten(world: World) -> None:
+    for fan in (50, 51):  # both authors are pushed to somebody before
+        for author in (AUTHOR, OTHER):
+            await world.engine.graph.follow(fan, author)
+    posts = {await world.publish(author) for author in (AUTHOR, OTHER)}
+    await world.settle()
+    await world.store.graph.import_follows([(READER, AUTHOR)], world.clock.now_ms())
+    await world.worker(queue=FollowsDuringTheTurn(world, (READER, OTHER))).turn()
+    assert set(await world.ids()) == posts
+    await world.settle()
+    assert set(await world.ids()) == posts
+    assert (await world.page()).receipt.origin == types_pb2.FEED_ORIGIN_STORED

@@ -21,10 +21,6 @@ _NOT_BUILT = (
     "SELECT EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"
     " OR EXISTS (SELECT 1 FROM rebuilding_users WHERE user_id = ?1)"
 )
-_REBUILD_WAITS = (
-    "SELECT 1 FROM fanout_jobs WHERE user_id = ? AND author_id = 0 AND kind = 'rebuild'"
-    " AND state = 0 AND after = 0 LIMIT 1"
-)
 # Of a user who is active again since it was queued: whatever it has not read yet is pushed.
 _REBUILD_UNDER_WAY = (
     "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"
@@ -84,9 +80,14 @@ class EmbeddedFeedStore:
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
         """Active again and queued, in one commit; a read only, if that is so already."""
-        under_way = self._conn.execute(_REBUILD_UNDER_WAY, (to_sql(user_id),)).fetchone()
-        if under_way is None:
-            await self._writer.run(lambda conn: queue_rebuild(conn, user_id, now_ms))
+        user = (to_sql(user_id),)
+
+        def work(conn: sqlite3.Connection) -> None:
+            if conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
+                queue_rebuild(conn, user_id, now_ms)
+
+        if self._conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
+            await self._writer.run(work)
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """One row each in the delivery log."""
@@ -139,7 +140,10 @@ def merged_delivery(conn: sqlite3.Connection) -> int:
 
 
 def queue_rebuild(conn: sqlite3.Connection, user_id: int, now_ms: int) -> None:
-    """Marks the user active and rebuilding, with one REBUILD job."""
+    """Marks the user active and rebuilding, with a REBUILD job of its own.
+
+    A job that waits already may be at work in this moment, with what it read before this commit.
+    """
     user = to_sql(user_id)
     conn.execute("DELETE FROM inactive_users WHERE user_id = ?", (user,))
     sql = (
@@ -151,8 +155,7 @@ def queue_rebuild(conn: sqlite3.Connection, user_id: int, now_ms: int) -> None:
         "INSERT INTO rebuilding_users VALUES (?, NULL) ON CONFLICT DO UPDATE SET done_seq = NULL",
         (user,),
     )
-    if conn.execute(_REBUILD_WAITS, (user,)).fetchone() is None:
-        insert_user_job(conn, JobKind.REBUILD, 0, user_id, now_ms)
+    insert_user_job(conn, JobKind.REBUILD, 0, user_id, now_ms)
 
 
 def insert_user_job(
