@@ -61,6 +61,24 @@ class KilledBeforeAdvance:
         raise Killed
 
 
+class Interrupted:
+    """A port on which, before the named write of a turn, something else is committed."""
+
+    def __init__(self, port, write: str, event) -> None:
+        self._port, self._write, self._event = port, write, event
+
+    def __getattr__(self, name: str):
+        inner = getattr(self._port, name)
+        if name != self._write:
+            return inner
+
+        async def after_the_event(*arguments: object):
+            await self._event()
+            return await inner(*arguments)
+
+        return after_the_event
+
+
 @dataclass(slots=True)
 class OpenScroll:
     """A scroll in progress: `due` are items that were visible when it began and all along."""
@@ -242,10 +260,65 @@ class FeedMachine(RuleBasedStateMachine):
         except Killed:
             pass
 
-    def _worker(self, queue) -> FanoutWorker:
+    @rule(
+        event=st.sampled_from(["publish", "follow", "unfollow", "load"]),
+        write=st.sampled_from(["deliver", "advance"]),
+        user=USERS,
+        other=USERS,
+    )
+    def something_happens_inside_a_turn(
+        self, event: str, write: str, user: int, other: int
+    ) -> None:
+        blocked = {(user, other), (other, user)} & self.model.blocks
+        if user == other or (event in ("follow", "load") and blocked):
+            return
+
+        async def happen() -> None:
+            self.tick()
+            if event == "publish":
+                done = await self.engine.publish.publish(user, "inside a turn")
+                self.model.author_of[done.content_id] = user
+                self.model.at_ms[done.content_id] = done.published_at_ms
+            elif event == "unfollow":
+                await self.engine.graph.unfollow(user, other)
+                self.model.follows.discard((user, other))
+            else:
+                edge, now_ms = (user, other), self.clock.now_ms()
+                if event == "load":
+                    await self.store.graph.import_follows([edge], now_ms)
+                else:
+                    await self.engine.graph.follow(*edge)
+                self.model.follows.add(edge)
+
+        feeds, queue = self.store.feeds, self.store.queue
+        if write == "deliver":
+            feeds = Interrupted(feeds, write, happen)
+        else:
+            queue = Interrupted(queue, write, happen)
+        self.run(self._worker(queue, feeds).turn())
+        self.settle_scrolls()
+
+    @rule(user=USERS, others=st.sets(USERS, min_size=1))
+    def load_follows(self, user: int, others: set[int]) -> None:
+        edges = [
+            (user, other)
+            for other in sorted(others - {user})
+            if not {(user, other), (other, user)} & self.model.blocks
+        ]
+        if edges:
+            self.tick()
+            self.run(self.store.graph.import_follows(edges, self.clock.now_ms()))
+            self.model.follows.update(edges)
+
+    def _worker(self, queue, feeds=None) -> FanoutWorker:
         store = self.store
         return FanoutWorker(
-            queue, store.feeds, store.graph, store.posts, self.engine.hot, self.clock
+            queue,
+            feeds or store.feeds,
+            store.graph,
+            store.posts,
+            self.engine.hot,
+            self.clock,
         )
 
     @rule()
@@ -318,7 +391,7 @@ class FeedMachine(RuleBasedStateMachine):
 
 
 FeedMachine.TestCase.settings = settings(
-    max_examples=1_000 if LONG else 150,
+    max_examples=1_000 if LONG else 200,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
