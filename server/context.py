@@ -3,38 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 
+from feedcore.observe import tracing
 from feedcore.observe.tracing import Trace
 
 NoteValue = str | int | float | bool
+MetadataValue = str | bytes  # bytes under keys that end in "-bin", text under all others
+Metadata = tuple[tuple[str, MetadataValue], ...]
 
 
 async def _no_stream(_reply: bytes) -> None:
-    raise RuntimeError("a unary call has one reply: return it")
+    raise RuntimeError("this call has one reply: return it")
 
 
-@dataclass(slots=True)
 class CallContext:
     """One call.
 
-    `deadline_s`: on the clock of `Clock.monotonic`, None if the caller set none. `metadata`: the
-    caller's ASCII metadata, lower-case keys, the last value of each. `send`: sends one encoded
-    message of a streamed reply and waits while the peer is slow. Cancellation (the caller hung up,
-    the deadline passed, the server stops) arrives as asyncio.CancelledError in the handler's task,
-    at its next await.
+    `deadline_s`: on the clock of `Clock.monotonic`, None if the caller set none. `peer`: the
+    caller's address. `identity`: the subject of the caller's TLS certificate, "" without one.
+
+    `send`: sends one encoded message of a streamed reply and waits while the peer is slow.
+    `compress`: gzip for the replies from here on (set it before each one, if need be); it is done
+    only if the caller accepts gzip. `initial` and `trailers` are metadata for the caller: the first
+    goes out before the first reply, the other with the status.
+
+    Cancellation (the caller hung up, the deadline passed, the server stops) arrives as
+    asyncio.CancelledError in the handler's task, once, at its next await.
     """
 
-    method: str  # "/feedcore.v1.FeedService/GetFeed"
-    operation: str  # "GetFeed"
-    peer: str
-    metadata: Mapping[str, str]
-    trace: Trace
-    deadline_s: float | None = None
-    send: Callable[[bytes], Awaitable[None]] = _no_stream
-    trailers: list[tuple[str, str]] = field(default_factory=list)
-    notes: dict[str, NoteValue] = field(default_factory=dict)
-    user_id: int = 0
+    __slots__ = (
+        "_ascii",
+        "_metadata",
+        "_trace",
+        "compress",
+        "deadline_s",
+        "identity",
+        "initial",
+        "method",
+        "notes",
+        "operation",
+        "peer",
+        "send",
+        "trailers",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        method: str,  # "/feedcore.v1.FeedService/GetFeed"
+        operation: str,  # "GetFeed"
+        peer: str,
+        metadata: Metadata | Callable[[], Metadata] = (),
+        deadline_s: float | None = None,
+        identity: str = "",
+    ) -> None:
+        self.method = method
+        self.operation = operation
+        self.peer = peer
+        self.deadline_s = deadline_s
+        self.identity = identity
+        self.send: Callable[[bytes], Awaitable[None]] = _no_stream
+        self.compress = False
+        self.initial: list[tuple[str, MetadataValue]] = []
+        self.trailers: list[tuple[str, MetadataValue]] = []
+        self.notes: dict[str, NoteValue] = {}
+        self.user_id = 0
+        # Made when first asked for: most handlers look at none of it.
+        self._metadata = metadata
+        self._ascii: dict[str, str] | None = None
+        self._trace: Trace | None = None
+
+    @property
+    def all_metadata(self) -> Metadata:
+        """What the caller sent, in its order, repeated keys and binary values included."""
+        if callable(self._metadata):
+            self._metadata = self._metadata()
+        return self._metadata
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The caller's ASCII metadata: lower-case keys, the last value of each."""
+        if self._ascii is None:
+            self._ascii = {
+                key: value for key, value in self.all_metadata if isinstance(value, str)
+            }
+        return self._ascii
+
+    @property
+    def trace(self) -> Trace:
+        """The caller's trace, continued, or a new one."""
+        if self._trace is None:
+            self._trace = tracing.from_metadata(self.metadata)
+        return self._trace
 
     def note(self, **notes: NoteValue) -> None:
         """Adds fields to the call's log line. No content, no ids of users."""

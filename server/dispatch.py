@@ -1,8 +1,8 @@
 """One call from raw bytes to raw bytes: parse, interceptors, handler, encode. Knows no transport.
 
-The chain of interceptors is composed once for each method. A unary call returns its encoded reply;
-a streaming call sends its replies through `call.send` and returns empty bytes. Errors come out as
-exceptions: `status.outcome_of` turns them into what goes on the wire.
+The chain of interceptors is composed once for each method. A call with one reply returns it
+encoded; one that streams replies sends them through `call.send` and returns empty bytes. Errors
+come out as exceptions: `status.outcome_of` turns them into what goes on the wire.
 """
 
 from __future__ import annotations
@@ -29,15 +29,11 @@ class Dispatcher:
             method.path: _compose(interceptors, _innermost(method)) for method in registry.methods()
         }
 
-    async def unary(self, method: Method, raw: bytes, call: CallContext) -> bytes:
-        """The encoded reply to one encoded request."""
-        return await self._chains[method.path](call, raw)
-
-    async def stream(
-        self, method: Method, raw_requests: AsyncIterator[bytes], call: CallContext
-    ) -> None:
-        """Handles a streaming call to its end; replies leave through `call.send`."""
-        await self._chains[method.path](call, raw_requests)
+    def chain(self, method: Method) -> Proceed:
+        """What handles a call of the method: `await chain(call, request)` is the encoded reply, or
+        empty bytes after a stream of replies. `request` is one encoded message for a unary method,
+        else an async iterator of them."""
+        return self._chains[method.path]
 
 
 def _compose(interceptors: Sequence[Interceptor], innermost: Proceed) -> Proceed:
@@ -60,12 +56,17 @@ def _innermost(method: Method) -> Proceed:
     async def unary(call: CallContext, raw: bytes) -> bytes:
         return encode(await handler(parse(request_class, raw), call))
 
+    async def client_stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
+        return encode(await handler(_parsed(request_class, raw_requests), call))
+
     async def stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
         async for reply in handler(_parsed(request_class, raw_requests), call):
             await call.send(encode(reply))
         return b""
 
-    return unary if method.kind is Kind.UNARY else stream
+    if method.kind is Kind.UNARY:
+        return unary
+    return client_stream if method.kind is Kind.CLIENT_STREAM else stream
 
 
 async def _parsed(

@@ -1,9 +1,14 @@
 """The method table: full method name -> request class, handler, kind. What transports and
 reflection serve.
 
-A unary handler is `async (request, call) -> bytes | Message`; a streaming one is an async generator
-`(requests, call) -> AsyncIterator[bytes | Message]`, where `requests` are parsed messages. Bytes
-are an encoded reply already; the hot path never builds a message object.
+A unary handler is `async (request, call) -> bytes | Message`; one of a client stream is
+`async (requests, call) -> bytes | Message`; a streaming one is an async generator `(requests, call)
+-> AsyncIterator[bytes | Message]`. `requests` are parsed messages. Bytes are an encoded reply
+already; the hot path never builds a message object.
+
+A unary method may have a *fast* handler, too: `(raw request) -> encoded reply, or None to decline`.
+A transport that can tries it at once, while it reads, with no task, no context and no interceptors;
+declined calls go the ordinary way, so that a fast handler is never the only one.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from feedcore_server.context import CallContext
 
 Reply = bytes | Message
 UnaryHandler = Callable[[Any, CallContext], Awaitable[Reply]]
+FastHandler = Callable[[bytes], bytes | None]
 StreamHandler = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Reply]]
 
 
@@ -27,8 +33,27 @@ class Kind(Enum):
     """Shape of a method on the wire."""
 
     UNARY = "unary"
+    CLIENT_STREAM = "client_stream"  # many requests, one reply
     SERVER_STREAM = "server_stream"  # one request, many replies
     BIDI_STREAM = "bidi_stream"
+
+    @property
+    def one_request(self) -> bool:
+        """Exactly one request message is due."""
+        return self in (Kind.UNARY, Kind.SERVER_STREAM)
+
+    @property
+    def one_reply(self) -> bool:
+        """Exactly one reply message is due."""
+        return self in (Kind.UNARY, Kind.CLIENT_STREAM)
+
+
+KINDS = {
+    (False, False): Kind.UNARY,
+    (True, False): Kind.CLIENT_STREAM,
+    (False, True): Kind.SERVER_STREAM,
+    (True, True): Kind.BIDI_STREAM,
+}
 
 
 class Method(NamedTuple):
@@ -39,6 +64,7 @@ class Method(NamedTuple):
     kind: Kind
     request_class: type[Message]
     handler: Any
+    fast: FastHandler | None = None
 
 
 class Registry:
@@ -53,14 +79,16 @@ class Registry:
         descriptor: ServiceDescriptor,
         handlers: Mapping[str, Any],
         *,
+        fast: Mapping[str, FastHandler] | None = None,
         name: str = "",
         prefix: str = "",
     ) -> None:
-        """Adds all methods of a service; `handlers` by method name.
+        """Adds all methods of a service; `handlers` by method name, `fast` for some unary ones.
 
         `name` overrides the service's full name (two reflection packages share one set of
         messages); `prefix` keeps operations of two services with equal method names apart.
         """
+        fast = fast or {}
         service = name or descriptor.full_name
         missing = {method.name for method in descriptor.methods} ^ set(handlers)
         if missing:
@@ -70,12 +98,13 @@ class Registry:
             path = f"/{service}/{method.name}"
             if path in self._methods:
                 raise ValueError(f"{path} is served twice")
-            kind = Kind.UNARY
-            if method.server_streaming:
-                kind = Kind.BIDI_STREAM if method.client_streaming else Kind.SERVER_STREAM
+            kind = KINDS[method.client_streaming, method.server_streaming]
+            quick = fast.get(method.name)
+            if quick is not None and kind is not Kind.UNARY:
+                raise ValueError(f"{path}: only a unary method can have a fast handler")
             request_class = GetMessageClass(method.input_type)
             self._methods[path] = Method(
-                path, prefix + method.name, kind, request_class, handlers[method.name]
+                path, prefix + method.name, kind, request_class, handlers[method.name], quick
             )
 
     def get(self, path: str) -> Method | None:

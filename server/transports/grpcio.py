@@ -18,7 +18,6 @@ import grpc
 import grpc.aio
 
 from feedcore.clock import Clock
-from feedcore.observe import tracing
 from feedcore_server import limits
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
@@ -85,34 +84,40 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
-    async def unary(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    chain = dispatcher.chain(method)
+
+    async def one_reply(request: Any, context: grpc.aio.ServicerContext) -> bytes:
         call = _call(method, context, clock)
         try:
-            reply = await dispatcher.unary(method, raw, call)
+            reply = await chain(call, request)
+            await _send_initial(context, call)
         except Exception as error:
             await _abort(context, call, error)
             raise
         context.set_trailing_metadata(tuple(call.trailers))
         return reply
 
-    async def bidi(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+    async def stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         call = _call(method, context, clock)
-        call.send = context.write
+        call.send = _sender(context, call)
         try:
-            await dispatcher.stream(method, requests, call)
+            await chain(call, requests)
+            await _send_initial(context, call)
         except Exception as error:
             await _abort(context, call, error)
             raise
         context.set_trailing_metadata(tuple(call.trailers))
 
     async def server_stream(raw: bytes, context: grpc.aio.ServicerContext) -> None:
-        await bidi(_one(raw), context)
+        await stream(_one(raw), context)
 
     if method.kind is Kind.UNARY:
-        return grpc.unary_unary_rpc_method_handler(unary)
+        return grpc.unary_unary_rpc_method_handler(one_reply)
+    if method.kind is Kind.CLIENT_STREAM:
+        return grpc.stream_unary_rpc_method_handler(one_reply)
     if method.kind is Kind.SERVER_STREAM:
         return grpc.unary_stream_rpc_method_handler(server_stream)
-    return grpc.stream_stream_rpc_method_handler(bidi)
+    return grpc.stream_stream_rpc_method_handler(stream)
 
 
 async def _one(raw: bytes) -> AsyncIterator[bytes]:
@@ -120,20 +125,38 @@ async def _one(raw: bytes) -> AsyncIterator[bytes]:
 
 
 def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> CallContext:
-    metadata = {
-        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-    }
     remaining_s = context.time_remaining()
     if remaining_s is not None and remaining_s > limits.DEADLINE_MAX_S:
         remaining_s = None
     return CallContext(
-        method=method.path,
-        operation=method.operation,
-        peer=context.peer(),
-        metadata=metadata,
-        trace=tracing.from_metadata(metadata),
-        deadline_s=None if remaining_s is None else clock.monotonic() + remaining_s,
+        method.path,
+        method.operation,
+        context.peer(),
+        tuple(context.invocation_metadata() or ()),
+        None if remaining_s is None else clock.monotonic() + remaining_s,
     )
+
+
+def _sender(context: grpc.aio.ServicerContext, call: CallContext) -> Any:
+    """What sends one streamed reply. grpc.aio fixes the encoding with the first reply; after that a
+    message can only opt out of it."""
+
+    async def send(reply: bytes) -> None:
+        await _send_initial(context, call)
+        if not call.compress:
+            context.disable_next_message_compression()
+        await context.write(reply)
+
+    return send
+
+
+async def _send_initial(context: grpc.aio.ServicerContext, call: CallContext) -> None:
+    """Sends initial metadata once, if the handler gave any."""
+    if call.compress:
+        context.set_compression(grpc.Compression.Gzip)
+    if call.initial:
+        initial, call.initial = tuple(call.initial), []
+        await context.send_initial_metadata(initial)
 
 
 async def _abort(

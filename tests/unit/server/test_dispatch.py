@@ -9,7 +9,6 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from feedcore.errors import InvalidField
-from feedcore.observe import tracing
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.handlers.health import HealthHandlers
@@ -21,7 +20,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 
 
 def context(path: str) -> CallContext:
-    return CallContext(path, path.rsplit("/", 1)[1], "test", {}, tracing.from_metadata({}))
+    return CallContext(path, path.rsplit("/", 1)[1], "test")
 
 
 def health_registry() -> tuple[Registry, HealthHandlers]:
@@ -62,12 +61,12 @@ async def test_interceptors_run_outermost_first_and_see_errors() -> None:
     method = registry.get(CHECK)
     assert method is not None
     reply = health_pb2.HealthCheckResponse.FromString(
-        await dispatcher.unary(method, b"", context(CHECK))
+        await dispatcher.chain(method)(context(CHECK), b"")
     )
     assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert seen == ["outer in", "inner in", "inner out", "outer out"]
     with pytest.raises(InvalidField, match="service: not valid UTF-8"):
-        await dispatcher.unary(method, b"\x0a\x01\xff", context(CHECK))
+        await dispatcher.chain(method)(context(CHECK), b"\x0a\x01\xff")
     assert seen[4:] == seen[:4]
 
 
@@ -93,7 +92,7 @@ async def test_watch_sends_the_state_and_each_change() -> None:
     method = registry.get(WATCH)
     assert method is not None
     with pytest.raises(ConnectionResetError):
-        await dispatcher.stream(method, one(), call)
+        await dispatcher.chain(method)(call, one())
     assert sent == [health_pb2.HealthCheckResponse.NOT_SERVING] * 2
 
 
