@@ -90,6 +90,15 @@ class Overloaded(FeedcoreError):
         self.retry_after_ms = retry_after_ms
 
 
+class ReplyTooLarge(FeedcoreError):
+    """A reply that callers would not take: ask for less."""
+
+    status = "resource_exhausted"
+
+    def __init__(self, seen_bytes: int, bytes_max: int) -> None:
+        super().__init__(f"reply: {seen_bytes} bytes; at most {bytes_max}; ask for less at once")
+
+
 class StoreFull(FeedcoreError):
     """The disk has no room: nothing was written, nothing is lost; free space, then retry."""
 

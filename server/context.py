@@ -24,8 +24,9 @@ class CallContext:
 
     `send`: sends one encoded message of a streamed reply and waits while the peer is slow.
     `compress`: gzip for the replies from here on (set it before each one, if need be); it is done
-    only if the caller accepts gzip. `initial` and `trailers` are metadata for the caller: the first
-    goes out before the first reply, the other with the status.
+    only if the caller accepts gzip. `request_compressed`: whether the newest request message came
+    compressed (never set by grpc.aio, which does not say). `initial` and `trailers` are metadata
+    for the caller: the first goes out before the first reply, the other with the status.
 
     Cancellation (the caller hung up, the deadline passed, the server stops) arrives as
     asyncio.CancelledError in the handler's task, once, at its next await.
@@ -43,6 +44,7 @@ class CallContext:
         "notes",
         "operation",
         "peer",
+        "request_compressed",
         "send",
         "trailers",
         "user_id",
@@ -64,6 +66,7 @@ class CallContext:
         self.identity = identity
         self.send: Callable[[bytes], Awaitable[None]] = _no_stream
         self.compress = False
+        self.request_compressed = False
         self.initial: list[tuple[str, MetadataValue]] = []
         self.trailers: list[tuple[str, MetadataValue]] = []
         self.notes: dict[str, NoteValue] = {}

@@ -24,12 +24,57 @@ REFLECTION_ERROR_MESSAGE_MAX = (
     256  # names of symbols come back in errors: never more than this of them
 )
 
+# --- bytes in flight: native transport -----------------------------------------------------------
+# What a caller may send ahead on one stream before its handler takes it: 10 Gbit/s over 0.2 ms.
+STREAM_WINDOW_BYTES = 256 * 1024
+# Credited as bytes arrive (one stalled stream must not stall the others), so it bounds nothing but
+# a round trip's worth of all streams together.
+CONNECTION_WINDOW_BYTES = 1024 * 1024
+# A stream of replies waits for its reader above this; 26 pages of 2.5 KB.
+SEND_BYTES_PER_STREAM = 64 * 1024
+# Replies that wait for their readers: two of the largest, or 25,000 pages. Above it the call that
+# asks for more is cut off, for the reader does not read.
+SEND_BYTES_PER_CONNECTION = 64 * 1024 * 1024
+SEND_BYTES_PER_WORKER = 512 * 1024 * 1024
+# Requests that are not whole or not taken: eight of the largest at once.
+RECEIVE_BYTES_PER_CONNECTION = 64 * 1024 * 1024
+RECEIVE_BYTES_PER_WORKER = 256 * 1024 * 1024
+SOCKET_WRITE_BYTES = 512 * 1024  # queued at the socket; above it nothing is read from the peer
+READ_BUFFER_BYTES = 256 * 1024  # one a worker; what one turn of one connection may bring
+
 # --- connections ---------------------------------------------------------------------------------
+CONNECTIONS_PER_WORKER_MAX = 16_000  # at 24 KB each 400 MB; below the usual limit of open files
+OPEN_FILES_RESERVE = 512  # of the limit of open files: for the store and for what is not ours
+ACCEPT_BACKLOG = 4_096  # a rolling restart sends every client here within moments
 KEEPALIVE_TIME_MS = 60_000  # notices a peer that vanished within a minute and a bit
 KEEPALIVE_TIMEOUT_MS = 20_000  # the default of gRPC
 PING_INTERVAL_MIN_MS = (
     10_000  # clients may ping every 10 s; the default of 5 min punishes mobile back ends
 )
+
+CONNECTION_AGE_JITTER = 0.1  # +-10 % (gRFC A9): what began together does not end together
+GOAWAY_ACK_S = 5.0  # wait for the peer to have seen the first GOAWAY; grpc-go waits as long
+LINGER_S = 1.0  # after our end of file the peer has so long to read the last frames
+
+# Phases a peer may not stay in: honest ones take a round trip or two.
+TLS_HANDSHAKE_S = 10.0
+OPENING_S = 10.0  # preface, SETTINGS and the acknowledgement of ours
+HEADERS_S = 10.0  # one header block, from its first frame to its last
+REQUEST_STALL_S = 30.0  # between two pieces of a request that one message makes, or of a message
+SEND_STALL_S = 60.0  # a reply is ready and the peer gives its stream no room
+WRITE_STALL_S = 20.0  # the peer's socket takes nothing at all
+
+# --- guards: token buckets (burst, then tokens a second) -------------------------------------------
+# Resets of unfinished calls. 10,000 calls cancelled at once are an application that gives up; rapid
+# reset (CVE-2023-44487) brings 100,000 a second.
+RESET_BURST, RESETS_PER_S = 20_000, 2_000
+# Errors of HTTP/2 (20 tokens each) and refused streams (1 each): a client that opens 1,000 calls
+# before it has our limit of streams is honest; MadeYouReset (CVE-2025-8671) makes an error a call.
+GLITCH_BURST, GLITCHES_PER_S = 4_000, 200
+# Frames that do nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones). Each
+# frame we send pays for two, so that acknowledgements and window updates cost an honest peer none.
+USELESS_FRAMES_BURST, USELESS_FRAMES_PER_S = 1_000, 100
+OUTBOUND_FRAMES_MAX = 10_000  # answers waiting to be sent after one read: ten for each stream
 
 # --- life of processes ---------------------------------------------------------------------------
 LAME_DUCK_S = (
@@ -45,5 +90,8 @@ PORT_RETRY_S = 0.05
 METRICS_REFRESH_S = 1.0  # how often the fan-out process writes its gauges
 
 assert PAGE_SIZE_MAX * BODY_CHARS_MAX * 4 <= RESPONSE_BYTES_MAX
+assert REQUEST_BYTES_MAX <= RECEIVE_BYTES_PER_CONNECTION <= RECEIVE_BYTES_PER_WORKER
+assert RESPONSE_BYTES_MAX <= SEND_BYTES_PER_CONNECTION <= SEND_BYTES_PER_WORKER
+assert STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES
 assert STREAMS_PER_CONNECTION_MAX <= CALLS_PER_WORKER_MAX
 assert RESTART_BACKOFF_MIN_S < RESTART_BACKOFF_MAX_S < RESTART_FORGIVE_S

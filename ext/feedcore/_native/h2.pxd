@@ -1,0 +1,40 @@
+"""The session, for compiled code that brings fast handlers of its own."""
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from feedcore._native.h2stream cimport Link, Stream
+
+ctypedef struct bucket_t:
+    double tokens
+    double last  # when it was last filled up
+
+cdef class Session(Link):
+    cdef dict streams
+    cdef dict methods
+    cdef list ready
+    cdef bytearray packed  # metadata of the header block that is coming in
+    cdef Stream incoming  # whose header block that is
+    cdef bucket_t resets, glitches, useless
+    cdef double last_ping
+    cdef int strikes
+    cdef unsigned long frames_sent_mark
+    cdef readonly unsigned long frames_sent, calls
+    cdef readonly bint settings_acked, opened
+    cdef readonly unsigned long pings_acked
+    cdef readonly double last_read, headers_since, next_due, idle_since
+    cdef readonly int running  # handlers at work, those of calls that are over included
+    cdef readonly str verdict  # why the connection must end; None while all is well
+    cdef uint32_t verdict_code
+    cdef bint finished
+
+    cdef int begin(self, const uint8_t *data, size_t length) except -1
+    cdef int condemn(self, uint32_t code, str why) except -1
+    cdef int dispatch(self) except -1
+    cdef int new_stream(self, int32_t stream_id) except -1
+    cdef int header(self, const uint8_t *name, size_t name_length, const uint8_t *value,
+                    size_t value_length) except -1
+    cdef int reserved_header(self, const uint8_t *name, size_t name_length, const uint8_t *value,
+                             size_t value_length) except -1
+    cdef int end_of_headers(self, bint end_stream) except -1
+    cdef int end_of_request(self, Stream stream) except -1
+    cdef int ping_received(self) except -1
+    cdef int useless_frame(self) except -1

@@ -1,0 +1,599 @@
+"""A gRPC server's side of one HTTP/2 connection, sans I/O: bytes in, events and bytes out.
+
+`receive` takes what a socket gave and returns events for the calls it concerns; `pull` returns what
+must be sent. No socket, no event loop, no clock: `now` (monotonic seconds) comes with each call.
+One turn is: receive everything that was read, then handle events, then pull everything. Fast
+handlers run inside `receive`, after the last byte is parsed.
+
+A session is *open* until `verdict` says why it must end: GOAWAY is queued then, what comes in is
+dropped, what is queued goes out, and the owner closes the socket. `close` ends every call at once.
+
+Guards, each a token bucket on the caller's clock (bounds in Rules, reasons in server/limits.py):
+resets of unfinished calls; glitches (frames that HTTP/2 makes us answer with a reset, and refused
+streams); frames that do nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown
+types), earned back by each frame we send, so that an honest peer's acknowledgements are free.
+
+Not for: sockets, TLS, timers of the connection, drain (server/transports/native).
+"""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from feedcore._native cimport nghttp2 as h2
+from feedcore._native.grpcframe cimport (
+    BAD_TIMEOUT, NO_TIMEOUT, is_base64, is_grpc_type, lists_gzip, timeout_ns,
+)
+from feedcore._native.h2stream cimport (
+    CALL, CLOSED, MESSAGE, ROOM, STATUS_DEADLINE_EXCEEDED, STATUS_CANCELLED, Account, Link, Row,
+    Rules, Stream,
+)
+from feedcore._native.nghttp2 cimport nghttp2_frame, nghttp2_frame_hd, nghttp2_session, ssize_t
+
+EVENT_FAULT, EVENT_CALL, EVENT_MESSAGE, EVENT_ROOM, EVENT_CLOSED = 0, CALL, MESSAGE, ROOM, CLOSED
+GOAWAY_NO_ERROR = h2.NGHTTP2_NO_ERROR
+GOAWAY_CALM = h2.NGHTTP2_ENHANCE_YOUR_CALM
+GOAWAY_SETTINGS_TIMEOUT = h2.NGHTTP2_SETTINGS_TIMEOUT
+RESET_CANCEL = h2.NGHTTP2_CANCEL
+
+cdef enum:
+    PULL_BYTES = 262144  # most that one pull gives out: the socket's share of one turn
+    GLITCH_COST = 20  # of a protocol error; a refused stream costs 1
+    FRAME_EARNS = 2  # useless frames that one frame of ours pays for: two WINDOW_UPDATEs
+    PING_STRIKES_MAX = 2  # the third ping that comes too soon ends the connection (gRFC A8)
+    STALL_CHECK_S = 1  # how often stalls are looked for while calls are open
+
+# One buffer for all sessions of the process: pull runs to its end before anything else does.
+cdef uint8_t OUT[PULL_BYTES + 32768]
+cdef h2.nghttp2_session_callbacks *CALLBACKS = NULL
+cdef h2.nghttp2_option *OPTIONS = NULL
+
+
+def library_version():
+    """(version of libnghttp2 at run time, the one this module was built with) as numbers
+    0xMMNNPP."""
+    return h2.nghttp2_version(0).version_num, h2.NGHTTP2_VERSION_NUM
+
+
+cdef class Session(Link):
+    """One connection. `methods`: path as bytes -> Row. `received`, `sent`: accounts of the
+    connection, whose parents are those of the process."""
+
+    def __init__(
+        self, Rules rules not None, dict methods not None, Account received not None,
+        Account sent not None, double now
+    ):
+        cdef h2.nghttp2_settings_entry settings[4]
+        self.rules = rules
+        self.methods = methods
+        self.received = received
+        self.sent = sent
+        self.now = self.last_read = self.idle_since = now
+        self.events = []
+        self.ready = []
+        self.streams = {}
+        self.packed = bytearray()
+        self.last_ping = -1e18
+        self.next_due = float("inf")
+        fill_bucket(&self.resets, rules.reset_burst, now)
+        fill_bucket(&self.glitches, rules.glitch_burst, now)
+        fill_bucket(&self.useless, rules.useless_burst, now)
+        if h2.nghttp2_session_server_new2(&self.h2, CALLBACKS, <void *>self, OPTIONS) != 0:
+            raise MemoryError
+        settings[0].settings_id = h2.NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
+        settings[0].value = rules.streams_max
+        settings[1].settings_id = h2.NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
+        settings[1].value = rules.stream_window
+        settings[2].settings_id = h2.NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+        settings[2].value = <uint32_t>rules.header_bytes_max
+        settings[3].settings_id = h2.NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
+        settings[3].value = 1
+        h2.nghttp2_submit_settings(self.h2, h2.NGHTTP2_FLAG_NONE, settings, 4)
+        h2.nghttp2_session_set_local_window_size(
+            self.h2, h2.NGHTTP2_FLAG_NONE, 0, <int32_t>rules.connection_window)
+
+    def __dealloc__(self):
+        if self.h2 != NULL:
+            h2.nghttp2_session_del(self.h2)
+            self.h2 = NULL
+
+    # --- bytes ----------------------------------------------------------------------------------
+    def receive(self, data, Py_ssize_t count, double now):
+        """Takes the first `count` bytes of a buffer; a list of (kind, stream), None if empty."""
+        cdef Py_buffer view
+        self.now = self.last_read = now
+        if self.h2 == NULL or self.verdict is not None:
+            return None
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if count > view.len:
+                raise ValueError(f"count: {count}; the buffer has {view.len} bytes")
+            self.begin(<const uint8_t *>view.buf, count)
+        finally:
+            PyBuffer_Release(&view)
+        return self.take_events()
+
+    cdef int begin(self, const uint8_t *data, size_t length) except -1:
+        got = h2.nghttp2_session_mem_recv(self.h2, data, length)
+        if got < 0 and self.verdict is None:
+            self.finished = True
+            self.verdict = h2.nghttp2_strerror(<int>got).decode()
+        elif self.rules.outbound_frames_max < h2.nghttp2_session_get_outbound_queue_size(self.h2):
+            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_frames_to_answer")
+        if self.verdict is not None and not self.finished:
+            self.goaway(self.verdict_code, self.verdict)
+        if self.headers_since and self.headers_since + self.rules.headers_s < self.next_due:
+            self.next_due = self.headers_since + self.rules.headers_s
+        if self.ready:
+            self.dispatch()
+        return 0
+
+    def pull(self):
+        """What must be sent, at most about 256 KiB at a time; None if nothing is due."""
+        cdef const uint8_t *data
+        cdef ssize_t got
+        cdef size_t length = 0
+        if self.h2 == NULL:
+            return None
+        while length < PULL_BYTES:
+            got = h2.nghttp2_session_mem_send(self.h2, &data)
+            if got <= 0:
+                if got < 0:
+                    self.finished = True
+                    self.verdict = h2.nghttp2_strerror(<int>got).decode()
+                break
+            if length + got > sizeof(OUT):
+                raise MemoryError(f"a frame of {got} bytes; frames are at most 16 KiB")
+            memcpy(OUT + length, data, got)
+            length += got
+        return PyBytes_FromStringAndSize(<const char *>OUT, length) if length else None
+
+    def take_events(self):
+        """Events since the last time: streams also close and find room while bytes are pulled."""
+        if not self.events:
+            return None
+        events, self.events = self.events, []
+        return events
+
+    def wants_write(self):
+        """Whether `pull` would give something."""
+        return self.h2 != NULL and h2.nghttp2_session_want_write(self.h2) != 0
+
+    def is_over(self):
+        """Whether nothing more can come of this connection: the owner closes the socket."""
+        if self.h2 == NULL or self.finished:
+            return True
+        return (
+            h2.nghttp2_session_want_read(self.h2) == 0
+            and h2.nghttp2_session_want_write(self.h2) == 0
+        )
+
+    cdef int dispatch(self) except -1:
+        """Unary requests that came whole: fast handlers now, all others as events."""
+        cdef Stream stream
+        ready, self.ready = self.ready, []
+        for item in ready:
+            stream = <Stream>item
+            if stream.ended or stream.closed:
+                continue
+            if stream.row.fast is not None:
+                request = stream.whole_request()
+                if request is None:
+                    continue
+                reply = stream.row.fast.answer(request, stream)
+                if reply is not None:
+                    stream.row.fast_calls += 1
+                    stream.answer(<bytes?>reply)
+                    continue
+            self.events.append((CALL, stream))
+        return 0
+
+    # --- what the owner asks for --------------------------------------------------------------
+    def sweep(self, double now):
+        """Ends calls whose deadline has passed or whose peer has stalled; sets `next_due`, when to
+        sweep again (infinity: not before there are calls). Events, or None."""
+        cdef Stream stream
+        self.now = now
+        due = float("inf")
+        for stream in list(self.streams.values()):
+            if stream.deadline and not stream.ended:
+                if stream.deadline <= now:
+                    stream.abort(STATUS_DEADLINE_EXCEEDED,
+                                 "the deadline passed before the answer was ready")
+                elif stream.deadline < due:
+                    due = stream.deadline
+            if stream.stalled(now):
+                if stream.queued:
+                    stream.reset(h2.NGHTTP2_CANCEL)
+                else:
+                    stream.abort(STATUS_CANCELLED, "request: its next bytes did not come in time")
+        if self.streams and now + STALL_CHECK_S < due:
+            due = now + STALL_CHECK_S
+        self.next_due = due
+        return self.take_events()
+
+    def started(self):
+        """A handler has begun; `ended` says when it is done."""
+        self.running += 1
+
+    def ended(self):
+        """A handler is done."""
+        self.running -= 1
+
+    def open_calls(self):
+        """Streams that are open."""
+        return len(self.streams)
+
+    def cancel_calls(self, str why not None):
+        """Ends every open call with CANCELLED. Events, or None."""
+        cdef Stream stream
+        for stream in list(self.streams.values()):
+            stream.abort(STATUS_CANCELLED, why)
+        return self.take_events()
+
+    def ping(self):
+        """Queues a PING; `pings_acked` counts the answers."""
+        if self.h2 != NULL:
+            h2.nghttp2_submit_ping(self.h2, h2.NGHTTP2_FLAG_NONE, NULL)
+
+    def notice(self):
+        """GOAWAY(2^31 - 1): new calls should go elsewhere; those that come all the same are
+        served."""
+        if self.h2 != NULL:
+            h2.nghttp2_submit_shutdown_notice(self.h2)
+
+    def goaway(self, uint32_t code, str debug not None):
+        """GOAWAY with the last call that is served, and ASCII debug data."""
+        cdef bytes raw = debug.encode("ascii", "replace")
+        if self.h2 != NULL:
+            last = h2.nghttp2_session_get_last_proc_stream_id(self.h2)
+            h2.nghttp2_submit_goaway(
+                self.h2, h2.NGHTTP2_FLAG_NONE, last, code, <const uint8_t *><const char *>raw,
+                len(raw))
+
+    def terminate(self, uint32_t code, str debug not None):
+        """GOAWAY, and nothing more is read."""
+        if self.verdict is None:
+            self.condemn(code, debug)
+            self.goaway(code, debug)
+
+    def close(self):
+        """The socket is gone: ends every call. Events, or None."""
+        cdef Stream stream
+        if self.h2 == NULL:
+            return None
+        for stream in list(self.streams.values()):
+            stream.forget()
+        self.streams.clear()
+        self.incoming = None
+        self.ready = []
+        h2.nghttp2_session_del(self.h2)
+        self.h2 = NULL
+        return self.take_events()
+
+    # --- frames that came in ------------------------------------------------------------------
+    cdef int condemn(self, uint32_t code, str why) except -1:
+        """The connection must end. Callbacks do nothing from here on."""
+        if self.verdict is None:
+            self.verdict = why
+            self.verdict_code = code
+        return 0
+
+    cdef int new_stream(self, int32_t stream_id) except -1:
+        cdef Stream stream = Stream.__new__(Stream)
+        stream.link = self
+        stream.stream_id = stream_id
+        stream.timeout = NO_TIMEOUT
+        stream.touched = self.now
+        self.streams[stream_id] = stream
+        self.incoming = stream
+        self.packed.clear()
+        self.headers_since = self.now
+        h2.nghttp2_session_set_stream_user_data(self.h2, stream_id, <void *>stream)
+        return 0
+
+    cdef int header(
+        self, const uint8_t *name, size_t name_length, const uint8_t *value, size_t value_length
+    ) except -1:
+        """One header of a request. What is too much is dropped here and refused at the end."""
+        cdef Stream stream = self.incoming
+        cdef uint16_t short_length = <uint16_t>name_length
+        cdef uint32_t long_length = <uint32_t>value_length
+        stream.header_bytes += name_length + value_length + 32
+        if stream.header_bytes > self.rules.header_bytes_max:
+            return 0
+        if name[0] == c":":
+            if name_length == 5 and memcmp(name, b":path", 5) == 0:
+                stream.path = PyBytes_FromStringAndSize(<const char *>value, value_length)
+            elif name_length == 7 and memcmp(name, b":method", 7) == 0:
+                stream.is_post = value_length == 4 and memcmp(value, b"POST", 4) == 0
+            return 0
+        if self.reserved_header(name, name_length, value, value_length):
+            return 0
+        if name_length > 4 and memcmp(name + name_length - 4, b"-bin", 4) == 0:
+            if not is_base64(value, value_length):
+                stream.bad_binary = True
+        self.packed += (<const char *>&short_length)[:2]
+        self.packed += (<const char *>&long_length)[:4]
+        self.packed += (<const char *>name)[:name_length]
+        self.packed += (<const char *>value)[:value_length]
+        return 0
+
+    cdef int reserved_header(
+        self, const uint8_t *name, size_t name_length, const uint8_t *value, size_t value_length
+    ) except -1:
+        """1 for headers that are gRPC's or HTTP's own, which are never metadata."""
+        cdef Stream stream = self.incoming
+        if name_length == 2:
+            return memcmp(name, b"te", 2) == 0
+        if name_length == 4:
+            return memcmp(name, b"host", 4) == 0
+        if name_length == 12 and memcmp(name, b"content-type", 12) == 0:
+            stream.is_grpc = is_grpc_type(value, value_length)
+            return 1
+        if name_length == 14 and memcmp(name, b"content-length", 14) == 0:
+            return 1
+        if name_length < 5 or memcmp(name, b"grpc-", 5) != 0:
+            return 0
+        if name_length == 12 and memcmp(name, b"grpc-timeout", 12) == 0:
+            stream.timeout = timeout_ns(value, value_length)
+        elif name_length == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
+            stream.gzip_requests = value_length == 4 and memcmp(value, b"gzip", 4) == 0
+            stream.unknown_encoding = not stream.gzip_requests and not (
+                value_length == 8 and memcmp(value, b"identity", 8) == 0)
+        elif name_length == 20 and memcmp(name, b"grpc-accept-encoding", 20) == 0:
+            stream.accepts_gzip = lists_gzip(value, value_length)
+        return 1
+
+    cdef int end_of_headers(self, bint end_stream) except -1:
+        """The header block of a request is whole."""
+        cdef Stream stream = self.incoming
+        self.incoming = None
+        self.headers_since = 0
+        self.calls += 1
+        if self.packed:
+            stream.packed = bytes(self.packed)
+        if not stream.check_headers(self.methods):
+            stream.request_done = end_stream
+            return 0
+        if self.running >= <int>self.rules.streams_max:
+            # Handlers of calls that were reset still run: streams are bounded by HTTP/2, they
+            # are not. The caller may try again, the call has not begun.
+            if not spend(&self.glitches, 1, self.rules.glitch_burst, self.rules.glitch_rate,
+                         self.now):
+                self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_refused_streams")
+            stream.cut(h2.NGHTTP2_REFUSED_STREAM)
+            return 0
+        if stream.deadline and stream.deadline < self.next_due:
+            self.next_due = stream.deadline
+        elif len(self.streams) == 1 and self.now + STALL_CHECK_S < self.next_due:
+            self.next_due = self.now + STALL_CHECK_S
+        if not stream.row.one_request:
+            self.events.append((CALL, stream))
+        if end_stream:
+            self.end_of_request(stream)
+        return 0
+
+    cdef int end_of_request(self, Stream stream) except -1:
+        if stream.end_of_request():
+            self.ready.append(stream)
+        return 0
+
+    cdef int ping_received(self) except -1:
+        """Counts pings that come too soon after each other with nothing sent in between."""
+        if self.now - self.last_ping < self.rules.ping_interval_s:
+            self.strikes += 1
+            if self.strikes > PING_STRIKES_MAX:
+                self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_pings")
+        self.last_ping = self.now
+        return 0
+
+    cdef int useless_frame(self) except -1:
+        earned = FRAME_EARNS * <double>(self.frames_sent - self.frames_sent_mark)
+        self.frames_sent_mark = self.frames_sent
+        self.useless.tokens += earned
+        if not spend(&self.useless, 1, self.rules.useless_burst, self.rules.useless_rate, self.now):
+            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_frames_that_do_nothing")
+        return 0
+
+
+# --- token buckets -------------------------------------------------------------------------------
+cdef void fill_bucket(bucket_t *bucket, double burst, double now) noexcept:
+    bucket.tokens = burst
+    bucket.last = now
+
+
+cdef bint spend(bucket_t *bucket, double cost, double burst, double rate, double now) noexcept:
+    """Takes `cost` tokens; False if there are not so many."""
+    bucket.tokens += (now - bucket.last) * rate
+    bucket.last = now
+    if bucket.tokens > burst:
+        bucket.tokens = burst
+    bucket.tokens -= cost
+    return bucket.tokens >= 0
+
+
+# --- callbacks of the library: one shape ---------------------------------------------------------
+cdef int fault(Session session, object error) noexcept:
+    """Routes an exception out of C: the owner gets it as an event, the connection ends."""
+    session.events.append((0, error))
+    return h2.NGHTTP2_ERR_CALLBACK_FAILURE
+
+
+cdef int on_begin_frame(
+    nghttp2_session *session, const nghttp2_frame_hd *hd, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    try:
+        if self.verdict is not None or hd.type == h2.NGHTTP2_HEADERS:
+            return 0
+        if hd.type == h2.NGHTTP2_DATA:
+            if hd.length == 0 and not hd.flags & h2.NGHTTP2_FLAG_END_STREAM:
+                self.useless_frame()
+        elif hd.type == h2.NGHTTP2_SETTINGS or hd.type == h2.NGHTTP2_PING:
+            if not hd.flags & h2.NGHTTP2_FLAG_ACK:
+                self.useless_frame()
+        elif (
+            hd.type == h2.NGHTTP2_PRIORITY or hd.type == h2.NGHTTP2_WINDOW_UPDATE
+            or hd.type > h2.NGHTTP2_CONTINUATION
+        ):
+            self.useless_frame()
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_begin_headers(
+    nghttp2_session *session, const nghttp2_frame *frame, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    try:
+        if frame.headers.cat == h2.NGHTTP2_HCAT_REQUEST and self.verdict is None:
+            self.new_stream(frame.hd.stream_id)
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_header(
+    nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_length,
+    const uint8_t *value, size_t value_length, uint8_t flags, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    try:
+        # Trailers of a request carry nothing that gRPC defines: dropped.
+        if self.incoming is not None and frame.headers.cat == h2.NGHTTP2_HCAT_REQUEST:
+            self.header(name, name_length, value, value_length)
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_data_chunk(
+    nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
+    void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    cdef void *found = h2.nghttp2_session_get_stream_user_data(session, stream_id)
+    try:
+        # The connection's window is never a stream's fault: it is credited at once.
+        h2.nghttp2_session_consume_connection(session, length)
+        if found != NULL and self.verdict is None:
+            (<Stream>found).data(data, length)
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_frame_recv(
+    nghttp2_session *session, const nghttp2_frame *frame, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    cdef void *found
+    try:
+        if self.verdict is not None:
+            return 0
+        if frame.hd.type == h2.NGHTTP2_HEADERS and frame.headers.cat == h2.NGHTTP2_HCAT_REQUEST:
+            if self.incoming is not None:
+                self.end_of_headers((frame.hd.flags & h2.NGHTTP2_FLAG_END_STREAM) != 0)
+        elif frame.hd.type == h2.NGHTTP2_DATA or frame.hd.type == h2.NGHTTP2_HEADERS:
+            found = h2.nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+            if frame.hd.flags & h2.NGHTTP2_FLAG_END_STREAM and found != NULL:
+                self.end_of_request(<Stream>found)
+        elif frame.hd.type == h2.NGHTTP2_RST_STREAM:
+            found = h2.nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+            if found != NULL and not (<Stream>found).ended and not spend(
+                &self.resets, 1, self.rules.reset_burst, self.rules.reset_rate, self.now
+            ):
+                self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_resets")
+        elif frame.hd.type == h2.NGHTTP2_SETTINGS:
+            self.opened = True
+            if frame.hd.flags & h2.NGHTTP2_FLAG_ACK:
+                self.settings_acked = True
+        elif frame.hd.type == h2.NGHTTP2_PING:
+            if frame.hd.flags & h2.NGHTTP2_FLAG_ACK:
+                self.pings_acked += 1
+            else:
+                self.ping_received()
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_invalid_frame(
+    nghttp2_session *session, const nghttp2_frame *frame, int error_code, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    cost = 1 if error_code == h2.NGHTTP2_ERR_REFUSED_STREAM else GLITCH_COST
+    try:
+        if not spend(
+            &self.glitches, cost, self.rules.glitch_burst, self.rules.glitch_rate, self.now
+        ):
+            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_protocol_errors")
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_frame_send(
+    nghttp2_session *session, const nghttp2_frame *frame, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    cdef void *found
+    if frame.hd.type != h2.NGHTTP2_HEADERS and frame.hd.type != h2.NGHTTP2_DATA:
+        return 0
+    self.frames_sent += 1
+    self.strikes = 0
+    self.last_ping = -1e18
+    if frame.hd.flags & h2.NGHTTP2_FLAG_END_STREAM:
+        found = h2.nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        if found != NULL and not (<Stream>found).request_done:
+            # The reply is whole and the request is not: the caller may stop sending it.
+            h2.nghttp2_submit_rst_stream(
+                session, h2.NGHTTP2_FLAG_NONE, frame.hd.stream_id, h2.NGHTTP2_NO_ERROR)
+    return 0
+
+
+cdef int on_stream_close(
+    nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data
+) noexcept:
+    cdef Session self = <Session>user_data
+    cdef Stream stream
+    try:
+        stream = self.streams.pop(stream_id, None)
+        if stream is not None:
+            h2.nghttp2_session_set_stream_user_data(session, stream_id, NULL)
+            if stream is self.incoming:  # refused by the library in the middle of its headers
+                self.incoming = None
+                self.headers_since = 0
+                self.packed.clear()
+            stream.forget()
+            self.idle_since = self.now
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int set_up() except -1:
+    """Callbacks and options, the same for every session."""
+    if h2.nghttp2_session_callbacks_new(&CALLBACKS) or h2.nghttp2_option_new(&OPTIONS):
+        raise MemoryError
+    h2.nghttp2_session_callbacks_set_on_begin_frame_callback(CALLBACKS, on_begin_frame)
+    h2.nghttp2_session_callbacks_set_on_begin_headers_callback(CALLBACKS, on_begin_headers)
+    h2.nghttp2_session_callbacks_set_on_header_callback(CALLBACKS, on_header)
+    h2.nghttp2_session_callbacks_set_on_data_chunk_recv_callback(CALLBACKS, on_data_chunk)
+    h2.nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, on_frame_recv)
+    h2.nghttp2_session_callbacks_set_on_frame_send_callback(CALLBACKS, on_frame_send)
+    h2.nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(CALLBACKS, on_invalid_frame)
+    h2.nghttp2_session_callbacks_set_on_stream_close_callback(CALLBACKS, on_stream_close)
+    h2.nghttp2_option_set_no_auto_window_update(OPTIONS, 1)
+    h2.nghttp2_option_set_no_closed_streams(OPTIONS, 1)
+    # Acks that wait to be sent: one read holds at most some thousand pings, an honest one a few.
+    h2.nghttp2_option_set_max_outbound_ack(OPTIONS, 256)
+    # The library counts every reset, also of calls that ended well, and would end honest
+    # connections; the guard above counts those that cost something.
+    h2.nghttp2_option_set_stream_reset_rate_limit(OPTIONS, 1 << 40, 1 << 40)
+    return 0
+
+
+set_up()

@@ -1,0 +1,199 @@
+"""Handlers at work: one task a call, from the session's CALL event to the call's one status.
+
+Invariants: a task is in `Calls.tasks` from its start until it is done, so that their number is the
+number of calls at work and the worker can await them all; cancellation reaches a handler once, by
+the session's CLOSED event or by `cancel_all`; what a handler does after that changes nothing on the
+wire. Not for: bytes and frames (the session), sockets (the connection).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from feedcore._native.grpcframe import BadMetadata
+from feedcore._native.h2stream import Row, Stream
+from feedcore.errors import Overloaded, ReplyTooLarge
+from feedcore.observe import logs
+from feedcore_server.context import CallContext
+from feedcore_server.status import outcome_of
+from feedcore_server.transports.native.bounds import Bounds
+
+if TYPE_CHECKING:
+    from feedcore_server.transports.native.connection import Connection
+
+
+INTERNAL = 13
+
+
+class Calls:
+    """All calls at work in one worker."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._bounds = bounds
+        self._log = logs.get("transport")
+
+    def start(self, connection: Connection, stream: Stream) -> None:
+        """Starts the handler of a call, or refuses it if the worker is full."""
+        if stream.closed or stream.ended:
+            return
+        if len(self.tasks) >= self._bounds.calls_max:
+            full = Overloaded("the number of calls at work", f"{self._bounds.calls_max} a worker")
+            self._fail(stream, connection.context(stream), full)
+            return
+        row = stream.row
+        if row.one_request and row.one_reply:
+            request = stream.take_request()
+            if request is None:
+                return
+            task = connection.loop.create_task(self._unary(connection, stream, row, request))
+            stream.owner = task
+        else:
+            call = StreamedCall(connection, stream, self._bounds)
+            task = connection.loop.create_task(self._streamed(connection, stream, row, call))
+            call.task = task
+            stream.owner = call
+        self.tasks.add(task)
+        connection.session.started()
+
+    def cancel(self, connection: Connection, stream: Stream) -> None:
+        """The call is over: its handler must end. One that has not begun never will."""
+        owner = stream.owner
+        if owner is None:
+            return
+        task = owner.task if isinstance(owner, StreamedCall) else owner
+        if not stream.begun:
+            self._done(connection, stream, task)
+        task.cancel()
+
+    async def _unary(
+        self, connection: Connection, stream: Stream, row: Row, request: bytes
+    ) -> None:
+        stream.begun = True
+        task = stream.owner
+        call = connection.context(stream)
+        try:
+            reply = await row.chain(call, request)
+            self._check_size(reply)
+            stream.reply(reply, call.compress, call.initial, call.trailers)
+        except Exception as error:
+            self._fail(stream, call, error)
+        except asyncio.CancelledError as error:
+            self._fail(stream, call, error)  # does nothing unless the handler cancelled itself
+            raise
+        finally:
+            self._done(connection, stream, task)
+            connection.flush_soon()
+
+    async def _streamed(
+        self, connection: Connection, stream: Stream, row: Row, streamed: StreamedCall
+    ) -> None:
+        stream.begun = True
+        call = streamed.call = connection.context(stream)
+        call.send = streamed.send
+        try:
+            reply = await row.chain(call, streamed.requests(row))
+            if row.one_reply:
+                self._check_size(reply)
+                stream.reply(reply, call.compress, call.initial, call.trailers)
+            else:
+                stream.finish(0, "", call.trailers, call.initial)
+        except Exception as error:
+            self._fail(stream, call, error)
+        except asyncio.CancelledError as error:
+            self._fail(stream, call, error)
+            raise
+        finally:
+            self._done(connection, stream, streamed.task)
+            connection.flush_soon()
+
+    def _done(self, connection: Connection, stream: Stream, task: asyncio.Task[None]) -> None:
+        stream.owner = None
+        if not stream.ended:  # a fault of ours on the way to a status: the caller must not wait
+            stream.finish(INTERNAL, "the call ended without a status", [], [])
+        self.tasks.discard(task)
+        connection.session.ended()
+
+    def _check_size(self, reply: bytes) -> None:
+        if len(reply) > self._bounds.reply_bytes_max:
+            raise ReplyTooLarge(len(reply), self._bounds.reply_bytes_max)
+
+    def _fail(self, stream: Stream, call: CallContext, error: BaseException) -> None:
+        """Answers with the error's status."""
+        if stream.closed or stream.ended:
+            return
+        outcome = outcome_of(error, call.trace.trace_hex)
+        trailers = [*call.trailers, *outcome.trailers]
+        try:
+            stream.finish(outcome.number, outcome.message, trailers, call.initial)
+        except BadMetadata as fault:
+            # What the handler gave cannot travel; its status still must.
+            self._log.error("metadata cannot be sent", method=call.method, detail=str(fault))
+            stream.finish(outcome.number, outcome.message, list(outcome.trailers), [])
+
+
+class StreamedCall:
+    """The handler's side of a call with more than one request or reply: reads and writes wait."""
+
+    __slots__ = ("_bounds", "_connection", "_stream", "_waiter", "call", "task")
+
+    def __init__(self, connection: Connection, stream: Stream, bounds: Bounds) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._bounds = bounds
+        self._waiter: asyncio.Future[None] | None = None
+        self.task: Any = None
+        self.call: Any = None
+
+    def wake(self) -> None:
+        """What the handler waits for has come."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def requests(self, row: Row) -> AsyncIterator[bytes]:
+        """The messages of the request, as the transport's dispatcher wants them."""
+        return self._one() if row.one_request else self._all()
+
+    async def _one(self) -> AsyncIterator[bytes]:
+        request = self._stream.take_request()
+        if request is None:
+            raise asyncio.CancelledError
+        self.call.request_compressed = self._stream.request_compressed
+        yield request
+
+    async def _all(self) -> AsyncIterator[bytes]:
+        stream = self._stream
+        while True:
+            message = stream.take()
+            if message is not None:
+                self.call.request_compressed = stream.request_compressed
+                self._connection.flush_soon()  # the message's bytes are credited to the caller
+                yield message
+            elif stream.ended:
+                raise asyncio.CancelledError  # on its way: this handler's call is over
+            elif stream.request_done:
+                return
+            else:
+                stream.wants_message = True
+                await self._wait()
+
+    async def send(self, reply: bytes) -> None:
+        """Queues a reply; waits for room first, so that a slow reader holds its writer."""
+        stream, call = self._stream, self.call
+        if len(reply) > self._bounds.reply_bytes_max:
+            raise ReplyTooLarge(len(reply), self._bounds.reply_bytes_max)
+        if not stream.send(reply, call.compress, call.initial):
+            raise asyncio.CancelledError  # on its way: this handler's call is over
+        self._connection.flush_soon()
+        while stream.queued > self._bounds.room_bytes and not stream.closed:
+            stream.wants_room = True
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = self._connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
