@@ -64,7 +64,7 @@ REQUEST_STALL_S = 30.0  # between two pieces of a request that one message makes
 SEND_STALL_S = 60.0  # a reply is ready and the peer gives its stream no room
 WRITE_STALL_S = 20.0  # the peer's socket takes nothing at all
 
-# --- guards: token buckets (burst, then tokens a second) -------------------------------------------
+# --- guards: token buckets (burst, then tokens a second) ----------------------------------------
 # Resets of unfinished calls. 10,000 calls cancelled at once are an application that gives up; rapid
 # reset (CVE-2023-44487) brings 100,000 a second.
 RESET_BURST, RESETS_PER_S = 20_000, 2_000
