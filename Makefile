@@ -6,7 +6,7 @@ SOURCES := $(shell find ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
-.PHONY: build run test test-all test-unit bench-micro bench-small lint clean help
+.PHONY: build run test test-all test-unit bench-micro bench-transport bench-small lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test         everything this machine can prove, short variants"
 	@echo "make test-all     the long variants, too"
 	@echo "make bench-micro  micro benchmarks, full size"
+	@echo "make bench-transport   beside grpc.aio, nghttpd, tonic, grpc-go, gRPC C++: half an hour"
 	@echo "make lint         ruff"
 	@echo "make clean        what was built, not your data"
 
@@ -53,9 +54,15 @@ test-all: build
 bench-small: build
 	@set -e; for name in $(MICRO); do \
 	    echo "benchmarks.micro.$$name --small"; $(PY) -m benchmarks.micro.$$name --small; done
+	$(PY) -m benchmarks.transport --small
 
 bench-micro: build
 	@set -e; for name in $(MICRO); do $(PY) -m benchmarks.micro.$$name; done
+
+# Peers that cannot be built here are named and left out. Needs h2load: apt-get install nghttp2-client
+bench-transport: build
+	$(PY) -m benchmarks.transport.build
+	$(PY) -m benchmarks.transport
 
 lint: build
 	$(PY) -m ruff check .
