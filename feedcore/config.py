@@ -18,7 +18,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from feedcore.errors import ConfigError
 
@@ -30,9 +38,10 @@ ENVIRONMENT_SWITCHES = frozenset({"FEEDCORE_NO_EXTENSIONS", "FEEDCORE_LONG", ENV
 
 REGION_MAX = 31  # 5 bits of an id
 NODE_MAX = 126  # 7 bits of an id, less the last one, which imports use
-WORKERS_MAX = NODE_MAX + 1  # each worker needs its own node number
+WORKERS_MAX = NODE_MAX  # each worker needs its own node number, and a rolling restart one more
 PORT_MAX = 65_535
 DRAIN_GRACE_S_MAX = 300  # init systems kill after 90 s to 300 s anyway
+AGE_S_MAX = 7 * 86_400  # a week; longer is as good as never
 PUSH_THRESHOLD_MAX = 2**32  # more than there are people
 HYSTERESIS_PERCENT_MAX = 50  # more would keep an author pulled that lost half of the followers
 
@@ -64,7 +73,12 @@ def _address_or_empty(text: str) -> str:
     return _address(text) if text else text
 
 
+def _path_or_none(value: Any) -> Any:
+    return None if value == "" else value
+
+
 Address = Annotated[str, AfterValidator(_address)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_path_or_none)]
 OptionalAddress = Annotated[str, AfterValidator(_address_or_empty)]
 HOT = {"hot": True}
 
@@ -85,7 +99,32 @@ class ServerSettings(_Section):
         le=WORKERS_MAX,
         description="API processes on that port; default: the cores this process may use",
     )
-    transport: Literal["grpcio"] = Field("grpcio", description="what carries gRPC")
+    listen_unix: OptionalPath = Field(
+        None, description="path of a unix socket to serve gRPC on, too; empty: none"
+    )
+    transport: Literal["auto", "native", "grpcio"] = Field(
+        "auto",
+        description="what carries gRPC; auto: native where libnghttp2 allows it, else grpcio",
+    )
+    tls_certificate: OptionalPath = Field(
+        None, description="PEM certificate chain for TLS; empty: no TLS. Reloaded when it changes"
+    )
+    tls_key: OptionalPath = Field(None, description="PEM key of that certificate")
+    tls_client_ca: OptionalPath = Field(
+        None, description="PEM authorities; given: every caller must show a certificate of one"
+    )
+    max_connection_age_s: float = Field(
+        1_800.0,
+        ge=0,
+        le=AGE_S_MAX,
+        description="connections end gracefully at this age, +-10 %; 0: never",
+    )
+    max_connection_age_grace_s: float = Field(
+        60.0, ge=0, le=AGE_S_MAX, description="seconds that calls on them get; 0: no limit"
+    )
+    max_connection_idle_s: float = Field(
+        0.0, ge=0, le=AGE_S_MAX, description="connections without a call end after this; 0: never"
+    )
     metrics: OptionalAddress = Field(
         "", description="HOST:PORT for Prometheus metrics; empty: none"
     )
@@ -111,7 +150,10 @@ class IdSettings(_Section):
 
     region: int = Field(0, ge=0, le=REGION_MAX, description="region number in every content id")
     node_base: int = Field(
-        0, ge=0, le=NODE_MAX, description="node number of worker 0; worker n uses node_base + n"
+        0,
+        ge=0,
+        le=NODE_MAX,
+        description="first node number; a server uses one a worker and one for rolling restarts",
     )
 
 
@@ -166,11 +208,20 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _nodes_fit(self) -> Settings:
-        last = self.ids.node_base + self.server.workers - 1
+        last = self.ids.node_base + self.server.workers
         if last > NODE_MAX:
-            raise ValueError(
-                f"ids.node_base + server.workers - 1 is {last}; nodes are 0 to {NODE_MAX}"
-            )
+            raise ValueError(f"ids.node_base + server.workers is {last}; nodes are 0 to {NODE_MAX}")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        server = self.server
+        if (server.tls_certificate is None) != (server.tls_key is None):
+            raise ValueError("server.tls_certificate and server.tls_key: give both or neither")
+        if server.tls_client_ca is not None and server.tls_certificate is None:
+            raise ValueError("server.tls_client_ca: needs server.tls_certificate and tls_key")
+        if server.listen_unix is not None and server.transport == "grpcio":
+            raise ValueError("server.listen_unix: only the native transport listens on it")
         return self
 
 
@@ -200,7 +251,9 @@ class Loaded(NamedTuple):
         for key, field in _fields():
             section, name = key.split(".")
             value = getattr(getattr(self.settings, section), name)
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+            text = "" if value is None else str(value)
+            if isinstance(value, bool):
+                text = text.lower()
             hot = bool((field.json_schema_extra or {}).get("hot"))
             rows.append(
                 EffectiveValue(key, text, self.sources.get(key, "default"), hot, field.description)

@@ -30,12 +30,15 @@ EXIT_ORPHANED = 79  # the supervisor is gone
 
 
 class Child(NamedTuple):
-    """What a child process was told: its number, the port to listen on, and where to answer."""
+    """What a child process was told: its number, the node of its ids, the port to listen on (or
+    the channel that brings its connections, -1 for none), and where to answer."""
 
     settings: Settings
     role: str
     index: int
+    node: int
     port: int
+    channel_fd: int
     status_fd: int
 
     def ready(self, port: int) -> None:
@@ -90,7 +93,9 @@ def _read(role: str) -> Child:
         description=f"A {role} process; started by the supervisor only."
     )
     parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--node", type=int, default=0)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--channel-fd", type=int, default=-1)
     parser.add_argument("--status-fd", type=int, required=True)
     options = parser.parse_args()
     with open(_STDIN, "rb", buffering=0, closefd=False) as stdin:
@@ -98,7 +103,15 @@ def _read(role: str) -> Child:
     if not line:
         raise SystemExit(EXIT_ORPHANED)
     settings = Settings.model_validate_json(line)
-    return Child(settings, role, options.index, options.port, options.status_fd)
+    return Child(
+        settings,
+        role,
+        options.index,
+        options.node,
+        options.port,
+        options.channel_fd,
+        options.status_fd,
+    )
 
 
 def _exit_with_supervisor() -> None:

@@ -1,17 +1,22 @@
 """The supervisor: one process that starts the workers and the fan-out process and keeps them alive.
 
-State of a child (one task each, `_keep`):
+State of a slot (one task each, `_keep`); a slot is a role and a number, and has one child at once:
 
-    starting  -> serving    it said "ready" on its status pipe
+    starting  -> serving    the child said "ready" on its status pipe
     starting  -> failed     it ended first: at the very start we give up, later we wait and retry
     serving   -> waiting    it died: back-off, doubling, forgiven after RESTART_FORGIVE_S of life
     waiting   -> starting   the back-off is over
+    serving   -> serving    a rolling restart put another child in its place
     any       -> ended      the supervisor stops
 
-Invariants: children are started with exec, never by fork alone; each holds a pipe from here as
-stdin, so that it ends when this process does, even by SIGKILL; the ready line is printed once, when
-every child serves. The first SIGTERM or SIGINT drains, the second ends everything at once. Not for
-serving calls: it serves metrics only.
+SIGHUP is a rolling restart, one slot after the other: the new worker is ready before the old one
+gets no more connections and drains, so that no call fails. It has a node number of its own (the
+spare one), since both give out ids for a while. SIGTERM or SIGINT drains; the second ends
+everything at once.
+
+Invariants: the ready line is printed once, when every child serves; connections are accepted here
+and handed over (acceptor) unless grpc.aio serves, which listens itself. Not for serving calls: it
+serves metrics only.
 """
 
 from __future__ import annotations
@@ -24,34 +29,48 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from prometheus_client import start_http_server
 
 from feedcore.clock import SystemClock
 from feedcore.config import Settings, split_address
+from feedcore.errors import ConfigError
 from feedcore.observe import metrics
 from feedcore_server import limits
+from feedcore_server.acceptor import Acceptor, Channel
+from feedcore_server.children import API, FANOUT, Child, Spec, start_child
+from feedcore_server.transports import NATIVE, choose
 
-API, FANOUT = "api", "fanout"
-MODULES = {API: "feedcore_server.worker", FANOUT: "feedcore_server.fanout_main"}
 METRICS_PREFIX = "metrics-"  # directory below data_dir, named by the supervisor's pid
-
-
-class Spec(NamedTuple):
-    """Which child."""
-
-    role: str
-    index: int
 
 
 class CannotStart(Exception):
     """A child ended before it was ready, at the very start: settings or store are at fault."""
 
 
+class Slot:
+    """A place for one child; `swapped` is set when a rolling restart put another one there."""
+
+    def __init__(self, spec: Spec, node: int) -> None:
+        self.spec = spec
+        self.node = node
+        self.child: Child | None = None
+        self.swapped = asyncio.Event()
+        self.ending_on_purpose = False
+
+
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit code: 0 after a drain, 1 if it could not start."""
-    return asyncio.run(Supervisor(settings).run())
+    try:
+        choice = choose(settings.server.transport)
+    except ConfigError as error:
+        print(f"feedcore cannot start: {error}", file=sys.stderr, flush=True)
+        return 1
+    if choice.warning:
+        _log("transport", choice.warning)
+    chosen = settings.server.model_copy(update={"transport": choice.name})
+    return asyncio.run(Supervisor(settings.model_copy(update={"server": chosen})).run())
 
 
 class Supervisor:
@@ -61,11 +80,17 @@ class Supervisor:
         self._settings = settings
         self._clock = SystemClock()
         self._host, self._port = split_address(settings.server.listen)
-        self._children: dict[Spec, asyncio.subprocess.Process] = {}
-        self._serving: set[Spec] = set()
+        workers = settings.server.workers
+        base = settings.ids.node_base
+        self._slots = [Slot(Spec(FANOUT, 0), base)]
+        self._slots += [Slot(Spec(API, i), base + i) for i in range(workers)]
+        self._spare_node = base + workers
+        self._children: set[Child] = set()
+        self._acceptor: Acceptor | None = None
         self._store_ready = asyncio.Event()
         self._all_serving = asyncio.Event()
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
         self._signals = 0
         data_dir = settings.store.data_dir
         self._metrics_dir = data_dir / f"{METRICS_PREFIX}{os.getpid()}"
@@ -77,167 +102,254 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        specs = [Spec(FANOUT, 0), *(Spec(API, i) for i in range(self._settings.server.workers))]
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        holder: socket.socket | None = None
         try:
-            with await self._reserve_port():
-                self._make_metrics_dir()
-                return await self._supervise(specs)
+            holder = await self._listen()
+            self._make_metrics_dir()
+            return await self._supervise()
         except (CannotStart, OSError) as error:
             print(f"feedcore cannot start: {error}", file=sys.stderr, flush=True)
             return 1
         finally:
             self._kill_all()
+            if holder is not None:
+                holder.close()
+            if self._acceptor is not None:
+                self._acceptor.close()
             shutil.rmtree(self._metrics_dir, ignore_errors=True)
 
-    async def _supervise(self, specs: list[Spec]) -> int:
+    async def _supervise(self) -> int:
         metrics_line = self._serve_metrics()
         # The fan-out process first and alone: it may have to make or migrate the store.
-        keepers = [asyncio.create_task(self._keep(spec), name=str(spec)) for spec in specs]
-        announcer = asyncio.create_task(self._announce(specs, metrics_line))
+        keepers = [
+            asyncio.create_task(self._keep(slot), name=str(slot.spec)) for slot in self._slots
+        ]
+        announcer = asyncio.create_task(self._announce(metrics_line))
+        roller = asyncio.create_task(self._roll_when_asked(), name="rolling restarts")
         stopper = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait({*keepers, stopper}, return_when=asyncio.FIRST_COMPLETED)
-            for keeper in keepers:
-                if keeper.done():
+            await asyncio.wait({*keepers, stopper, roller}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*keepers, roller):
+                if task.done():
                     # Raises CannotStart: nothing else ends a keeper before a signal.
-                    keeper.result()
+                    task.result()
+            roller.cancel()
             await self._drain()
             return 0
         finally:
             self._stop.set()
             self._store_ready.set()
             self._kill_all()
-            announcer.cancel()
-            await asyncio.gather(announcer, stopper, *keepers, return_exceptions=True)
+            for task in (announcer, roller):
+                task.cancel()
+            await asyncio.gather(announcer, stopper, roller, *keepers, return_exceptions=True)
 
-    async def _announce(self, specs: list[Spec], metrics_line: str) -> None:
+    async def _announce(self, metrics_line: str) -> None:
         """Prints the ready line once every child serves."""
         await self._all_serving.wait()
         if metrics_line:
             print(metrics_line, flush=True)
-        workers = len(specs) - 1
+        if self._settings.server.listen_unix is not None:
+            print(f"feedcore ready on unix:{self._settings.server.listen_unix}", flush=True)
+        workers = len(self._slots) - 1
         address = _address(self._host, self._port)
-        print(f"feedcore ready on {address} ({workers} workers, pid {os.getpid()})", flush=True)
+        how = f"{workers} workers, pid {os.getpid()}, {self._settings.server.transport} transport"
+        print(f"feedcore ready on {address} ({how})", flush=True)
 
-    async def _keep(self, spec: Spec) -> None:
-        """Starts one child again and again until the supervisor stops."""
+    # --- children -------------------------------------------------------------------------------
+    async def _keep(self, slot: Slot) -> None:
+        """Fills one slot again and again until the supervisor stops."""
         backoff_s = limits.RESTART_BACKOFF_MIN_S
-        if spec.role == API:
+        if slot.spec.role == API:
             await self._store_ready.wait()
         while not self._stop.is_set():
             began_s = self._clock.monotonic()
-            process, error = await self._start(spec)
-            if error and not self._all_serving.is_set():
-                raise CannotStart(error)
-            code = await process.wait()
-            self._serving.discard(spec)
-            self._children.pop(spec, None)
-            metrics.forget_process(process.pid, str(self._metrics_dir))
+            child = await self._start(slot.spec, slot.node)
+            if child.error and not self._all_serving.is_set():
+                raise CannotStart(child.error)
+            if not child.error:
+                self._put(slot, child)
+            child, code = await self._until_dead(slot, child)
+            self._bury(child)
+            if slot.child is child:
+                slot.child = None
             if self._stop.is_set():
                 return
+            if slot.ending_on_purpose:
+                slot.ending_on_purpose = False
+                continue
             if self._clock.monotonic() - began_s >= limits.RESTART_FORGIVE_S:
                 backoff_s = limits.RESTART_BACKOFF_MIN_S
-            why = f"{spec.role} process {spec.index} (pid {process.pid}) ended with {code}"
-            line = {"event": "restarting", "level": "warning", "detail": why, "wait_s": backoff_s}
-            print(json.dumps(line), file=sys.stderr, flush=True)
-            self._restarts.labels(spec.role).inc()
+            _log("restarting", f"{child.name} ended with {code}", wait_s=backoff_s)
+            self._restarts.labels(slot.spec.role).inc()
             try:
                 await asyncio.wait_for(self._stop.wait(), backoff_s)
             except TimeoutError:
                 backoff_s = min(2 * backoff_s, limits.RESTART_BACKOFF_MAX_S)
 
-    async def _start(self, spec: Spec) -> tuple[asyncio.subprocess.Process, str]:
-        """Starts a child and waits until it serves; returns it with what went wrong, if any."""
-        read_fd, write_fd = os.pipe()
-        arguments = ["-m", MODULES[spec.role], "--index", str(spec.index)]
-        arguments += ["--port", str(self._port), "--status-fd", str(write_fd)]
+    async def _start(self, spec: Spec, node: int) -> Child:
+        channel = Channel() if spec.role == API and self._acceptor is not None else None
         directory = str(self._metrics_dir.absolute())
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                pass_fds=(write_fd,),
-                env={**os.environ, metrics.MULTIPROCESS_DIR_VARIABLE: directory},
-            )
-        finally:
-            os.close(write_fd)
-        self._children[spec] = process
-        assert process.stdin is not None
-        process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
-        try:
-            answer = await asyncio.wait_for(_read_line(read_fd), limits.START_TIMEOUT_S)
-        except TimeoutError:
-            process.kill()
-            return (
-                process,
-                f"{spec.role} process {spec.index}: no answer in {limits.START_TIMEOUT_S:g} s",
-            )
-        finally:
-            os.close(read_fd)
-        if "ready" not in answer:
-            fault = (
-                answer.get("error") or f"{spec.role} process {spec.index} ended; its log says why"
-            )
-            return process, str(fault)
-        self._serving.add(spec)
-        self._store_ready.set()
-        if len(self._serving) == self._settings.server.workers + 1:
-            self._all_serving.set()
-        return process, ""
+        child = await start_child(spec, node, self._settings, self._port, channel, directory)
+        if channel is not None:
+            channel.theirs.close()  # the child has its own copy, and its end must be noticed
+        self._children.add(child)
+        if self._stop.is_set():  # too late to be drained with the others
+            child.signal(signal.SIGKILL)
+        await child.until_ready()
+        return child
 
+    def _put(self, slot: Slot, child: Child) -> None:
+        """The child serves: it is the slot's, and gets connections."""
+        slot.child, slot.node = child, child.node
+        if child.channel is not None and self._acceptor is not None:
+            self._acceptor.add(child.channel)
+        self._store_ready.set()
+        if all(slot.child is not None for slot in self._slots):
+            self._all_serving.set()
+
+    async def _until_dead(self, slot: Slot, child: Child) -> tuple[Child, int]:
+        """Waits until the slot's child ends, whichever it is by then: (child, exit code)."""
+        while True:
+            slot.swapped.clear()
+            death = asyncio.create_task(child.process.wait())
+            swap = asyncio.create_task(slot.swapped.wait())
+            await asyncio.wait({death, swap}, return_when=asyncio.FIRST_COMPLETED)
+            swap.cancel()
+            if slot.child is None or slot.child is child:
+                return child, await death
+            death.cancel()
+            child = slot.child
+
+    def _bury(self, child: Child) -> None:
+        """A process has ended: nothing of it stays."""
+        self._children.discard(child)
+        self._leave(child)
+        metrics.forget_process(child.process.pid, str(self._metrics_dir))
+
+    def _leave(self, child: Child) -> None:
+        """The child gets no more connections."""
+        if child.channel is not None and self._acceptor is not None:
+            self._acceptor.remove(child.channel)
+            child.channel.close()
+            child.channel = None
+
+    # --- rolling restart ------------------------------------------------------------------------
+    async def _roll_when_asked(self) -> None:
+        """One rolling restart for each SIGHUP; those that come meanwhile are one more."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            await self._all_serving.wait()
+            _log("rolling restart", "begins", level="info")
+            began_s = self._clock.monotonic()
+            done = all([await self._replace(slot) for slot in self._slots if slot.child])
+            took = f"{self._clock.monotonic() - began_s:.1f} s"
+            _log("rolling restart", f"{'done' if done else 'stopped'} after {took}", level="info")
+
+    async def _replace(self, slot: Slot) -> bool:
+        """Puts a new child into a slot; False, with the old one still serving, if it cannot
+        serve."""
+        old = slot.child
+        assert old is not None
+        if slot.spec.role == FANOUT:
+            # One a data directory: it is stopped first. Posts are visible without it.
+            slot.ending_on_purpose = True
+            slot.child = None
+            await old.end_within(limits.DRAIN_EXTRA_S)
+            return True
+        new = await self._start(slot.spec, self._spare_node)
+        if new.error:
+            _log("rolling restart", f"{new.error}; the old worker serves on", level="error")
+            await new.end_within(0)
+            self._bury(new)
+            return False
+        if slot.child is not old:  # it died meanwhile, and its keeper has another on the way
+            await new.end_within(0)
+            self._bury(new)
+            return True
+        self._spare_node = old.node
+        self._put(slot, new)
+        slot.swapped.set()
+        self._leave(old)
+        await old.end_within(self._drain_patience_s())
+        self._bury(old)
+        return True
+
+    # --- the end --------------------------------------------------------------------------------
     def _on_signal(self) -> None:
         self._signals += 1
         self._stop.set()
         if self._signals > 1:
             self._kill_all()
 
+    def _drain_patience_s(self) -> float:
+        return self._settings.server.drain_grace_s + limits.LAME_DUCK_S + limits.DRAIN_EXTRA_S
+
     async def _drain(self) -> None:
         """API workers first, so that what they still write is fanned out or at least queued; then
         the fan-out."""
-        grace_s = self._settings.server.drain_grace_s + limits.LAME_DUCK_S + limits.DRAIN_EXTRA_S
-        for role, patience_s in ((API, grace_s), (FANOUT, limits.DRAIN_EXTRA_S)):
-            ending = [child for spec, child in self._children.items() if spec.role == role]
-            for child in ending:
-                _signal(child, signal.SIGTERM)
-            if ending:
-                waits = [asyncio.create_task(child.wait()) for child in ending]
-                await asyncio.wait(waits, timeout=patience_s)
-            for child in ending:
-                _signal(child, signal.SIGKILL)
+        if self._acceptor is not None:
+            self._acceptor.close()
+        for role, patience_s in ((API, self._drain_patience_s()), (FANOUT, limits.DRAIN_EXTRA_S)):
+            async with asyncio.TaskGroup() as group:
+                for child in [child for child in self._children if child.spec.role == role]:
+                    group.create_task(child.end_within(patience_s))
 
     def _kill_all(self) -> None:
-        for child in self._children.values():
-            _signal(child, signal.SIGKILL)
+        for child in self._children:
+            child.signal(signal.SIGKILL)
 
-    async def _reserve_port(self) -> socket.socket:
-        """Holds the port without listening, so that it stays ours while workers come and go.
+    # --- where it listens -----------------------------------------------------------------------
+    async def _listen(self) -> socket.socket | None:
+        """Native: listens, here. grpc.aio: holds the port without listening, so that it stays ours
+        while workers come and go. Raises OSError."""
+        if self._settings.server.transport != NATIVE:
+            return await self._hold_port()
+        self._acceptor = Acceptor(asyncio.get_running_loop())
+        await self._while_in_use(self._listen_tcp)
+        if self._settings.server.listen_unix is not None:
+            self._acceptor.listen_unix(self._settings.server.listen_unix)
+        return None
 
-        Raises OSError if another server listens on it: SO_REUSEPORT alone would let two servers
-        share a port.
-        """
-        found = socket.getaddrinfo(
+    def _listen_tcp(self, found: Any) -> None:
+        assert self._acceptor is not None
+        self._port = self._acceptor.listen_tcp(found)
+
+    async def _hold_port(self) -> socket.socket:
+        """SO_REUSEPORT alone would let two servers share a port: a plain bind is tried first."""
+
+        def probe(found: Any) -> None:
+            with socket.socket(found[0], socket.SOCK_STREAM) as plain:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                plain.bind(found[4])
+
+        found = await self._while_in_use(probe)
+        holder = socket.socket(found[0], socket.SOCK_STREAM)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(found[4])
+        self._port = holder.getsockname()[1]
+        return holder
+
+    async def _while_in_use(self, take: Any) -> Any:
+        """Calls `take(address)` until it succeeds; for PORT_WAIT_S, since workers of a supervisor
+        that was killed let go of the port within moments. Raises OSError."""
+        addresses = socket.getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, _, _, _, address = found[0]
         deadline_s = self._clock.monotonic() + limits.PORT_WAIT_S
         while True:
             try:
-                with socket.socket(family, socket.SOCK_STREAM) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(address)
-                break
+                take(addresses[0])
+                return addresses[0]
             except OSError as error:
                 if self._clock.monotonic() > deadline_s:
                     where = _address(self._host, self._port)
                     raise OSError(f"server.listen {where}: {error.strerror}") from error
                 await asyncio.sleep(limits.PORT_RETRY_S)
-        holder = socket.socket(family, socket.SOCK_STREAM)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind(address)
-        self._port = holder.getsockname()[1]
-        return holder
 
+    # --- metrics --------------------------------------------------------------------------------
     def _make_metrics_dir(self) -> None:
         """A fresh directory for this run; those of supervisors that were killed are removed."""
         data_dir = self._settings.store.data_dir
@@ -261,6 +373,12 @@ class Supervisor:
         return f"feedcore metrics on http://{_address(host, server.server_port)}/metrics"
 
 
+def _log(event: str, detail: str, level: str = "warning", **fields: Any) -> None:
+    """One JSON line, as the children's logs are."""
+    line = {"event": event, "level": level, "detail": detail, **fields}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -269,27 +387,3 @@ def _alive(metrics_dir: Path) -> bool:
     """Whether the supervisor that made the directory still runs."""
     pid = metrics_dir.name.removeprefix(METRICS_PREFIX)
     return pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
-
-
-def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Signals a child unless it has ended already."""
-    if child.returncode is None:
-        try:
-            child.send_signal(number)
-        except ProcessLookupError:
-            return
-
-
-async def _read_line(fd: int) -> dict[str, object]:
-    """One JSON line from a pipe; empty if the other side closed it without a word."""
-    reader = asyncio.StreamReader()
-    with os.fdopen(os.dup(fd), "rb", buffering=0) as pipe:
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        try:
-            line = await reader.readline()
-        finally:
-            transport.close()
-    return json.loads(line) if line else {}

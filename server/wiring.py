@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -35,7 +36,12 @@ from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.limits import LAME_DUCK_S
 from feedcore_server.registry import Registry
-from feedcore_server.transports import Transport
+
+
+class Stops(Protocol):
+    """What a drain needs of a transport."""
+
+    async def stop(self, grace_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Api:
     dispatcher: Dispatcher
     health: HealthHandlers
 
-    async def drain(self, transport: Transport, grace_s: float) -> None:
+    async def drain(self, transport: Stops, grace_s: float) -> None:
         """NOT_SERVING first, so that balancers look elsewhere; then no new calls; then grace."""
         self.health.end()
         await asyncio.sleep(min(LAME_DUCK_S, grace_s))
@@ -68,8 +74,8 @@ def hot_start(fanout: FanoutSettings) -> HotSettings:
     )
 
 
-async def open_worker(settings: Settings, index: int, clock: Clock) -> Api:
-    """Opens the store and builds API worker number `index` (from 0). Raises StoreError,
+async def open_worker(settings: Settings, node: int, clock: Clock) -> Api:
+    """Opens the store and builds an API worker whose ids are of `node`. Raises StoreError,
     ClockWentBack."""
     store = EmbeddedStore.open(settings.store.data_dir, clock)
     try:
@@ -79,7 +85,7 @@ async def open_worker(settings: Settings, index: int, clock: Clock) -> Api:
             hot_start(settings.fanout),
             clock,
             region=settings.ids.region,
-            node=settings.ids.node_base + index,
+            node=node,
         )
     except BaseException:
         await store.close()

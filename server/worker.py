@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 
 from feedcore.clock import SystemClock
-from feedcore.config import split_address
 from feedcore.observe import logs
 from feedcore_server.process import Child, run_child
-from feedcore_server.transports.grpcio import GrpcioTransport
+from feedcore_server.serving import Serving, serving_of
 from feedcore_server.wiring import open_worker
 
 
 async def serve(child: Child, stop: asyncio.Event) -> None:
     """Serves until `stop`, then drains. Raises StoreError and OSError if it cannot start."""
     clock = SystemClock()
-    api = await open_worker(child.settings, child.index, clock)
+    _allow_open_files()
+    api = await open_worker(child.settings, child.node, clock)
     try:
-        transport = GrpcioTransport(api.dispatcher, clock)
-        host, _ = split_address(child.settings.server.listen)
-        port = await transport.start(host, child.port)
+        serving: Serving = serving_of(child, api.dispatcher, clock)
+        port = await serving.start()
         api.health.set_serving(True)
         child.ready(port)
-        logs.get("worker").info("serving", port=port)
+        log = logs.get("worker")
+        log.info("serving", port=port, transport=child.settings.server.transport, node=child.node)
         await stop.wait()
-        await api.drain(transport, child.settings.server.drain_grace_s)
-        logs.get("worker").info("drained")
+        await api.drain(serving, child.settings.server.drain_grace_s)
+        log.info("drained")
     finally:
         await api.close()
+
+
+def _allow_open_files() -> None:
+    """As many descriptors as the system allows: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,29 @@ CALL_DURATION = Histogram(
 CALLS_IN_FLIGHT = Gauge(
     "feedcore_calls_in_flight", "Calls being handled now.", multiprocess_mode="livesum"
 )
+CONNECTIONS = Gauge(
+    "feedcore_connections",
+    "Connections open on the native transport, of each worker: how evenly they are spread.",
+    multiprocess_mode="liveall",
+)
+CONNECTIONS_ACCEPTED = Counter(
+    "feedcore_connections_accepted_total", "Connections that the native transport began to serve."
+)
+CONNECTIONS_CUT = Counter(
+    "feedcore_connections_cut_total",
+    "Connections that the native transport ended against the peer's will, by what the peer did.",
+    ["reason"],
+)
+RECEIVED_BYTES_HELD = Gauge(
+    "feedcore_transport_received_bytes_held",
+    "Bytes of requests that are not whole or not taken by a handler.",
+    multiprocess_mode="livesum",
+)
+SENT_BYTES_HELD = Gauge(
+    "feedcore_transport_sent_bytes_held",
+    "Bytes of replies that wait for their readers.",
+    multiprocess_mode="livesum",
+)
 PROCESSES = Gauge(
     "feedcore_processes",
     "Processes that are alive, by role.",
@@ -113,6 +136,7 @@ class Figures(NamedTuple):
     deliveries: int
     outbox_hits: int
     outbox_misses: int
+    connections: list[int]  # open on each worker of the native transport
 
 
 def restarts(registry: CollectorRegistry) -> Counter:
@@ -153,6 +177,7 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
     failures: dict[str, int] = {}
     buckets: dict[str, list[tuple[float, float]]] = {}
     reads = {"hit": 0, "miss": 0}
+    connections: list[int] = []
     processes, started_s, deliveries = 0.0, math.inf, 0.0
     for sample in (sample for metric in metrics for sample in metric.samples):
         labels = sample.labels
@@ -166,6 +191,8 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
             edges.append((float(labels["le"]), sample.value))
         elif sample.name == "feedcore_outbox_reads_total":
             reads[labels["result"]] += int(sample.value)
+        elif sample.name == "feedcore_connections":
+            connections.append(int(sample.value))
         elif sample.name == "feedcore_processes":
             processes += sample.value
         elif sample.name == "feedcore_start_time_seconds" and sample.value > 0:
@@ -184,7 +211,13 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
     ]
     started_ms = int(started_s * 1_000) if math.isfinite(started_s) else 0
     return Figures(
-        operations, int(processes), started_ms, int(deliveries), reads["hit"], reads["miss"]
+        operations,
+        int(processes),
+        started_ms,
+        int(deliveries),
+        reads["hit"],
+        reads["miss"],
+        sorted(connections),
     )
 
 

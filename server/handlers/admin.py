@@ -82,6 +82,10 @@ class AdminHandlers:
         await self._report(reply, "store", self._store_status)
         await self._report(reply, "feeds", self._feeds_status)
         await self._report(reply, "fanout", self._fanout_status)
+        if figures.connections:
+            spread = ", ".join(str(count) for count in figures.connections)
+            detail = f"{sum(figures.connections)} open; by worker: {spread}"
+            reply.components.add(name="connections", ok=True, detail=detail)
         reply.components.add(name="outbox cache", ok=True, detail=_cache_detail(figures))
         return reply
 

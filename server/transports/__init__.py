@@ -1,8 +1,13 @@
-"""What carries calls: one module a transport. Each feeds `feedcore_server.dispatch`, no more."""
+"""What carries calls: one module or package a transport. Each feeds `feedcore_server.dispatch`, no
+more."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from feedcore.errors import ConfigError
+
+AUTO, NATIVE, GRPCIO = "auto", "native", "grpcio"
 
 
 class Transport(Protocol):
@@ -13,3 +18,29 @@ class Transport(Protocol):
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, lets those under way finish for `grace_s`, cancels the rest."""
+
+
+class Choice(NamedTuple):
+    """`name`: native or grpcio. `warning`: what the operator should know, "" if nothing."""
+
+    name: str
+    warning: str
+
+
+def choose(wanted: str) -> Choice:
+    """The transport to serve on. Raises ConfigError if `wanted` is native and it cannot be had."""
+    if wanted == GRPCIO:
+        return Choice(GRPCIO, "")
+    try:
+        from feedcore._native.h2 import library_version
+    except ImportError as error:
+        usable, detail = False, f"the native transport is not built ({error})"
+    else:
+        from feedcore_server.transports.native.library import installed_revision, judge
+
+        usable, detail = judge(library_version()[0], installed_revision())
+    if usable:
+        return Choice(NATIVE, detail)
+    if wanted == NATIVE:
+        raise ConfigError(f"server.transport native: {detail}")
+    return Choice(GRPCIO, f"serving on grpc.aio, some thousand calls a second a core: {detail}")

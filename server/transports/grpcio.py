@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from feedcore.clock import Clock
+from feedcore.config import ServerSettings
 from feedcore_server import limits
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
@@ -45,7 +46,10 @@ class GrpcioTransport:
     """One worker's listener. `start` returns the port; `stop` lets calls finish for `grace_s`
     seconds."""
 
-    def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, clock: Clock, tls: ServerSettings | None = None
+    ) -> None:
+        self._tls = tls
         self._server = grpc.aio.server(
             options=OPTIONS, maximum_concurrent_rpcs=limits.CALLS_PER_WORKER_MAX
         )
@@ -55,13 +59,22 @@ class GrpcioTransport:
         """Listens; `port` 0 takes any. Returns the port. Raises OSError if it cannot be had."""
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            bound = self._add_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         if bound == 0:
             raise OSError(f"cannot listen on {address}")
         await self._server.start()
         return bound
+
+    def _add_port(self, address: str) -> int:
+        tls = self._tls
+        if tls is None or tls.tls_certificate is None or tls.tls_key is None:
+            return int(self._server.add_insecure_port(address))
+        authorities = tls.tls_client_ca.read_bytes() if tls.tls_client_ca else None
+        pair = (tls.tls_key.read_bytes(), tls.tls_certificate.read_bytes())
+        credentials = grpc.ssl_server_credentials([pair], authorities, authorities is not None)
+        return int(self._server.add_secure_port(address, credentials))
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, waits for those under way, cancels what is left after `grace_s`."""

@@ -35,7 +35,8 @@ def installed_revision(status: Path = DPKG_STATUS) -> str:
         text = status.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    found = re.search(rf"^Package: {PACKAGE}\n(?:\S.*\n| .*\n)*?Version: (\S+)$", text, re.MULTILINE)
+    paragraph = rf"^Package: {PACKAGE}\n(?:\S.*\n| .*\n)*?Version: (\S+)$"
+    found = re.search(paragraph, text, re.MULTILINE)
     return found[1] if found else ""
 
 

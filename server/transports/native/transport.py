@@ -13,6 +13,7 @@ import math
 import random
 import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Worker:
         self.counters = Counters(self)
         self.connections: set[Connection] = set()
         self.hosts: Counter[str] = Counter()
+        self.on_change: Callable[[], None] = _nothing
         self.draining = False
         self.empty = asyncio.Event()  # no connection is left, once draining
         self._grace_until = math.inf
@@ -56,6 +58,8 @@ class Worker:
         """Counts a new connection; why it must be refused, "" if it need not."""
         self.connections.add(connection)
         self.hosts[connection.host] += 1
+        self.counters.accepted += 1
+        self.on_change()
         if len(self.connections) > self.bounds.connections_max:
             return "too_many_connections"
         if self.hosts[connection.host] > self.bounds.connections_per_host_max:
@@ -65,6 +69,7 @@ class Worker:
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
+        self.on_change()
         self.hosts[connection.host] -= 1
         if self.hosts[connection.host] <= 0:
             del self.hosts[connection.host]
@@ -87,6 +92,10 @@ class Worker:
     def report(self, error: BaseException) -> None:
         """A fault of ours inside the session: the connection ends, the log has the reason."""
         self._log.error("transport fault", exc_info=error)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def table(dispatcher: Dispatcher) -> dict[bytes, Row]:
@@ -115,6 +124,10 @@ class NativeTransport:
         self._certificates = certificates
         self._servers: list[asyncio.Server] = []
 
+    def prepare(self) -> None:
+        """Binds the transport to the running loop; before the first connection."""
+        self._loop()
+
     async def start(self, host: str, port: int) -> int:
         """Listens on a TCP port that other workers may share; returns it. Raises OSError."""
         server = await self._loop().create_server(
@@ -129,17 +142,18 @@ class NativeTransport:
         return int(server.sockets[0].getsockname()[1])
 
     async def start_unix(self, path: Path) -> None:
-        """Listens on a unix socket; one that nobody listens on is replaced. Raises OSError."""
+        """Listens on a unix socket, without TLS: the permissions of its folder say who may call.
+        Raises OSError."""
         server = await self._loop().create_unix_server(
-            self._connection, str(path), backlog=limits.ACCEPT_BACKLOG, **self._tls_options()
+            self._connection, str(path), backlog=limits.ACCEPT_BACKLOG
         )
         self._servers.append(server)
 
     async def adopt(self, accepted: socket.socket) -> None:
-        """Serves a connection that was accepted elsewhere. TLS happens here."""
-        await self._loop().connect_accepted_socket(
-            self._connection, accepted, **self._tls_options()
-        )
+        """Serves a connection that was accepted elsewhere; TLS happens here (not on unix sockets).
+        Raises OSError if the connection cannot be opened."""
+        options = {} if accepted.family == socket.AF_UNIX else self._tls_options()
+        await self._loop().connect_accepted_socket(self._connection, accepted, **options)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new connections, sends callers elsewhere, waits for calls under way, cancels what

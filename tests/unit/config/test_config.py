@@ -77,7 +77,7 @@ def test_unknown_keys_are_refused_by_name_source_and_nearest(
 
 OUT_OF_BOUNDS = [
     ("server.workers", "0", "greater than or equal to 1"),
-    ("server.workers", "128", "less than or equal to 127"),
+    ("server.workers", "127", "less than or equal to 126"),
     ("server.workers", "many", "valid integer"),
     ("server.listen", "50051", "HOST:PORT"),
     ("server.listen", "localhost:70000", "0 (any free port) to 65535"),
@@ -104,8 +104,8 @@ def test_bounds_name_key_source_and_bound(key: str, value: str, bound: str) -> N
 
 def test_workers_need_node_numbers() -> None:
     with pytest.raises(ConfigError, match="ids.node_base"):
-        config.load({"ids.node_base": 126, "server.workers": 2}, {})
-    config.load({"ids.node_base": 125, "server.workers": 2}, {})
+        config.load({"ids.node_base": 125, "server.workers": 2}, {})
+    config.load({"ids.node_base": 124, "server.workers": 2}, {})
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""One child process of the supervisor: how it is started, told its settings, heard, and signalled.
+
+Children are started with exec, never by fork alone. Each holds a pipe from here as its stdin, so
+that it ends when this process does, even by SIGKILL; its settings are the first line of that pipe.
+The answer comes on a pipe of its own (feedcore_server.process has the other side).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import NamedTuple
+
+from feedcore.config import Settings
+from feedcore.observe import metrics
+from feedcore_server import limits
+from feedcore_server.acceptor import Channel
+
+API, FANOUT = "api", "fanout"
+MODULES = {API: "feedcore_server.worker", FANOUT: "feedcore_server.fanout_main"}
+
+
+class Spec(NamedTuple):
+    """Which child."""
+
+    role: str
+    index: int
+
+
+class Child:
+    """A process that was started. `error` says why it cannot serve, "" if it does or is still
+    starting."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        node: int,
+        process: asyncio.subprocess.Process,
+        channel: Channel | None,
+        status_fd: int,
+    ) -> None:
+        self.spec = spec
+        self.node = node
+        self.process = process
+        self.channel = channel
+        self.error = ""
+        self._status_fd = status_fd
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.spec.role} process {self.spec.index} (pid {self.process.pid})"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signals the process unless it has ended already."""
+        if self.process.returncode is None:
+            try:
+                self.process.send_signal(number)
+            except ProcessLookupError:
+                return
+
+    async def until_ready(self) -> None:
+        """Waits until it serves, or sets `error`. Once."""
+        name = f"{self.spec.role} process {self.spec.index}"
+        try:
+            answer = await asyncio.wait_for(_read_line(self._status_fd), limits.START_TIMEOUT_S)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            self.error = f"{name}: no answer in {limits.START_TIMEOUT_S:g} s"
+            return
+        finally:
+            os.close(self._status_fd)
+        if "ready" not in answer:
+            self.error = str(answer.get("error") or f"{name} ended; its log says why")
+
+    async def end_within(self, patience_s: float) -> None:
+        """SIGTERM, and SIGKILL if it has not ended by then."""
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.process.wait(), patience_s)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.process.wait()
+
+
+async def start_child(
+    spec: Spec, node: int, settings: Settings, port: int, channel: Channel | None, metrics_dir: str
+) -> Child:
+    """Starts a child; `until_ready` says whether it serves. Raises OSError if there can be no
+    process."""
+    read_fd, write_fd = os.pipe()
+    arguments = ["-m", MODULES[spec.role], "--index", str(spec.index), "--node", str(node)]
+    arguments += ["--port", str(port), "--status-fd", str(write_fd)]
+    pass_fds = [write_fd]
+    if channel is not None:
+        arguments += ["--channel-fd", str(channel.theirs.fileno())]
+        pass_fds.append(channel.theirs.fileno())
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=tuple(pass_fds),
+            env={**os.environ, metrics.MULTIPROCESS_DIR_VARIABLE: metrics_dir},
+        )
+    except OSError:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    assert process.stdin is not None
+    process.stdin.write(settings.model_dump_json().encode() + b"\n")
+    return Child(spec, node, process, channel, read_fd)
+
+
+async def _read_line(fd: int) -> dict[str, object]:
+    """One JSON line from a pipe; empty if the other side closed it without a word."""
+    reader = asyncio.StreamReader()
+    with os.fdopen(os.dup(fd), "rb", buffering=0) as pipe:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            line = await reader.readline()
+        finally:
+            transport.close()
+    return json.loads(line) if line else {}
