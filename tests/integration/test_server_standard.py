@@ -198,6 +198,7 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
         "feeds",
         "fanout",
         "outbox cache",
+        "connections",
     }
     assert all(component.ok for component in status.components)
     assert status.store["posts"] >= 1
