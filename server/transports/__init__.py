@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from feedcore.errors import ConfigError
+from feedcore.native import COMPILED
 
 AUTO, NATIVE, GRPCIO = "auto", "native", "grpcio"
 
@@ -31,16 +32,22 @@ def choose(wanted: str) -> Choice:
     """The transport to serve on. Raises ConfigError if `wanted` is native and it cannot be had."""
     if wanted == GRPCIO:
         return Choice(GRPCIO, "")
-    try:
-        from feedcore._native.h2 import library_version
-    except ImportError as error:
-        usable, detail = False, f"the native transport is not built ({error})"
-    else:
-        from feedcore_server.transports.native.library import installed_revision, judge
-
-        usable, detail = judge(library_version()[0], installed_revision())
+    usable, detail = _native_usable()
     if usable:
         return Choice(NATIVE, detail)
     if wanted == NATIVE:
         raise ConfigError(f"server.transport native: {detail}")
     return Choice(GRPCIO, f"serving on grpc.aio, some thousand calls a second a core: {detail}")
+
+
+def _native_usable() -> tuple[bool, str]:
+    """(whether the native transport can serve here, what to tell the operator)."""
+    if not COMPILED:
+        return False, "compiled modules are missing, or switched off by FEEDCORE_NO_EXTENSIONS"
+    try:
+        from feedcore._native.h2 import library_version
+    except ImportError as error:
+        return False, f"the native transport is not built ({error}); it needs libnghttp2"
+    from feedcore_server.transports.native.library import installed_revision, judge
+
+    return judge(library_version()[0], installed_revision())

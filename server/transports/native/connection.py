@@ -44,7 +44,9 @@ class Connection(asyncio.BufferedProtocol):
         "_over",
         "_paused",
         "_peer",
+        "_stall_until",
         "_transport",
+        "_unsent",
         "_worker",
         "host",
         "loop",
@@ -60,6 +62,8 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_due = False
         self._paused = False
         self._over = False
+        self._stall_until = math.inf  # while paused: when a socket that takes nothing is given up
+        self._unsent = 0  # bytes the socket had still to take when that was last looked at
         self.host = ""
         self._peer = ""
         self._identity = ""
@@ -131,15 +135,16 @@ class Connection(asyncio.BufferedProtocol):
         """The socket is full: neither send nor read."""
         self._paused = True
         self._transport.pause_reading()
-        self._arm_at(self._worker.now() + self._worker.bounds.write_stall_s)
+        self._watch_stall(self._worker.now())
+        self._arm()
 
     def resume_writing(self) -> None:
         """The socket has room again."""
         self._paused = False
+        self._stall_until = math.inf
         if not self._over:
             self._transport.resume_reading()
             self._flush()
-            self._due = math.inf
             self._arm()
 
     # --- the worker's side ----------------------------------------------------------------------
@@ -207,16 +212,20 @@ class Connection(asyncio.BufferedProtocol):
             if self._lifecycle.state is State.OVER:
                 self._after_tick()
         elif not self._paused and (session.verdict is not None or session.is_over()):
+            if session.verdict is None:  # the library has answered with GOAWAY
+                self._worker.counters.cut_off("protocol_error")
             self._end()
 
     def _on_timer(self) -> None:
         now = self._worker.now()
         self._armed = None
-        if self._paused and now >= self._due:
-            self._worker.counters.cut_off("write_stall")
-            self.abort()
-            return
         self._due = math.inf
+        if now >= self._stall_until:
+            if self._transport.get_write_buffer_size() >= self._unsent:
+                self._worker.counters.cut_off("write_stall")
+                self.abort()
+                return
+            self._watch_stall(now)
         if self.session.next_due <= now:
             events = self.session.sweep(now)
             if events is not None:
@@ -262,16 +271,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport.get_extra_info("ssl_object") is None and not (
             self._transport.is_closing()
         ):
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the peer has reset the connection, and the loop is about to say so
+                self.abort()
+                return
             self._armed = self.loop.call_later(self._worker.bounds.linger_s, self.abort)
         else:
             self._transport.close()
 
-    def _arm(self) -> None:
-        self._arm_at(min(self.session.next_due, self._lifecycle.due))
+    def _watch_stall(self, now: float) -> None:
+        """The socket must take something within `write_stall_s`."""
+        self._unsent = self._transport.get_write_buffer_size()
+        self._stall_until = now + self._worker.bounds.write_stall_s
 
-    def _arm_at(self, due: float) -> None:
-        """One timer, for the earliest moment asked for; a later wish is read when it fires."""
+    def _arm(self) -> None:
+        """One timer, for the earliest thing that is due; one that is due later than the timer is
+        read when it fires."""
+        due = min(self.session.next_due, self._lifecycle.due, self._stall_until)
         if due >= self._due:
             return
         if self._armed is not None:
