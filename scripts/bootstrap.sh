@@ -30,6 +30,11 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
     command -v make >/dev/null 2>&1 || echo make
 }
 
+# What the native gRPC transport lacks. Without it calls go over grpc.aio, so that it may be missing.
+missing_transport() {
+    pkg-config --exists 'libnghttp2 >= 1.52' 2>/dev/null || echo libnghttp2-dev pkg-config
+}
+
 # The Debian packages for it: the distribution's Python if that is new enough, else python3.11.
 packages() {
     python=$(find_python)
@@ -59,6 +64,19 @@ if [ -n "$lacking" ]; then
     DEBIAN_FRONTEND=noninteractive sh -c "$command"
     lacking=$(missing | tr '\n' ' ')
     [ -z "$lacking" ] || { echo "still missing: $lacking"; exit 1; }
+fi
+
+# libnghttp2-14 by name: its security updates must be in, not only its headers.
+if [ -n "$(missing_transport)" ]; then
+    command="apt-get update && apt-get install -y --no-install-recommends pkg-config libnghttp2-dev libnghttp2-14"
+    if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+        echo "installing: $command"
+        DEBIAN_FRONTEND=noninteractive sh -c "$command" || echo "not to be had: calls will go over grpc.aio"
+    else
+        echo "without libnghttp2 >= 1.52 (headers) and pkg-config calls go over grpc.aio, far slower; for the native"
+        echo "transport install them, then run 'make clean build'. On Debian and Ubuntu:"
+        echo "    sudo sh -c '$command'"
+    fi
 fi
 
 python=$(find_python)

@@ -128,11 +128,12 @@ cdef class Session(Link):
             self.dispatch()
         return 0
 
-    def pull(self):
+    def pull(self, double now):
         """What must be sent, at most about 256 KiB at a time; None if nothing is due."""
         cdef const uint8_t *data
         cdef ssize_t got
         cdef size_t length = 0
+        self.now = now
         if self.h2 == NULL:
             return None
         while length < PULL_BYTES:

@@ -310,6 +310,8 @@ cdef class Stream:
 
     cdef bint stalled(self, double now) noexcept:
         """Whether the peer owes bytes of a request, or room for a reply, for too long."""
+        if self.touched == 0:
+            self.touched = now
         if self.queued:
             return now - self.touched > self.link.rules.send_stall_s
         if self.ended or self.request_done or self.row is None:
@@ -405,7 +407,7 @@ cdef class Stream:
             self.tell_owner()
             return False
         if self.queued == 0:
-            self.touch()
+            self.touched = 0  # handlers have no clock: the next sweep sets it
         self.queued += size
         if self.out is None:
             self.load(message, compressed)

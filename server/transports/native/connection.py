@@ -196,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_due = False
         session = self.session
         while not (self._paused or self._over):
-            data = session.pull()
+            data = session.pull(self._worker.now())
             events = session.take_events()
             if events is not None:
                 self._handle(events)
@@ -252,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
     def _write_rest(self) -> None:
         """Everything that is due, whether or not the socket has room: the last frames of a
         connection, bounded by what one pull gives."""
-        data = self.session.pull()
+        data = self.session.pull(self._worker.now())
         if data is not None:
             self._transport.write(data)
         events = self.session.take_events()
