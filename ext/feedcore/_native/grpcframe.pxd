@@ -1,6 +1,16 @@
 """What other compiled modules use of grpcframe: the message reader and the request's headers."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+# gRPC status codes that the transport itself answers with.
+cdef enum:
+    STATUS_CANCELLED = 1
+    STATUS_INVALID_ARGUMENT = 3
+    STATUS_DEADLINE_EXCEEDED = 4
+    STATUS_RESOURCE_EXHAUSTED = 8
+    STATUS_UNIMPLEMENTED = 12
+    STATUS_INTERNAL = 13
+    STATUS_UNAVAILABLE = 14
+
 cdef enum:
     PREFIX_BYTES = 5  # flag, then the length as big-endian u32 (gRPC over HTTP/2)
 

@@ -1,18 +1,16 @@
 """The session, for compiled code that brings fast handlers of its own."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
+from feedcore._native.bucket cimport bucket_t
+from feedcore._native.h2head cimport RequestHead
 from feedcore._native.h2stream cimport Link, Stream
-
-ctypedef struct bucket_t:
-    double tokens
-    double last  # when it was last filled up
 
 cdef class Session(Link):
     cdef dict streams
     cdef dict methods
     cdef list ready
-    cdef bytearray packed  # metadata of the header block that is coming in
-    cdef Stream incoming  # whose header block that is
+    cdef RequestHead head  # the header block that is coming in
+    cdef Stream incoming  # whose it is
     cdef bucket_t resets, glitches, useless
     cdef double last_ping
     cdef int strikes
@@ -29,11 +27,8 @@ cdef class Session(Link):
     cdef int begin(self, const uint8_t *data, size_t length) except -1
     cdef int condemn(self, uint32_t code, str why) except -1
     cdef int dispatch(self) except -1
+    cdef bint answered_fast(self, Stream stream) except -1
     cdef int new_stream(self, int32_t stream_id) except -1
-    cdef int header(self, const uint8_t *name, size_t name_length, const uint8_t *value,
-                    size_t value_length) except -1
-    cdef int reserved_header(self, const uint8_t *name, size_t name_length, const uint8_t *value,
-                             size_t value_length) except -1
     cdef int end_of_headers(self, bint end_stream) except -1
     cdef int end_of_request(self, Stream stream) except -1
     cdef int ping_received(self) except -1

@@ -17,22 +17,24 @@ Not for: sockets, TLS, timers of the connection, drain (server/transports/native
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memcpy
 
 from feedcore._native cimport nghttp2 as h2
-from feedcore._native.grpcframe cimport (
-    BAD_TIMEOUT, NO_TIMEOUT, is_base64, is_grpc_type, lists_gzip, timeout_ns,
-)
+from feedcore._native.bucket cimport fill_bucket, spend
+from feedcore._native.grpcframe cimport STATUS_CANCELLED, STATUS_DEADLINE_EXCEEDED
+from feedcore._native.h2head cimport RequestHead
 from feedcore._native.h2stream cimport (
-    CALL, CLOSED, MESSAGE, ROOM, STATUS_DEADLINE_EXCEEDED, STATUS_CANCELLED, Account, Link, Row,
-    Rules, Stream,
+    CALL, CLOSED, FAST_FAILED, FAULT, MESSAGE, ROOM, Account, Link, Row, Rules, Stream,
 )
 from feedcore._native.nghttp2 cimport nghttp2_frame, nghttp2_frame_hd, nghttp2_session, ssize_t
 
-EVENT_FAULT, EVENT_CALL, EVENT_MESSAGE, EVENT_ROOM, EVENT_CLOSED = 0, CALL, MESSAGE, ROOM, CLOSED
+EVENT_FAULT, EVENT_CALL, EVENT_MESSAGE = FAULT, CALL, MESSAGE
+EVENT_ROOM, EVENT_CLOSED = ROOM, CLOSED
+EVENT_FAST_FAILED = FAST_FAILED
 GOAWAY_NO_ERROR = h2.NGHTTP2_NO_ERROR
 GOAWAY_CALM = h2.NGHTTP2_ENHANCE_YOUR_CALM
+GOAWAY_INTERNAL = h2.NGHTTP2_INTERNAL_ERROR
 GOAWAY_SETTINGS_TIMEOUT = h2.NGHTTP2_SETTINGS_TIMEOUT
 RESET_CANCEL = h2.NGHTTP2_CANCEL
 
@@ -72,7 +74,7 @@ cdef class Session(Link):
         self.events = []
         self.ready = []
         self.streams = {}
-        self.packed = bytearray()
+        self.head = RequestHead(rules.header_bytes_max)
         self.last_ping = -1e18
         self.next_due = float("inf")
         fill_bucket(&self.resets, rules.reset_burst, now)
@@ -177,17 +179,26 @@ cdef class Session(Link):
             stream = <Stream>item
             if stream.ended or stream.closed:
                 continue
-            if stream.row.fast is not None:
-                request = stream.whole_request()
-                if request is None:
-                    continue
-                reply = stream.row.fast.answer(request, stream)
-                if reply is not None:
-                    stream.row.fast_calls += 1
-                    stream.answer(<bytes?>reply)
-                    continue
+            if stream.row.fast is not None and self.answered_fast(stream):
+                continue
             self.events.append((CALL, stream))
         return 0
+
+    cdef bint answered_fast(self, Stream stream) except -1:
+        """Asks the fast handler; one that fails has declined, and the owner is told."""
+        cdef bytes request = stream.whole_request()
+        if request is None:
+            return True
+        try:
+            reply = stream.row.fast.answer(request, stream)
+            if reply is None:
+                return False
+            stream.answer(<bytes?>reply)
+        except Exception as error:
+            self.events.append((FAST_FAILED, error))
+            return False
+        stream.row.fast_calls += 1
+        return True
 
     # --- what the owner asks for --------------------------------------------------------------
     def sweep(self, double now):
@@ -284,67 +295,13 @@ cdef class Session(Link):
         cdef Stream stream = Stream.__new__(Stream)
         stream.link = self
         stream.stream_id = stream_id
-        stream.timeout = NO_TIMEOUT
         stream.touched = self.now
         self.streams[stream_id] = stream
         self.incoming = stream
-        self.packed.clear()
+        self.head.clear()
         self.headers_since = self.now
         h2.nghttp2_session_set_stream_user_data(self.h2, stream_id, <void *>stream)
         return 0
-
-    cdef int header(
-        self, const uint8_t *name, size_t name_length, const uint8_t *value, size_t value_length
-    ) except -1:
-        """One header of a request. What is too much is dropped here and refused at the end."""
-        cdef Stream stream = self.incoming
-        cdef uint16_t short_length = <uint16_t>name_length
-        cdef uint32_t long_length = <uint32_t>value_length
-        stream.header_bytes += name_length + value_length + 32
-        if stream.header_bytes > self.rules.header_bytes_max:
-            return 0
-        if name[0] == c":":
-            if name_length == 5 and memcmp(name, b":path", 5) == 0:
-                stream.path = PyBytes_FromStringAndSize(<const char *>value, value_length)
-            elif name_length == 7 and memcmp(name, b":method", 7) == 0:
-                stream.is_post = value_length == 4 and memcmp(value, b"POST", 4) == 0
-            return 0
-        if self.reserved_header(name, name_length, value, value_length):
-            return 0
-        if name_length > 4 and memcmp(name + name_length - 4, b"-bin", 4) == 0:
-            if not is_base64(value, value_length):
-                stream.bad_binary = True
-        self.packed += (<const char *>&short_length)[:2]
-        self.packed += (<const char *>&long_length)[:4]
-        self.packed += (<const char *>name)[:name_length]
-        self.packed += (<const char *>value)[:value_length]
-        return 0
-
-    cdef int reserved_header(
-        self, const uint8_t *name, size_t name_length, const uint8_t *value, size_t value_length
-    ) except -1:
-        """1 for headers that are gRPC's or HTTP's own, which are never metadata."""
-        cdef Stream stream = self.incoming
-        if name_length == 2:
-            return memcmp(name, b"te", 2) == 0
-        if name_length == 4:
-            return memcmp(name, b"host", 4) == 0
-        if name_length == 12 and memcmp(name, b"content-type", 12) == 0:
-            stream.is_grpc = is_grpc_type(value, value_length)
-            return 1
-        if name_length == 14 and memcmp(name, b"content-length", 14) == 0:
-            return 1
-        if name_length < 5 or memcmp(name, b"grpc-", 5) != 0:
-            return 0
-        if name_length == 12 and memcmp(name, b"grpc-timeout", 12) == 0:
-            stream.timeout = timeout_ns(value, value_length)
-        elif name_length == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
-            stream.gzip_requests = value_length == 4 and memcmp(value, b"gzip", 4) == 0
-            stream.unknown_encoding = not stream.gzip_requests and not (
-                value_length == 8 and memcmp(value, b"identity", 8) == 0)
-        elif name_length == 20 and memcmp(name, b"grpc-accept-encoding", 20) == 0:
-            stream.accepts_gzip = lists_gzip(value, value_length)
-        return 1
 
     cdef int end_of_headers(self, bint end_stream) except -1:
         """The header block of a request is whole."""
@@ -352,9 +309,7 @@ cdef class Session(Link):
         self.incoming = None
         self.headers_since = 0
         self.calls += 1
-        if self.packed:
-            stream.packed = bytes(self.packed)
-        if not stream.check_headers(self.methods):
+        if not stream.accept(self.head, self.methods):
             stream.request_done = end_stream
             return 0
         if self.running >= <int>self.rules.streams_max:
@@ -398,26 +353,10 @@ cdef class Session(Link):
         return 0
 
 
-# --- token buckets -------------------------------------------------------------------------------
-cdef void fill_bucket(bucket_t *bucket, double burst, double now) noexcept:
-    bucket.tokens = burst
-    bucket.last = now
-
-
-cdef bint spend(bucket_t *bucket, double cost, double burst, double rate, double now) noexcept:
-    """Takes `cost` tokens; False if there are not so many."""
-    bucket.tokens += (now - bucket.last) * rate
-    bucket.last = now
-    if bucket.tokens > burst:
-        bucket.tokens = burst
-    bucket.tokens -= cost
-    return bucket.tokens >= 0
-
-
 # --- callbacks of the library: one shape ---------------------------------------------------------
 cdef int fault(Session session, object error) noexcept:
     """Routes an exception out of C: the owner gets it as an event, the connection ends."""
-    session.events.append((0, error))
+    session.events.append((FAULT, error))
     return h2.NGHTTP2_ERR_CALLBACK_FAILURE
 
 
@@ -434,10 +373,10 @@ cdef int on_begin_frame(
         elif hd.type == h2.NGHTTP2_SETTINGS or hd.type == h2.NGHTTP2_PING:
             if not hd.flags & h2.NGHTTP2_FLAG_ACK:
                 self.useless_frame()
-        elif (
-            hd.type == h2.NGHTTP2_PRIORITY or hd.type == h2.NGHTTP2_WINDOW_UPDATE
-            or hd.type > h2.NGHTTP2_CONTINUATION
-        ):
+        elif hd.type == h2.NGHTTP2_RST_STREAM:
+            if h2.nghttp2_session_get_stream_user_data(session, hd.stream_id) == NULL:
+                self.useless_frame()  # of a call that is over; others are counted as resets
+        elif hd.type != h2.NGHTTP2_CONTINUATION:  # which the library counts
             self.useless_frame()
         return 0
     except BaseException as error:
@@ -464,7 +403,7 @@ cdef int on_header(
     try:
         # Trailers of a request carry nothing that gRPC defines: dropped.
         if self.incoming is not None and frame.headers.cat == h2.NGHTTP2_HCAT_REQUEST:
-            self.header(name, name_length, value, value_length)
+            self.head.add(name, name_length, value, value_length)
         return 0
     except BaseException as error:
         return fault(self, error)
@@ -555,6 +494,16 @@ cdef int on_frame_send(
     return 0
 
 
+cdef int on_frame_not_send(
+    nghttp2_session *session, const nghttp2_frame *frame, int error_code, void *user_data
+) noexcept:
+    """Headers that cannot be sent would leave the caller waiting: it gets a reset."""
+    if frame.hd.type == h2.NGHTTP2_HEADERS and error_code != h2.NGHTTP2_ERR_STREAM_CLOSED:
+        h2.nghttp2_submit_rst_stream(
+            session, h2.NGHTTP2_FLAG_NONE, frame.hd.stream_id, h2.NGHTTP2_INTERNAL_ERROR)
+    return 0
+
+
 cdef int on_stream_close(
     nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data
 ) noexcept:
@@ -567,7 +516,6 @@ cdef int on_stream_close(
             if stream is self.incoming:  # refused by the library in the middle of its headers
                 self.incoming = None
                 self.headers_since = 0
-                self.packed.clear()
             stream.forget()
             self.idle_since = self.now
         return 0
@@ -585,6 +533,7 @@ cdef int set_up() except -1:
     h2.nghttp2_session_callbacks_set_on_data_chunk_recv_callback(CALLBACKS, on_data_chunk)
     h2.nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, on_frame_recv)
     h2.nghttp2_session_callbacks_set_on_frame_send_callback(CALLBACKS, on_frame_send)
+    h2.nghttp2_session_callbacks_set_on_frame_not_send_callback(CALLBACKS, on_frame_not_send)
     h2.nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(CALLBACKS, on_invalid_frame)
     h2.nghttp2_session_callbacks_set_on_stream_close_callback(CALLBACKS, on_stream_close)
     h2.nghttp2_option_set_no_auto_window_update(OPTIONS, 1)

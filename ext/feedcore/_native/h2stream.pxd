@@ -1,26 +1,18 @@
 """One call on a connection, and what it shares with the session that carries it."""
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from feedcore._native.grpcframe cimport reader_t
+from feedcore._native.h2head cimport RequestHead
 from feedcore._native.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
 
 # Kinds of events: a session hands out (kind, stream).
 cdef enum:
+    FAULT = 0  # (FAULT, exception): of ours, in a callback; the connection cannot go on
     CALL = 1  # a call to handle: its request, or for a stream of requests its headers, are here
     MESSAGE = 2  # a stream that waited for a message has one, or its requests have ended
     ROOM = 3  # a stream that waited for room has some
     CLOSED = 4  # the call is over; its handler must end
-
-# gRPC status codes that the transport itself answers with.
-cdef enum:
-    STATUS_CANCELLED = 1
-    STATUS_INVALID_ARGUMENT = 3
-    STATUS_DEADLINE_EXCEEDED = 4
-    STATUS_RESOURCE_EXHAUSTED = 8
-    STATUS_UNIMPLEMENTED = 12
-    STATUS_INTERNAL = 13
-    STATUS_UNAVAILABLE = 14
-
+    FAST_FAILED = 5  # (FAST_FAILED, exception): a fast handler raised; the ordinary one is asked
 
 cdef class Rules:
     cdef readonly size_t request_bytes_max, header_bytes_max, room_bytes
@@ -66,10 +58,8 @@ cdef class Stream:
     cdef readonly bint closed, ended, request_done, request_compressed
     cdef readonly double deadline
     # the request's headers
-    cdef bytes path, packed
-    cdef int64_t timeout
-    cdef size_t header_bytes
-    cdef bint is_post, is_grpc, bad_binary, accepts_gzip, gzip_requests, unknown_encoding
+    cdef bytes packed
+    cdef bint accepts_gzip, gzip_requests
     # the request's messages
     cdef reader_t reader
     cdef bytes request
@@ -85,7 +75,7 @@ cdef class Stream:
     cdef list trailer_pairs
     cdef double touched
 
-    cdef int check_headers(self, dict methods) except -1
+    cdef int accept(self, RequestHead head, dict methods) except -1
     cdef int data(self, const uint8_t *data, size_t length) except -1
     cdef bint keep(self, size_t count)
     cdef int push(self, const uint8_t *message, size_t length) except -1
@@ -102,6 +92,7 @@ cdef class Stream:
     cdef void load(self, bytes message, bint compressed) noexcept
     cdef int next_out(self) except -1
     cdef ssize_t fill(self, uint8_t *buffer, size_t length, uint32_t *flags) except? -1
+    cdef list pairs_of(self, list metadata)
     cdef int submit_headers(self, list initial, bint gzip) except -1
     cdef int submit_trailers(self) except -1
     cdef int refuse(self, bytes http_status, int code, str message, list extra) except -1

@@ -24,12 +24,15 @@ from libc.string cimport memcpy
 
 from feedcore._native cimport nghttp2 as h2
 from feedcore._native.grpcframe cimport (
-    BAD_TIMEOUT, NO_TIMEOUT, READ_BAD_FLAG, READ_MESSAGE, READ_NO_MEMORY, READ_TOO_LARGE,
+    NO_TIMEOUT, READ_BAD_FLAG, READ_MESSAGE, READ_NO_MEMORY, READ_TOO_LARGE,
+    STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_RESOURCE_EXHAUSTED, STATUS_UNIMPLEMENTED,
     reader_clear, reader_feed, reader_within,
 )
 from feedcore._native.grpcframe import (
-    BadEncoding, TooLarge, compress, decode_metadata, decompress, encode_message, encode_metadata,
+    BadEncoding, BadMetadata, TooLarge, compress, decode_metadata, decompress, encode_message,
+    encode_metadata,
 )
+from feedcore._native.h2head cimport RequestHead
 from feedcore._native.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
 
 cdef list ACCEPT_ENCODING = [(b"grpc-accept-encoding", b"identity,gzip")]
@@ -142,38 +145,32 @@ cdef class Stream:
     """See the module. Methods for handlers' side are the `def` ones; all are safe at any state."""
 
     # --- the request --------------------------------------------------------------------------
-    cdef int check_headers(self, dict methods) except -1:
-        """After the last header: refuses the call, or finds its row. 1 if the call goes on."""
-        if self.header_bytes > self.link.rules.header_bytes_max:
-            self.refuse(b"200", STATUS_RESOURCE_EXHAUSTED, (
-                f"metadata: {self.header_bytes} bytes; at most {self.link.rules.header_bytes_max}"
-                " (name, value and 32 for each header)"), NO_PAIRS)
-        elif not self.is_post:
-            self.refuse(b"405", STATUS_INTERNAL, "method: must be POST", NO_PAIRS)
-        elif not self.is_grpc:
-            self.refuse(b"415", STATUS_INVALID_ARGUMENT,
-                        "content-type: must be application/grpc", NO_PAIRS)
-        elif self.timeout == BAD_TIMEOUT:
-            self.refuse(b"400", STATUS_INTERNAL,
-                        "grpc-timeout: must be 1 to 8 digits and one of H, M, S, m, u, n", NO_PAIRS)
-        elif self.bad_binary:
-            self.refuse(b"400", STATUS_INTERNAL, "metadata: a -bin value is not base64", NO_PAIRS)
-        else:
-            self.row = methods.get(self.path)
-            if self.row is None:
-                self.refuse(b"200", STATUS_UNIMPLEMENTED, (
-                    f"{self.path[:200].decode('latin-1')} is not served here;"
-                    " list the services with reflection"), NO_PAIRS)
-            elif self.unknown_encoding:
-                self.refuse(b"200", STATUS_UNIMPLEMENTED,
-                            "grpc-encoding: must be identity or gzip", ACCEPT_ENCODING)
-            elif self.timeout == 0:
-                self.refuse(b"200", STATUS_DEADLINE_EXCEEDED,
-                            "the deadline had passed when the call came", NO_PAIRS)
+    cdef int accept(self, RequestHead head, dict methods) except -1:
+        """After the last header: finds the call's row, or refuses it. 1 if the call goes on."""
+        fault = head.fault()
+        if fault is not None:
+            http_status, code, message = fault
+            self.refuse(http_status, code, message, NO_PAIRS)
+            return 0
+        self.row = methods.get(head.path)
+        if self.row is None:
+            shown = head.path[:200].decode("latin-1")
+            self.refuse(b"200", STATUS_UNIMPLEMENTED,
+                        f"{shown} is not served here; list the services with reflection", NO_PAIRS)
+        elif head.unknown_encoding:
+            self.refuse(b"200", STATUS_UNIMPLEMENTED,
+                        "grpc-encoding: must be identity or gzip", ACCEPT_ENCODING)
+        elif head.timeout == 0:
+            self.refuse(b"200", STATUS_DEADLINE_EXCEEDED,
+                        "the deadline had passed when the call came", NO_PAIRS)
         if self.ended:
             return 0
-        if self.timeout != NO_TIMEOUT:
-            self.deadline = self.link.now + self.timeout / 1e9
+        if head.timeout != NO_TIMEOUT:
+            self.deadline = self.link.now + head.timeout / 1e9
+        if head.packed:
+            self.packed = bytes(head.packed)
+        self.accepts_gzip = head.accepts_gzip
+        self.gzip_requests = head.gzip_requests
         return 1
 
     cdef int data(self, const uint8_t *data, size_t length) except -1:
@@ -335,7 +332,7 @@ cdef class Stream:
         if not (gzip or initial or trailers or self.headers_sent):
             self.answer(message)
             return True
-        encode_metadata(trailers)
+        self.pairs_of(trailers)
         return self.send(message, gzip, initial) and self.finish(0, "", trailers, initial)
 
     def send(self, bytes message not None, bint gzip, list initial):
@@ -343,7 +340,7 @@ cdef class Stream:
         metadata for them. False if the call is over: bytes for a bound that is full end it."""
         if self.ended or self.closed:
             return False
-        pairs = encode_metadata(initial) if initial and not self.headers_sent else NO_PAIRS
+        pairs = self.pairs_of(initial) if initial and not self.headers_sent else NO_PAIRS
         if not self.headers_sent:
             self.submit_headers(pairs, gzip and self.accepts_gzip)
         compressed = gzip and self.gzip_replies
@@ -354,8 +351,8 @@ cdef class Stream:
         BadMetadata, with nothing sent, for pairs that may not travel."""
         if self.ended or self.closed:
             return False
-        pairs = encode_metadata(trailers) if trailers else []
-        first = encode_metadata(initial) if initial and not self.headers_sent else NO_PAIRS
+        pairs = self.pairs_of(trailers) if trailers else []
+        first = self.pairs_of(initial) if initial and not self.headers_sent else NO_PAIRS
         if code == 0 and not self.headers_sent:
             self.submit_headers(first, gzip and self.accepts_gzip)
         if not self.headers_sent:
@@ -369,6 +366,15 @@ cdef class Stream:
             self.deferred = False
             h2.nghttp2_session_resume_data(self.link.h2, self.stream_id)
         return True
+
+    cdef list pairs_of(self, list metadata):
+        """Encoded for the wire, within what we would take ourselves: the library sends no more."""
+        pairs = encode_metadata(metadata)
+        size = sum([len(name) + len(value) + 32 for name, value in pairs])
+        if size > self.link.rules.header_bytes_max:
+            raise BadMetadata(
+                f"metadata: {size} bytes; at most {self.link.rules.header_bytes_max}")
+        return pairs
 
     def abort(self, int code, str message not None):
         """Ends the call from outside its handler: with a status if nothing of the reply is queued,
@@ -582,5 +588,5 @@ cdef ssize_t read_reply(
     try:
         return (<Stream>source.ptr).fill(buffer, length, flags)
     except BaseException as error:
-        (<Stream>source.ptr).link.events.append((0, error))
+        (<Stream>source.ptr).link.events.append((FAULT, error))
         return h2.NGHTTP2_ERR_CALLBACK_FAILURE

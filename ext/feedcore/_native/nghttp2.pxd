@@ -89,6 +89,9 @@ cdef extern from "nghttp2/nghttp2.h":
     ctypedef int (*nghttp2_on_invalid_frame_recv_callback)(
         nghttp2_session *, const nghttp2_frame *, int, void *
     ) noexcept
+    ctypedef int (*nghttp2_on_frame_not_send_callback)(
+        nghttp2_session *, const nghttp2_frame *, int, void *
+    ) noexcept
     ctypedef int (*nghttp2_on_header_callback)(
         nghttp2_session *, const nghttp2_frame *, const uint8_t *, size_t, const uint8_t *, size_t,
         uint8_t, void *
@@ -116,6 +119,8 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_session_callbacks *, nghttp2_on_frame_callback)
     void nghttp2_session_callbacks_set_on_frame_send_callback(
         nghttp2_session_callbacks *, nghttp2_on_frame_callback)
+    void nghttp2_session_callbacks_set_on_frame_not_send_callback(
+        nghttp2_session_callbacks *, nghttp2_on_frame_not_send_callback)
     void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
         nghttp2_session_callbacks *, nghttp2_on_invalid_frame_recv_callback)
     void nghttp2_session_callbacks_set_on_stream_close_callback(
@@ -199,5 +204,6 @@ cdef extern from "nghttp2/nghttp2.h":
 
         NGHTTP2_ERR_DEFERRED
         NGHTTP2_ERR_REFUSED_STREAM
+        NGHTTP2_ERR_STREAM_CLOSED
         NGHTTP2_ERR_CALLBACK_FAILURE
         NGHTTP2_ERR_NOMEM

@@ -9,6 +9,7 @@ wire. Not for: bytes and frames (the session), sockets (the connection).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ class Calls:
 
     def __init__(self, bounds: Bounds) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
+        self.refused: Counter[str] = Counter()  # calls by operation that found the worker full
         self._bounds = bounds
         self._log = logs.get("transport")
 
@@ -41,6 +43,7 @@ class Calls:
             return
         if len(self.tasks) >= self._bounds.calls_max:
             full = Overloaded("the number of calls at work", f"{self._bounds.calls_max} a worker")
+            self.refused[stream.row.method.operation] += 1
             self._fail(stream, connection.context(stream), full)
             return
         row = stream.row

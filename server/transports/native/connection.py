@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from feedcore._native.h2 import (
     EVENT_CALL,
     EVENT_CLOSED,
+    EVENT_FAST_FAILED,
     EVENT_FAULT,
+    GOAWAY_INTERNAL,
     Session,
 )
 from feedcore._native.h2stream import Account, Stream
@@ -186,9 +188,11 @@ class Connection(asyncio.BufferedProtocol):
                 calls.start(self, stream)
             elif kind == EVENT_CLOSED:
                 calls.cancel(self, stream)
+            elif kind == EVENT_FAST_FAILED:
+                self._worker.report(stream)
             elif kind == EVENT_FAULT:
                 self._worker.report(stream)
-                self.session.terminate(2, "internal_error")
+                self.session.terminate(GOAWAY_INTERNAL, "internal_error")
             elif stream.owner is not None:
                 stream.owner.wake()
 

@@ -1,8 +1,8 @@
 """What the native transport counts of itself, and how that becomes metrics.
 
 Sessions and rows count in plain integers; `publish` adds what is new to the metrics of the process,
-about once a second, so that no call pays for it. Calls that a fast handler answered never reach
-the interceptors: they are counted here, as `ok`, without a duration.
+about once a second, so that no call pays for it. Calls that a fast handler answered, and those that
+found the worker full, never reach the interceptors: they are counted here, without a duration.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class Counters:
         metrics.SENT_BYTES_HELD.set(worker.sent.held)
         for why, count in self.cut.items():
             metrics.CONNECTIONS_CUT.labels(why).inc(self._new(f"cut {why}", count))
+        for operation, count in worker.calls.refused.items():
+            new = self._new(f"refused {operation}", count)
+            metrics.CALLS.labels(operation, "resource_exhausted").inc(new)
         for row in worker.methods.values():
             if row.fast_calls:
                 new = self._new(row.method.path, row.fast_calls)

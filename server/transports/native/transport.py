@@ -90,7 +90,7 @@ class Worker:
         return max(0.0, self._grace_until - self.now())
 
     def report(self, error: BaseException) -> None:
-        """A fault of ours inside the session: the connection ends, the log has the reason."""
+        """A fault of ours, in a session or a fast handler: the log has the reason."""
         self._log.error("transport fault", exc_info=error)
 
 

@@ -1,0 +1,3 @@
+class RequestHead:
+    size: int
+    def __init__(self, bytes_max: int) -> None: ...
