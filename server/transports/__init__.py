@@ -3,6 +3,7 @@ more."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from feedcore.errors import ConfigError
@@ -28,11 +29,12 @@ class Choice(NamedTuple):
     warning: str
 
 
-def choose(wanted: str) -> Choice:
-    """The transport to serve on. Raises ConfigError if `wanted` is native and it cannot be had."""
+def choose(wanted: str, look: Callable[[], tuple[bool, str]] | None = None) -> Choice:
+    """The transport to serve on. `look` says whether the native one can serve here, and why not.
+    Raises ConfigError if `wanted` is native and it cannot."""
     if wanted == GRPCIO:
         return Choice(GRPCIO, "")
-    usable, detail = _native_usable()
+    usable, detail = (look or native_usable)()
     if usable:
         return Choice(NATIVE, detail)
     if wanted == NATIVE:
@@ -40,7 +42,7 @@ def choose(wanted: str) -> Choice:
     return Choice(GRPCIO, f"serving on grpc.aio, some thousand calls a second a core: {detail}")
 
 
-def _native_usable() -> tuple[bool, str]:
+def native_usable() -> tuple[bool, str]:
     """(whether the native transport can serve here, what to tell the operator)."""
     if not COMPILED:
         return False, "compiled modules are missing, or switched off by FEEDCORE_NO_EXTENSIONS"
