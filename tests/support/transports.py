@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any
+from pathlib import Path
 
 from feedcore.clock import Clock
 from feedcore_server.dispatch import Dispatcher
@@ -23,8 +23,10 @@ def _there(module: str) -> bool:
 TRANSPORTS = [name for name, (module, _) in _CLASSES.items() if _there(module)]
 
 
-def make_transport(name: str, dispatcher: Dispatcher, clock: Clock, tls: Any = None) -> Transport:
-    """A transport that is not listening yet. `tls` is for those that have it."""
+def make_transport(
+    name: str, dispatcher: Dispatcher, clock: Clock, tls: tuple[Path, Path] | None = None
+) -> Transport:
+    """A transport that is not listening yet. `tls`: PEM files of certificate and key."""
     module, class_name = _CLASSES[name]
     transport = getattr(importlib.import_module(module), class_name)
     if tls is not None and name == "grpcio":
