@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from tests.conformance.interop.conftest import Served
 from tests.conformance.interop.pinned import LONG
 from tests.support.testservice import ECHO_INITIAL, ECHO_TRAILING, pb
 
@@ -69,18 +70,22 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(address: str, *options: tuple[str, int]) -> AsyncIterator[Client]:
+async def connected(served: str, *options: tuple[str, int]) -> AsyncIterator[Client]:
     """A client with a connection of its own."""
     options = (("grpc.use_local_subchannel_pool", 1), *options)
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    channel = grpc.aio.insecure_channel(served.address, options=options)
+    if served.ca is not None:
+        trusted = grpc.ssl_channel_credentials(served.ca.read_bytes())
+        channel = grpc.aio.secure_channel(served.address, trusted, options=options)
+    async with channel:
         yield Client(channel)
 
 
-async def play(case: str, address: str) -> str | None:
+async def play(case: str, served: Served) -> str | None:
     """Plays a case; what is wrong, or None."""
-    async with connected(address) as client:
+    async with connected(served) as client:
         try:
-            await CASES[case](client, address)
+            await CASES[case](client, served)
         except (AssertionError, grpc.RpcError) as error:
             return f"{type(error).__name__}: {error}"
     return None
@@ -116,23 +121,23 @@ async def sizes(call: Any) -> list[int]:
     return [len(reply.payload.body) async for reply in call]
 
 
-async def empty_unary(client: Client, _address: str) -> None:
+async def empty_unary(client: Client, _served: Served) -> None:
     expect(await client.empty(pb.Empty()), pb.Empty(), "reply")
 
 
-async def large_unary(client: Client, _address: str) -> None:
+async def large_unary(client: Client, _served: Served) -> None:
     reply = await client.unary(large())
     expect(reply.payload, payload(LARGE_REPLY), "payload")
 
 
-async def client_compressed_unary(client: Client, address: str) -> None:
+async def client_compressed_unary(client: Client, served: Served) -> None:
     probe = large()
     probe.expect_compressed.value = True
     expect((await status(client.unary(probe)))[0], "INVALID_ARGUMENT", "probe")
-    await client_compressed_unary_noprobe(client, address)
+    await client_compressed_unary_noprobe(client, served)
 
 
-async def client_compressed_unary_noprobe(client: Client, _address: str) -> None:
+async def client_compressed_unary_noprobe(client: Client, _served: Served) -> None:
     for compressed in (True, False):
         request = large()
         request.expect_compressed.value = compressed
@@ -141,8 +146,8 @@ async def client_compressed_unary_noprobe(client: Client, _address: str) -> None
         expect(len(reply.payload.body), LARGE_REPLY, f"payload, compressed {compressed}")
 
 
-async def server_compressed_unary(_client: Client, address: str) -> None:
-    async with relayed(address) as (client, received):
+async def server_compressed_unary(_client: Client, served: Served) -> None:
+    async with relayed(served) as (client, received):
         await client.empty(pb.Empty())
         for compressed in (True, False):
             before = received[0]
@@ -154,20 +159,20 @@ async def server_compressed_unary(_client: Client, address: str) -> None:
             expect(wire < COMPRESSED_MAX, compressed, f"{wire} bytes on the wire, compressed")
 
 
-async def client_streaming(client: Client, _address: str) -> None:
+async def client_streaming(client: Client, _served: Served) -> None:
     requests = [pb.StreamingInputCallRequest(payload=payload(size)) for size in REQUEST_SIZES]
     reply = await client.input(iter(requests))
     expect(reply.aggregated_payload_size, 74_922, "size")
 
 
-async def client_compressed_streaming(client: Client, address: str) -> None:
+async def client_compressed_streaming(client: Client, served: Served) -> None:
     probe = pb.StreamingInputCallRequest(payload=payload(27_182))
     probe.expect_compressed.value = True
     expect((await status(client.input(iter([probe]))))[0], "INVALID_ARGUMENT", "probe")
-    await client_compressed_streaming_noprobe(client, address)
+    await client_compressed_streaming_noprobe(client, served)
 
 
-async def client_compressed_streaming_noprobe(client: Client, _address: str) -> None:
+async def client_compressed_streaming_noprobe(client: Client, _served: Served) -> None:
     # This API compresses all messages of a call or none, but one that would not shrink is sent as
     # it is, with the flag of one that is not compressed.
     shrinking = pb.StreamingInputCallRequest(payload=payload(27_182))
@@ -178,12 +183,12 @@ async def client_compressed_streaming_noprobe(client: Client, _address: str) -> 
     expect(reply.aggregated_payload_size, 73_086, "size")
 
 
-async def server_streaming(client: Client, _address: str) -> None:
+async def server_streaming(client: Client, _served: Served) -> None:
     expect(await sizes(client.output(outputs(*REPLY_SIZES))), list(REPLY_SIZES), "sizes")
 
 
-async def server_compressed_streaming(_client: Client, address: str) -> None:
-    async with relayed(address) as (client, received):
+async def server_compressed_streaming(_client: Client, served: Served) -> None:
+    async with relayed(served) as (client, received):
         await client.empty(pb.Empty())
         before = received[0]
         request = outputs(31_415, 92_653, 58_979)
@@ -196,9 +201,9 @@ async def server_compressed_streaming(_client: Client, address: str) -> None:
         assert 92_653 < wire < 92_653 + COMPRESSED_MAX, f"{wire} bytes on the wire"
 
 
-async def server_compressed_streaming_late(_client: Client, address: str) -> None:
+async def server_compressed_streaming_late(_client: Client, served: Served) -> None:
     """Not of the official cases: the first reply is not compressed, the second one is."""
-    async with relayed(address) as (client, received):
+    async with relayed(served) as (client, received):
         await client.empty(pb.Empty())
         before = received[0]
         request = outputs(9, 58_979)
@@ -208,9 +213,9 @@ async def server_compressed_streaming_late(_client: Client, address: str) -> Non
         assert wire < COMPRESSED_MAX, f"{wire} bytes on the wire, none of them compressed"
 
 
-async def server_compressed_not_accepted(_client: Client, address: str) -> None:
+async def server_compressed_not_accepted(_client: Client, served: Served) -> None:
     """Not of the official cases: this client accepts no compression, so it must get none."""
-    async with connected(address, ("grpc.compression_enabled_algorithms_bitset", 1)) as client:
+    async with connected(served, ("grpc.compression_enabled_algorithms_bitset", 1)) as client:
         request = large()
         request.response_compressed.value = True
         unary = client.unary(request)
@@ -222,7 +227,7 @@ async def server_compressed_not_accepted(_client: Client, address: str) -> None:
         expect(await sizes(client.output(stream)), list(REPLY_SIZES), "sizes")
 
 
-async def ping_pong(client: Client, _address: str) -> None:
+async def ping_pong(client: Client, _served: Served) -> None:
     call = client.duplex()
     for reply_size, request_size in zip(REPLY_SIZES, REQUEST_SIZES, strict=True):
         await call.write(outputs(reply_size, payload=payload(request_size)))
@@ -232,19 +237,19 @@ async def ping_pong(client: Client, _address: str) -> None:
     expect((await status(call))[0], "OK", "status")
 
 
-async def half_duplex(client: Client, _address: str) -> None:
+async def half_duplex(client: Client, _served: Served) -> None:
     requests = [outputs(size, payload=payload(size)) for size in REPLY_SIZES]
     expect(await sizes(client.half_duplex(iter(requests))), list(REPLY_SIZES), "sizes")
 
 
-async def empty_stream(client: Client, _address: str) -> None:
+async def empty_stream(client: Client, _served: Served) -> None:
     call = client.duplex()
     await call.done_writing()
     expect(await sizes(call), [], "replies")
     expect((await status(call))[0], "OK", "status")
 
 
-async def custom_metadata(client: Client, _address: str) -> None:
+async def custom_metadata(client: Client, _served: Served) -> None:
     unary = client.unary(large(), metadata=METADATA)
     stream = client.duplex(iter([outputs(LARGE_REPLY)]), metadata=METADATA)
     expect(len((await unary).payload.body), LARGE_REPLY, "payload")
@@ -255,7 +260,7 @@ async def custom_metadata(client: Client, _address: str) -> None:
         expect(trailing.get_all(ECHO_TRAILING), [METADATA[1][1]], "trailing metadata")
 
 
-async def status_code_and_message(client: Client, _address: str) -> None:
+async def status_code_and_message(client: Client, _served: Served) -> None:
     asked = pb.EchoStatus(code=2, message="test status message")
     unary = client.unary(pb.SimpleRequest(response_status=asked))
     expect(await status(unary), ("UNKNOWN", asked.message), "status of a unary call")
@@ -263,30 +268,30 @@ async def status_code_and_message(client: Client, _address: str) -> None:
     expect(await status(stream), ("UNKNOWN", asked.message), "status of a stream")
 
 
-async def special_status_message(client: Client, _address: str) -> None:
+async def special_status_message(client: Client, _served: Served) -> None:
     asked = pb.EchoStatus(code=2, message=SPECIAL)
     unary = client.unary(pb.SimpleRequest(response_status=asked))
     expect(await status(unary), ("UNKNOWN", SPECIAL), "status")
 
 
-async def unimplemented_method(client: Client, _address: str) -> None:
+async def unimplemented_method(client: Client, _served: Served) -> None:
     call = client.path(SERVICE + "UnimplementedCall")(pb.Empty())
     expect((await status(call))[0], "UNIMPLEMENTED", "status")
 
 
-async def unimplemented_service(client: Client, _address: str) -> None:
+async def unimplemented_service(client: Client, _served: Served) -> None:
     call = client.path("/grpc.testing.UnimplementedService/UnimplementedCall")(pb.Empty())
     expect((await status(call))[0], "UNIMPLEMENTED", "status")
 
 
-async def cancel_after_begin(client: Client, _address: str) -> None:
+async def cancel_after_begin(client: Client, _served: Served) -> None:
     call = client.input()
     call.cancel()
     expect((await status(call))[0], "CANCELLED", "status")
     await client.empty(pb.Empty())
 
 
-async def cancel_after_first_response(client: Client, _address: str) -> None:
+async def cancel_after_first_response(client: Client, _served: Served) -> None:
     call = client.duplex()
     await call.write(outputs(31_415, payload=payload(27_182)))
     expect((await call.read()).payload, payload(31_415), "payload")
@@ -295,7 +300,7 @@ async def cancel_after_first_response(client: Client, _address: str) -> None:
     await client.empty(pb.Empty())
 
 
-async def timeout_on_sleeping_server(client: Client, _address: str) -> None:
+async def timeout_on_sleeping_server(client: Client, _served: Served) -> None:
     await client.empty(pb.Empty())
     request = pb.StreamingOutputCallRequest(payload=payload(27_182))
 
@@ -309,7 +314,7 @@ async def timeout_on_sleeping_server(client: Client, _address: str) -> None:
         expect((await status(call))[0], "DEADLINE_EXCEEDED", f"status after {timeout_s} s")
 
 
-async def concurrent_large_unary(client: Client, _address: str) -> None:
+async def concurrent_large_unary(client: Client, _served: Served) -> None:
     # Each on its own: an error must not hide the outcome of the others.
     calls = [client.unary(large()) for _ in range(PARALLEL_CALLS)]
     failures = Counter([await status(call) for call in calls])
@@ -319,28 +324,28 @@ async def concurrent_large_unary(client: Client, _address: str) -> None:
         expect(len((await call).payload.body), LARGE_REPLY, "payload")
 
 
-async def rpc_soak(client: Client, address: str) -> None:
+async def rpc_soak(client: Client, served: Served) -> None:
     for _ in range(RPC_SOAK_CALLS):
-        await large_unary(client, address)
+        await large_unary(client, served)
 
 
-async def channel_soak(_client: Client, address: str) -> None:
+async def channel_soak(_client: Client, served: Served) -> None:
     for _ in range(CHANNEL_SOAK_CHANNELS):
-        async with connected(address) as client:
-            await large_unary(client, address)
+        async with connected(served) as client:
+            await large_unary(client, served)
 
 
-async def long_lived_channel(client: Client, address: str) -> None:
+async def long_lived_channel(client: Client, served: Served) -> None:
     for number in range(LONG_LIVED_CALLS):
         if number:
             await asyncio.sleep(LONG_LIVED_INTERVAL_S)
-        await large_unary(client, address)
+        await large_unary(client, served)
 
 
 @asynccontextmanager
-async def relayed(address: str) -> AsyncIterator[tuple[Client, list[int]]]:
+async def relayed(served: Served) -> AsyncIterator[tuple[Client, list[int]]]:
     """A client behind a relay, and a list whose one item is the bytes that came from the server."""
-    host, _, port = address.rpartition(":")
+    host, _, port = served.address.rpartition(":")
     received = [0]
     relays: list[asyncio.Task[Any]] = []
 
@@ -367,12 +372,15 @@ async def relayed(address: str) -> AsyncIterator[tuple[Client, list[int]]]:
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     async with server:
         relay_port = server.sockets[0].getsockname()[1]
-        async with connected(f"127.0.0.1:{relay_port}") as client:
-            yield client, received
-        await asyncio.wait(relays, timeout=RELAY_ENDS_WITHIN_S)
+        try:
+            near = served._replace(address=f"127.0.0.1:{relay_port}")
+            async with connected(near) as client:
+                yield client, received
+        finally:
+            await asyncio.wait(relays, timeout=RELAY_ENDS_WITHIN_S)
 
 
-Case = Callable[[Client, str], Awaitable[None]]
+Case = Callable[[Client, Served], Awaitable[None]]
 CASES: dict[str, Case] = {
     case.__name__: case
     for case in (

@@ -15,5 +15,5 @@ CASE_WITHIN_S = 900.0 if LONG else 120.0
 
 @pytest.mark.parametrize("case", CASES)
 async def test_case(case: str, served: Served) -> None:
-    fault = await asyncio.wait_for(play(case, served.address), CASE_WITHIN_S)
+    fault = await asyncio.wait_for(play(case, served), CASE_WITHIN_S)
     judge(served.transport, case, fault)

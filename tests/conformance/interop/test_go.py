@@ -44,6 +44,8 @@ def test_case(case: str, served: Served) -> None:
     host, _, port = served.address.rpartition(":")
     command = [str(go_tools() / "client"), f"-server_host={host}", f"-server_port={port}"]
     command += [f"-test_case={case}", *(f"-{name}={value}" for name, value in SOAK.items())]
+    if served.ca is not None:
+        command += ["-use_tls", "-use_test_ca", f"-ca_file={served.ca}"]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=CASE_WITHIN_S, check=False
     )

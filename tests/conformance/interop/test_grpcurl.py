@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,12 @@ def feedcore(
         yield server.address
 
 
-def grpcurl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs it in the clear; `arguments` are as on the command line."""
-    command = [str(go_tools() / "grpcurl"), "-plaintext", *arguments]
+def grpcurl(
+    *arguments: str, stdin: str = "", ca: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs it, in the clear unless there is a `ca`; `arguments` are as on the command line."""
+    secure = ["-cacert", str(ca)] if ca else ["-plaintext"]
+    command = [str(go_tools() / "grpcurl"), *secure, *arguments]
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, timeout=WITHIN_S, check=False
     )
@@ -109,7 +113,7 @@ def test_metadata_goes_in_and_comes_out(feedcore: str) -> None:
 def test_binary_metadata_goes_in_and_comes_out(served: Served) -> None:
     flags = ["-v", "-H", "x-grpc-test-echo-initial: as it is"]
     flags += ["-H", "x-grpc-test-echo-trailing-bin: AP+rqw==", "-d", '{"response_size": 3}']
-    result = grpcurl(*flags, served.address, "grpc.testing.TestService/UnaryCall")
+    result = grpcurl(*flags, served.address, "grpc.testing.TestService/UnaryCall", ca=served.ca)
     assert result.returncode == 0, result.stderr
     received = result.stdout.partition("Response headers received:")[2]
     headers, _, trailers = received.partition("Response trailers received:")
@@ -127,7 +131,7 @@ def test_errors_have_code_and_message(feedcore: str) -> None:
 def test_messages_of_errors_are_any_text(served: Served) -> None:
     asked = {"code": FAILED_PRECONDITION, "message": "two\nlines, \u263a, 100%"}
     flags = ["-format-error", "-d", json.dumps({"response_status": asked})]
-    result = grpcurl(*flags, served.address, "grpc.testing.TestService/UnaryCall")
+    result = grpcurl(*flags, served.address, "grpc.testing.TestService/UnaryCall", ca=served.ca)
     assert result.returncode == CODE_BASE + FAILED_PRECONDITION
     assert json.loads(result.stderr) == asked
 
@@ -135,7 +139,9 @@ def test_messages_of_errors_are_any_text(served: Served) -> None:
 def test_a_deadline_ends_a_call(served: Served) -> None:
     replies = [{"size": 3}, {"size": 1, "interval_us": 50_000_000}]
     flags = ["-max-time", "0.5", "-d", json.dumps({"response_parameters": replies})]
-    result = grpcurl(*flags, served.address, "grpc.testing.TestService/StreamingOutputCall")
+    result = grpcurl(
+        *flags, served.address, "grpc.testing.TestService/StreamingOutputCall", ca=served.ca
+    )
     assert result.returncode == CODE_BASE + DEADLINE_EXCEEDED
     assert json.loads(result.stdout) == {"payload": {"body": "AAAA"}}
     assert "Code: DeadlineExceeded" in result.stderr
@@ -144,7 +150,7 @@ def test_a_deadline_ends_a_call(served: Served) -> None:
 def test_requests_stream_in(served: Served) -> None:
     requests = '{"payload": {"body": "AAAA"}} {"payload": {"body": "AA=="}}'
     method = "grpc.testing.TestService/StreamingInputCall"
-    result = grpcurl("-d", "@", served.address, method, stdin=requests)
+    result = grpcurl("-d", "@", served.address, method, stdin=requests, ca=served.ca)
     assert json.loads(result.stdout) == {"aggregated_payload_size": 4}, result.stderr
 
 
@@ -154,3 +160,8 @@ def test_health(feedcore: str) -> None:
         assert called(feedcore, check, {"service": service}) == {"status": "SERVING"}
     result = grpcurl("-d", '{"service": "nobody"}', feedcore, check)
     assert result.returncode == CODE_BASE + NOT_FOUND
+
+
+def test_reflection_works_whichever_way_it_is_reached(served: Served) -> None:
+    listed = grpcurl(served.address, "list", ca=served.ca)
+    assert "grpc.testing.TestService" in listed.stdout.split(), listed.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -59,19 +61,34 @@ SOAK = {
     # Not a measurement: the machine may be busy with anything.
     "soak_per_iteration_max_acceptable_latency_ms": 30_000,
 }
+STORE_PASSWORD = "loopback"  # Java opens no store without one
 STACKS = {"netty": "--use_okhttp=false", "okhttp": "--use_okhttp=true"}
 
 
 @functools.cache
-def faults(transport: str, address: str, stack: str) -> Faults:
+def faults(served: Served, stack: str) -> Faults:
     """What the client finds wrong, by case; one process plays all."""
-    cases = [case for case in CASES if LONG or (transport, case) != SLOW]
-    java = tool("java", "apt-get install default-jdk-headless")
-    host, _, port = address.rpartition(":")
-    flags = [f"--server_host={host}", f"--server_port={port}", "--use_tls=false", STACKS[stack]]
+    cases = [case for case in CASES if LONG or (served.transport, case) != SLOW]
+    host, _, port = served.address.rpartition(":")
+    flags = [f"--server_host={host}", f"--server_port={port}", STACKS[stack]]
+    flags += [f"--use_tls={'true' if served.ca else 'false'}"]
     flags += [f"--{name}={value}" for name, value in SOAK.items()]
-    main = [java, "-cp", java_classpath(), "io.grpc.testing.integration.Cases"]
-    return played([*main, ",".join(cases), *flags])
+    java = [tool("java", "apt-get install default-jdk-headless"), "-cp", java_classpath()]
+    if served.ca:
+        java += [f"-Djavax.net.ssl.trustStore={trust_store(served.ca)}"]
+        java += [f"-Djavax.net.ssl.trustStorePassword={STORE_PASSWORD}"]
+    return played([*java, "io.grpc.testing.integration.Cases", ",".join(cases), *flags])
+
+
+def trust_store(ca: Path) -> Path:
+    """The authority as Java wants it."""
+    store = ca.with_suffix(".p12")
+    if not store.exists():
+        command = [tool("keytool", "apt-get install default-jdk-headless"), "-importcert"]
+        command += ["-noprompt", "-alias", "ca", "-file", str(ca), "-keystore", str(store)]
+        command += ["-storetype", "PKCS12", "-storepass", STORE_PASSWORD]
+        subprocess.run(command, check=True, capture_output=True)
+    return store
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -79,4 +96,4 @@ def faults(transport: str, address: str, stack: str) -> Faults:
 def test_case(case: str, stack: str, served: Served) -> None:
     if (served.transport, case) == SLOW and not LONG:
         pytest.skip("long variant: the client waits for what is pinned as not coming")
-    judge(served.transport, case, faults(*served, stack)[case])
+    judge(served.transport, case, faults(served, stack)[case])

@@ -25,12 +25,13 @@ SIZES = ["--parallel", "1000", "--soak", "300"] if LONG else ["--parallel", "200
 
 
 @functools.cache
-def faults(address: str) -> Faults:
+def faults(served: Served) -> Faults:
     """What the client finds wrong, by case; one process plays all."""
-    command = [tool("node", "apt-get install nodejs"), str(CLIENT), "--address", address]
-    return played([*command, "--proto", str(PROTO), *SIZES], NODE_PATH=str(node_modules()))
+    command = [tool("node", "apt-get install nodejs"), str(CLIENT), "--address", served.address]
+    command += ["--proto", str(PROTO), *SIZES, *(["--ca", str(served.ca)] if served.ca else [])]
+    return played(command, NODE_PATH=str(node_modules()))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_case(case: str, served: Served) -> None:
-    judge(served.transport, case, faults(served.address)[case])
+    judge(served.transport, case, faults(served)[case])
