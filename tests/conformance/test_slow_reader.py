@@ -28,6 +28,7 @@ class Watched(TestService):
     """Tells when a FullDuplexCall was cancelled."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.cancelled = asyncio.Event()
 
     async def full_duplex(

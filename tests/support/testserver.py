@@ -4,7 +4,7 @@
     python -m tests.support.testserver --data-dir DIRECTORY
 
 prints `ready PORT`, serves on loopback until SIGTERM, SIGINT or (with --while-stdin) the end of its
-standard input, and drains. Reflection and health are served beside either. `ServerUnderTest` runs
+standard input, drains, and prints `peers N`, the number of connections that unary calls came by. Reflection and health are served beside either. `ServerUnderTest` runs
 it as a child that cannot outlive its test.
 """
 
@@ -34,6 +34,7 @@ from feedcore_server.handlers.health import HealthHandlers
 from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.registry import Registry
+from feedcore_server.transports.native import Bounds
 from feedcore_server.wiring import open_worker
 from tests.support.testservice import TestService
 from tests.support.transports import TRANSPORTS, make_transport
@@ -69,6 +70,7 @@ class ServerUnderTest:
             self._process.wait()
             raise RuntimeError(f"the server did not get ready:\n{self.log}")
         self.port = int(first.split()[1])
+        self.last_words = ""  # what it printed at its end
         self.address = f"127.0.0.1:{self.port}"
 
     @property
@@ -96,25 +98,29 @@ class ServerUnderTest:
             code = self._process.wait()
         assert early is None, f"the server ended by itself ({early}):\n{self.log}"
         assert code == 0, f"the server ended with {code}:\n{self.log}"
+        assert self._process.stdout is not None
+        self.last_words = self._process.stdout.read()
 
 
 @asynccontextmanager
 async def interop_services(older_reflection: bool) -> AsyncIterator[Dispatcher]:
     """TestService, with what every server of the project has beside its own services."""
     registry, health, reflection = Registry(), HealthHandlers(), ReflectionHandlers()
-    TestService().add_to(registry)
+    service = TestService()
+    service.add_to(registry)
     health.add(registry.services())
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
     registry.add_service(health_service, health.table(), prefix="Health")
-    service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    registry.add_service(service, reflection.table())
+    reflector = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    registry.add_service(reflector, reflection.table())
     if not older_reflection:
-        registry.add_service(service, reflection.table(), name=V1_SERVICE)
+        registry.add_service(reflector, reflection.table(), name=V1_SERVICE)
     reflection.set_services(registry.services())
     health.set_serving(True)
     # Tracing is the interceptor that shows on the wire: a trailer beside those of the handlers.
     yield Dispatcher(registry, [traced()])
     health.end()
+    print(f"peers {len(service.peers)}", flush=True)
 
 
 @asynccontextmanager
@@ -142,7 +148,8 @@ async def serve(arguments: argparse.Namespace) -> None:
         services = feedcore_services(arguments.data_dir, clock)
     async with services as dispatcher:
         tls = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
-        transport = make_transport(arguments.transport, dispatcher, clock, tls)
+        bounds = Bounds(age_s=arguments.age_s) if arguments.age_s else None
+        transport = make_transport(arguments.transport, dispatcher, clock, tls, bounds)
         port = await transport.start(arguments.host, arguments.port)
         print(f"ready {port}", flush=True)
         await stop.wait()
@@ -166,6 +173,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--data-dir", type=Path, help="serve feedcore on this store instead")
+    parser.add_argument("--age-s", type=float, help="end connections of this age; native only")
     parser.add_argument("--older-reflection", action="store_true", help="v1alpha alone, no v1")
     parser.add_argument("--tls-cert", type=Path, help="PEM; with --tls-key; native only")
     parser.add_argument("--tls-key", type=Path, help="PEM")

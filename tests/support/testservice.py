@@ -56,9 +56,12 @@ class AskedFor(FeedcoreError):
 
 
 class TestService:
-    """Handlers of all methods. Holds no state: one instance may serve any number of calls."""
+    """Handlers of all methods. `peers`: addresses that unary calls came from."""
 
     __test__ = False  # the wire contract gives the name; pytest must not collect it
+
+    def __init__(self) -> None:
+        self.peers: set[str] = set()
 
     def registry(self) -> Registry:
         """A method table with this service alone."""
@@ -84,6 +87,7 @@ class TestService:
 
     async def unary(self, request: Any, call: CallContext) -> Any:
         """A payload of the size asked for, compressed if asked, or the status asked for."""
+        self.peers.add(call.peer)
         _echo_metadata(call)
         _check_compression(request, call)
         _raise_status(request)
