@@ -4,8 +4,9 @@
     python -m tests.support.testserver --data-dir DIRECTORY
 
 prints `ready PORT`, serves on loopback until SIGTERM, SIGINT or (with --while-stdin) the end of its
-standard input, drains, and prints `peers N`, the number of connections that unary calls came by. Reflection and health are served beside either. `ServerUnderTest` runs
-it as a child that cannot outlive its test.
+standard input, drains, and prints `peers N`, the number of connections that unary calls came by.
+Reflection and health are served beside either. `ServerUnderTest` runs it as a child that cannot
+outlive its test.
 """
 
 from __future__ import annotations

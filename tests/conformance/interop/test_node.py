@@ -21,7 +21,8 @@ NOT_PLAYED = (
     "long_lived_channel",
 )
 CASES = [case for case in CORE_CASES if case not in NOT_PLAYED]
-SIZES = ["--parallel", "1000", "--soak", "300"] if LONG else ["--parallel", "200"]
+# More calls at once than a connection may have open: they are at work together, and the rest waits.
+SIZES = ["--parallel", "1000", "--soak", "300"] if LONG else ["--parallel", "300"]
 
 
 @functools.cache
