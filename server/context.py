@@ -25,7 +25,7 @@ class CallContext:
     `send`: sends one encoded message of a streamed reply and waits while the peer is slow.
     `compress`: gzip for the replies from here on (set it before each one, if need be); it is done
     only if the caller accepts gzip. `request_compressed`: whether the newest request message came
-    compressed (never set by grpc.aio, which does not say). `initial` and `trailers` are metadata
+    compressed (None on grpc.aio, which does not say). `initial` and `trailers` are metadata
     for the caller: the first goes out before the first reply, the other with the status.
 
     Cancellation (the caller hung up, the deadline passed, the server stops) arrives as
@@ -66,7 +66,7 @@ class CallContext:
         self.identity = identity
         self.send: Callable[[bytes], Awaitable[None]] = _no_stream
         self.compress = False
-        self.request_compressed = False
+        self.request_compressed: bool | None = None
         self.initial: list[tuple[str, MetadataValue]] = []
         self.trailers: list[tuple[str, MetadataValue]] = []
         self.notes: dict[str, NoteValue] = {}

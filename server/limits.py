@@ -32,12 +32,14 @@ STREAM_WINDOW_BYTES = 256 * 1024
 CONNECTION_WINDOW_BYTES = 1024 * 1024
 # A stream of replies waits for its reader above this; 26 pages of 2.5 KB.
 SEND_BYTES_PER_STREAM = 64 * 1024
-# Replies that wait for their readers: two of the largest, or 25,000 pages. Above it the call that
-# asks for more is cut off, for the reader does not read.
-SEND_BYTES_PER_CONNECTION = 64 * 1024 * 1024
+# Replies that wait for their readers: three of the largest, 37,500 pages, or 384 KB for each call
+# that a connection may have open (the interop cases ask for 314 KB in each, all at once). Above it
+# the call that asks for more is cut off, for the reader does not read.
+SEND_BYTES_PER_CONNECTION = 96 * 1024 * 1024
 SEND_BYTES_PER_WORKER = 512 * 1024 * 1024
-# Requests that are not whole or not taken: eight of the largest at once.
-RECEIVE_BYTES_PER_CONNECTION = 64 * 1024 * 1024
+# Requests that are not whole or not answered: twelve of the largest at once, or 384 KB for each of
+# as many as a connection may have open (the interop cases upload 272 KB in each, interleaved).
+RECEIVE_BYTES_PER_CONNECTION = 96 * 1024 * 1024
 RECEIVE_BYTES_PER_WORKER = 256 * 1024 * 1024
 SOCKET_WRITE_BYTES = 512 * 1024  # queued at the socket; above it nothing is read from the peer
 READ_BUFFER_BYTES = 256 * 1024  # one a worker; what one turn of one connection may bring

@@ -40,16 +40,16 @@ class Lifecycle:
 
     def __init__(self, session: Session, bounds: Bounds, now: float, spread: float) -> None:
         self.state = State.OPENING
-        self.due = now + bounds.opening_s
         self._session = session
         self._bounds = bounds
-        self._opening_until = self.due
+        self._opening_until = now + bounds.opening_s
         self._age_until = now + bounds.age_s * (1 + bounds.age_jitter * (2 * spread - 1))
         self._reason = ""
         self._grace_until = math.inf
         self._notice_until = math.inf
         self._acks_awaited = 0
         self._pinged_at = math.inf  # of a keepalive PING that is not answered yet
+        self.due = self._next(now)
 
     def drain(self, now: float, grace_s: float, reason: str = "") -> None:
         """New calls elsewhere, those under way to their end, `grace_s` at most from now on. A
@@ -133,6 +133,8 @@ class Lifecycle:
             times.append(session.headers_since + bounds.headers_s)
         if self.state is State.OPENING:
             times.append(self._opening_until)
+            if self._age_until > now:
+                times.append(self._age_until)
         elif self.state is State.SERVING:
             times.append(self._age_until)
             if not session.open_calls():

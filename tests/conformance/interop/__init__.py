@@ -1,0 +1,1 @@
+"""The interop cases of gRPC, run by clients of four other stacks against each transport."""

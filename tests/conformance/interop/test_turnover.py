@@ -1,0 +1,77 @@
+"""Connections that the server ends by age cost clients no call, whatever their stack.
+
+The clients make their calls one after the other, far longer than a connection may live: every
+call that meets a GOAWAY must be served, or be refused in a way that its client may retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.interop.builds import go_tools, java_classpath, node_modules, played
+from tests.conformance.interop.conftest import Served
+from tests.conformance.interop.core_cases import connected, large_unary
+from tests.conformance.interop.pinned import LONG
+from tests.conformance.interop.test_node import CLIENT
+from tests.support.testserver import ServerUnderTest
+from tests.support.testservice import PROTO
+from tests.support.tools import tool
+
+AGE_S = 0.05
+CALLS = 20_000 if LONG else 400
+WITHIN_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def ageing() -> Iterator[Served]:
+    """The native transport, with connections that do not get old."""
+    with ServerUnderTest("--transport", "native", "--age-s", str(AGE_S)) as server:
+        yield Served("native", server.address, None)
+    # Else this has shown nothing. Each client calls for some hundred milliseconds.
+    assert int(server.last_words.split()[1]) > 20, server.last_words
+
+
+async def test_core(ageing: Served) -> None:
+    async def calls() -> None:
+        async with connected(ageing) as client:
+            for _ in range(CALLS):
+                await large_unary(client, ageing)
+
+    await asyncio.wait_for(calls(), WITHIN_S)
+
+
+def test_node(ageing: Served) -> None:
+    command = [tool("node", "apt-get install nodejs"), str(CLIENT), "--address", ageing.address]
+    command += ["--proto", str(PROTO), "--soak", str(CALLS), "rpc_soak"]
+    assert played(command, NODE_PATH=str(node_modules()))["rpc_soak"] is None
+
+
+def test_go(ageing: Served) -> None:
+    command = [str(go_tools() / "client"), *soak(ageing, "-"), "-test_case=rpc_soak"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+    assert result.returncode == 0, result.stderr[-4_000:]
+
+
+@pytest.mark.parametrize("okhttp", ["false", "true"])
+def test_java(ageing: Served, okhttp: str) -> None:
+    command = [tool("java", "apt-get install default-jdk-headless"), "-cp", java_classpath()]
+    command += ["io.grpc.testing.integration.Cases", "rpc_soak", *soak(ageing, "--")]
+    assert played([*command, "--use_tls=false", f"--use_okhttp={okhttp}"])["rpc_soak"] is None
+
+
+def soak(served: Served, dashes: str) -> list[str]:
+    """Flags that the Go and Java clients share."""
+    host, _, port = served.address.rpartition(":")
+    flags = {
+        "server_host": host,
+        "server_port": port,
+        "soak_iterations": CALLS,
+        "soak_num_threads": 4,
+        "soak_overall_timeout_seconds": int(WITHIN_S),
+        "soak_per_iteration_max_acceptable_latency_ms": 60_000,
+    }
+    return [f"{dashes}{name}={value}" for name, value in flags.items()]
