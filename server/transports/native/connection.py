@@ -280,9 +280,19 @@ class Connection(asyncio.BufferedProtocol):
             except OSError:  # the peer has reset the connection, and the loop is about to say so
                 self.abort()
                 return
-            self._armed = self.loop.call_later(self._worker.bounds.linger_s, self.abort)
+            self._unsent = self._transport.get_write_buffer_size() + 1
+            self._armed = self.loop.call_later(self._worker.bounds.linger_s, self._linger)
         else:
             self._transport.close()
+
+    def _linger(self) -> None:
+        """Waits on while a slow peer takes what is still to be sent, and no longer."""
+        unsent = self._transport.get_write_buffer_size()
+        if 0 < unsent < self._unsent:
+            self._unsent = unsent
+            self._armed = self.loop.call_later(self._worker.bounds.linger_s, self._linger)
+        else:
+            self.abort()
 
     def _watch_stall(self, now: float) -> None:
         """The socket must take something within `write_stall_s`."""

@@ -192,5 +192,6 @@ class NativeTransport:
         return {
             "ssl": self._certificates.context,
             "ssl_handshake_timeout": self.worker.bounds.tls_handshake_s,
-            "ssl_shutdown_timeout": self.worker.bounds.linger_s,
+            # It includes what is still to be sent to a slow peer.
+            "ssl_shutdown_timeout": self.worker.bounds.write_stall_s,
         }
