@@ -22,7 +22,7 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
     try:
         serving: Serving = serving_of(child, api.dispatcher, clock)
         port = await serving.start()
-        # What start-up has made stays: a full collection that looks at it stops all calls for 100 ms.
+        # What start-up has made stays: looking at it in a full collection stops calls for 100 ms.
         gc.collect()
         gc.freeze()
         api.health.set_serving(True)
