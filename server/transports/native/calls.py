@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from feedcore_server.transports.native.connection import Connection
 
 
-INTERNAL = 13
+INTERNAL = 13  # of the statuses of gRPC; no error of a handler comes here
 
 
 class Calls:
@@ -46,18 +46,17 @@ class Calls:
             self.refused[stream.row.method.operation] += 1
             self._fail(stream, connection.context(stream), full)
             return
-        row = stream.row
-        if row.one_request and row.one_reply:
+        if stream.row.one_request and stream.row.one_reply:
             request = stream.take_request()
             if request is None:
                 return
-            task = connection.loop.create_task(self._unary(connection, stream, row, request))
+            task = connection.loop.create_task(self._handle(connection, stream, request, None))
             stream.owner = task
         else:
-            call = StreamedCall(connection, stream, self._bounds)
-            task = connection.loop.create_task(self._streamed(connection, stream, row, call))
-            call.task = task
-            stream.owner = call
+            streamed = StreamedCall(connection, stream, self._bounds)
+            task = connection.loop.create_task(self._handle(connection, stream, b"", streamed))
+            streamed.task = task
+            stream.owner = streamed
         self.tasks.add(task)
         connection.session.started()
 
@@ -71,34 +70,24 @@ class Calls:
             self._done(connection, stream, task)
         task.cancel()
 
-    async def _unary(
-        self, connection: Connection, stream: Stream, row: Row, request: bytes
+    async def _handle(
+        self,
+        connection: Connection,
+        stream: Stream,
+        request: bytes,
+        streamed: StreamedCall | None,
     ) -> None:
+        """One call: `request` of a unary one, `streamed` for all others."""
         stream.begun = True
-        task = stream.owner
+        row, task = stream.row, stream.owner
         call = connection.context(stream)
-        call.request_compressed = stream.request_compressed
+        asked: Any = request
+        if streamed is not None:
+            task, asked = streamed.task, streamed.begin(call, row)
+        else:
+            call.request_compressed = stream.request_compressed
         try:
-            reply = await row.chain(call, request)
-            self._check_size(reply)
-            stream.reply(reply, call.compress, call.initial, call.trailers)
-        except Exception as error:
-            self._fail(stream, call, error)
-        except asyncio.CancelledError as error:
-            self._fail(stream, call, error)  # does nothing unless the handler cancelled itself
-            raise
-        finally:
-            self._done(connection, stream, task)
-            connection.flush_soon()
-
-    async def _streamed(
-        self, connection: Connection, stream: Stream, row: Row, streamed: StreamedCall
-    ) -> None:
-        stream.begun = True
-        call = streamed.call = connection.context(stream)
-        call.send = streamed.send
-        try:
-            reply = await row.chain(call, streamed.requests(row))
+            reply = await row.chain(call, asked)
             if row.one_reply:
                 self._check_size(reply)
                 stream.reply(reply, call.compress, call.initial, call.trailers)
@@ -107,10 +96,10 @@ class Calls:
         except Exception as error:
             self._fail(stream, call, error)
         except asyncio.CancelledError as error:
-            self._fail(stream, call, error)
+            self._fail(stream, call, error)  # does nothing unless the handler cancelled itself
             raise
         finally:
-            self._done(connection, stream, streamed.task)
+            self._done(connection, stream, task)
             connection.flush_soon()
 
     def _done(self, connection: Connection, stream: Stream, task: asyncio.Task[None]) -> None:
@@ -156,8 +145,10 @@ class StreamedCall:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def requests(self, row: Row) -> AsyncIterator[bytes]:
-        """The messages of the request, as the transport's dispatcher wants them."""
+    def begin(self, call: CallContext, row: Row) -> AsyncIterator[bytes]:
+        """Gives the call its way to send; the messages of its request."""
+        self.call = call
+        call.send = self.send
         return self._one() if row.one_request else self._all()
 
     async def _one(self) -> AsyncIterator[bytes]:
