@@ -1,6 +1,11 @@
 """The grpc.aio transport."""
 
+from feedcore.clock import SystemClock
+from feedcore_server.dispatch import Dispatcher
+from feedcore_server.transports import Transport
 from feedcore_server.transports.grpcio import GrpcioTransport
+from tests.conformance.harness import Harness
+from tests.conformance.requests import RequestCases
 from tests.conformance.suite import TransportSuite
 
 
@@ -11,3 +16,16 @@ class TestGrpcio(TransportSuite):
 
     HANG_UP_CANCELS_STREAMS = False
     transport = staticmethod(GrpcioTransport)
+
+
+class Grpcio(Harness):
+    """Makes the transport for the cases."""
+
+    NAME = "grpcio"
+
+    def transport(self, dispatcher: Dispatcher, bounds: dict[str, float]) -> Transport:
+        return GrpcioTransport(dispatcher, SystemClock())
+
+
+class TestRequests(Grpcio, RequestCases):
+    pass
