@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """One pinned difference; `instead` is the outcome in the words of the suite."""
+    """One pinned difference; `instead` is the outcome in the words of its case."""
 
     transport: str
-    instead: str
+    instead: object
     why: str
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feedcore_server import limits
-from tests.conformance.harness import EMPTY, UNARY, Agree, Harness, alive, ended, outcome
+from tests.conformance.harness import EMPTY, UNARY, Agree, Harness, alive, ended
 from tests.support.rawclient import (
     Closed,
     Header,
@@ -70,7 +70,7 @@ class RequestCases(Harness):
     async def ask(self, headers: list[Header], **bounds: float) -> str:
         """The outcome of one call with these headers."""
         async with self.serving(**bounds) as served, served.raw() as client:
-            return await outcome(client, await send_call(client, headers))
+            return await self.outcome(client, await send_call(client, headers))
 
     @pytest.mark.parametrize("value", ACCEPTED_TYPES)
     async def test_01_content_type_accepted(self, agree: Agree, value: str) -> None:
@@ -83,7 +83,7 @@ class RequestCases(Harness):
         headers = request_headers(EMPTY, content_type=sent, without=without)
         async with self.serving() as served, served.raw() as client:
             stream = await send_call(client, headers)
-            words = await outcome(client, stream)
+            words = await self.outcome(client, stream)
             state = client.streams[stream]
             if state.http_status == 415 and state.status:
                 words = "HTTP 415 and a grpc-status"
@@ -119,7 +119,7 @@ class RequestCases(Harness):
     async def test_03_unknown_path_before_the_request_ends(self, agree: Agree, end: str) -> None:
         async with self.serving() as served, served.raw() as client:
             stream = await client.start(request_headers("/no/such"), end=end == "at once")
-            agree(await outcome(client, stream), UNIMPLEMENTED)
+            agree(await self.outcome(client, stream), UNIMPLEMENTED)
 
     async def test_04_te_may_be_missing(self, agree: Agree) -> None:
         agree(await self.ask(request_headers(EMPTY, without=["te"])), OK)
@@ -132,7 +132,7 @@ class RequestCases(Harness):
     async def test_05_bad_timeouts(self, agree: Agree, name: str) -> None:
         async with self.serving() as served, served.raw() as client:
             headers = request_headers(EMPTY, ("grpc-timeout", BAD_TIMEOUTS[name]))
-            words = await outcome(client, await send_call(client, headers))
+            words = await self.outcome(client, await send_call(client, headers))
             agree((words, served.recorder.ends), (BAD_REQUEST, "none ran"))
 
     @pytest.mark.parametrize("name", TIMEOUTS)
@@ -142,13 +142,13 @@ class RequestCases(Harness):
             seen: list[float | None] = []
             served.recorder.before = lambda call: seen.append(call.remaining_s(self.now_s()))
             headers = request_headers(UNARY, ("grpc-timeout", value))
-            words = await outcome(client, await send_call(client, headers))
+            words = await self.outcome(client, await send_call(client, headers))
             fits = [left is not None and 0 < left <= seconds * 1.01 for left in seen[:1]]
             agree((words, fits), (OK, [True]))
 
     async def test_05_no_timeout_is_no_deadline(self, agree: Agree) -> None:
         async with self.serving() as served, served.raw() as client:
-            words = await outcome(client, await send_call(client, request_headers(UNARY)))
+            words = await self.outcome(client, await send_call(client, request_headers(UNARY)))
             agree((words, served.recorder.calls[0].deadline_s), (OK, None))
 
     @pytest.mark.parametrize("value", ["99999999H", "99999999M"])
@@ -159,7 +159,7 @@ class RequestCases(Harness):
     async def test_05_no_time_left(self, agree: Agree, value: str) -> None:
         async with self.serving() as served, served.raw() as client:
             headers = request_headers(UNARY, ("grpc-timeout", value))
-            words = await outcome(client, await send_call(client, headers))
+            words = await self.outcome(client, await send_call(client, headers))
             demanded = ("trailers-only DEADLINE_EXCEEDED", "none ran")
             agree((words, served.recorder.ends), demanded)
 
@@ -200,7 +200,7 @@ class RequestCases(Harness):
     async def metadata_seen(self, *extra: Header) -> list[tuple[str, str | bytes]]:
         """What the handler sees of these headers."""
         async with self.serving() as served, served.raw() as client:
-            words = await outcome(client, await send_call(client, request_headers(UNARY, *extra)))
+            words = await self.outcome(client, await send_call(client, request_headers(UNARY, *extra)))
             assert words == OK
             keys = {name for name, _ in extra}
             return [pair for pair in served.recorder.calls[0].all_metadata if pair[0] in keys]
@@ -217,7 +217,7 @@ class RequestCases(Harness):
     async def test_06_text_that_is_not_ascii(self, agree: Agree, value: bytes) -> None:
         async with self.serving() as served, served.raw() as client:
             stream = await send_call(client, request_headers(UNARY, (ECHO_INITIAL, value)))
-            agree(await outcome(client, stream), OK)
+            agree(await self.outcome(client, stream), OK)
 
     async def test_07_reserved_names_are_not_metadata(self, agree: Agree) -> None:
         extra = [
@@ -273,7 +273,7 @@ class RequestCases(Harness):
             assert len(frames) > 3
             await client.send(*frames)
             await client.send(raw_frame(DATA, END_STREAM, stream, grpc_message(b"")))
-            agree(await outcome(client, stream), OK)
+            agree(await self.outcome(client, stream), OK)
 
     @pytest.mark.parametrize("case", ["host alone", "authority alone", "both"])
     async def test_09_authority(self, agree: Agree, case: str) -> None:

@@ -5,6 +5,8 @@ from feedcore_server.dispatch import Dispatcher
 from feedcore_server.transports import Transport
 from feedcore_server.transports.grpcio import GrpcioTransport
 from tests.conformance.harness import Harness
+from tests.conformance.messages import MessageCases
+from tests.conformance.replies import EndingCases, ReplyCases
 from tests.conformance.requests import RequestCases
 from tests.conformance.suite import TransportSuite
 
@@ -28,4 +30,16 @@ class Grpcio(Harness):
 
 
 class TestRequests(Grpcio, RequestCases):
+    pass
+
+
+class TestMessages(Grpcio, MessageCases):
+    pass
+
+
+class TestReplies(Grpcio, ReplyCases):
+    pass
+
+
+class TestEndings(Grpcio, EndingCases):
     pass
