@@ -1,4 +1,4 @@
-"""Cases of messages: how they may be cut, framed, compressed and counted; and too many or too few."""
+"""Cases of messages: how they may be cut, framed, compressed and counted."""
 
 from __future__ import annotations
 

@@ -200,7 +200,9 @@ class RequestCases(Harness):
     async def metadata_seen(self, *extra: Header) -> list[tuple[str, str | bytes]]:
         """What the handler sees of these headers."""
         async with self.serving() as served, served.raw() as client:
-            words = await self.outcome(client, await send_call(client, request_headers(UNARY, *extra)))
+            words = await self.outcome(
+                client, await send_call(client, request_headers(UNARY, *extra))
+            )
             assert words == OK
             keys = {name for name, _ in extra}
             return [pair for pair in served.recorder.calls[0].all_metadata if pair[0] in keys]

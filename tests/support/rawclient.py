@@ -170,6 +170,7 @@ class RawClient:
         self._decoder = hpack.Decoder(HEADER_LIST_MAX)
         self._block: tuple[Frame, bytearray] | None = None
         self._next_stream = 1
+        self.patience_s = PATIENCE_S  # the longest that any wait lasts unless it says otherwise
         self.answer_settings = True
         self.answer_pings = True
         self.credit = WINDOW_BYTES  # bytes the server will take on all streams together
@@ -312,8 +313,9 @@ class RawClient:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    async def read_frame(self, patience_s: float = PATIENCE_S) -> Frame | None:
+    async def read_frame(self, patience_s: float | None = None) -> Frame | None:
         """The next frame, recorded; None when the connection has ended. Raises Silence."""
+        patience_s = self.patience_s if patience_s is None else patience_s
         try:
             async with asyncio.timeout(patience_s):
                 head = await self._reader.readexactly(9)
@@ -331,16 +333,16 @@ class RawClient:
         return frame
 
     async def until(
-        self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S
+        self, condition: Callable[[], bool], what: str, patience_s: float | None = None
     ) -> None:
         """Reads until it is so. Raises Silence or Closed."""
         loop = asyncio.get_running_loop()
-        end_s = loop.time() + patience_s
+        end_s = loop.time() + (self.patience_s if patience_s is None else patience_s)
         while not condition():
             if await self.read_frame(max(0.0, end_s - loop.time())) is None and not condition():
                 raise Closed(f"{self.closed} before {what}; so far: {self.log}")
 
-    async def finished(self, stream: int, patience_s: float = PATIENCE_S) -> Stream:
+    async def finished(self, stream: int, patience_s: float | None = None) -> Stream:
         """Reads until the stream is over. Raises Silence or Closed."""
         state = self.streams[stream]
         await self.until(lambda: state.over, f"the end of stream {stream}", patience_s)
@@ -353,15 +355,15 @@ class RawClient:
         assert state.reset is not None
         return state.reset
 
-    async def goaway(self, patience_s: float = PATIENCE_S) -> tuple[int, int, bytes]:
+    async def goaway(self, patience_s: float | None = None) -> tuple[int, int, bytes]:
         """Reads until there is a GOAWAY; the newest: last stream, code, debug data."""
         await self.until(lambda: bool(self.goaways), "GOAWAY", patience_s)
         return self.goaways[-1]
 
-    async def hung_up(self, patience_s: float = PATIENCE_S) -> str:
+    async def hung_up(self, patience_s: float | None = None) -> str:
         """Reads until the server closes the connection; "eof" or "reset"."""
         loop = asyncio.get_running_loop()
-        end_s = loop.time() + patience_s
+        end_s = loop.time() + (self.patience_s if patience_s is None else patience_s)
         while await self.read_frame(max(0.0, end_s - loop.time())) is not None:
             pass
         return self.closed
