@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feedcore_server import limits
+from feedcore_server.context import CallContext
 from tests.conformance.harness import EMPTY, UNARY, Agree, Harness, alive, ended
 from tests.support.rawclient import (
     Closed,
@@ -158,8 +159,10 @@ class RequestCases(Harness):
     @pytest.mark.parametrize("value", ["0S", "0n", "00000000H", "1n"])
     async def test_05_no_time_left(self, agree: Agree, value: str) -> None:
         async with self.serving() as served, served.raw() as client:
-            headers = request_headers(UNARY, ("grpc-timeout", value))
-            words = await self.outcome(client, await send_call(client, headers))
+            stream = await client.start(request_headers(UNARY, ("grpc-timeout", value)))
+            await client.ping()  # the message comes when it is too late
+            await client.send(raw_frame(DATA, END_STREAM, stream, grpc_message(b"")))
+            words = await self.outcome(client, stream)
             demanded = ("trailers-only DEADLINE_EXCEEDED", "none ran")
             agree((words, served.recorder.ends), demanded)
 
@@ -238,16 +241,17 @@ class RequestCases(Harness):
             agree(mine, ["grpc"])
 
     async def test_07_reserved_names_do_not_go_out(self, agree: Agree) -> None:
-        def tamper(call: object) -> None:
-            call.initial += [("grpc-encoding", "x"), ("grpc-custom", "x"), ("mine", "1")]
-            call.trailers += [("grpc-status", "9"), ("grpc-custom", "x"), ("mine", "2")]
+        def tamper(call: CallContext) -> None:
+            call.initial += [("grpc-encoding", "x"), ("grpc-custom", "x")]
+            call.trailers += [("grpc-status", "9"), ("grpc-custom", "x")]
 
         async with self.serving() as served, served.raw() as client:
             served.recorder.before = tamper
             state = await client.finished(await send_call(client, request_headers(UNARY)))
+            # Whether the handler's mistake fails the call or is passed over is the transport's.
             names = [name for name, _ in (state.headers or []) + (state.trailers or [])]
-            counts = [names.count(name) for name in ("grpc-custom", "grpc-encoding", "mine")]
-            agree((state.status, names.count("grpc-status"), counts), (0, 1, [0, 0, 2]))
+            names = [name for name in names if name.startswith("grpc-") and name != "grpc-message"]
+            agree(names, ["grpc-status"])
 
     @pytest.mark.parametrize("over", [0, 1], ids=["the limit", "one more"])
     async def test_08_header_list(self, agree: Agree, over: int) -> None:
