@@ -22,6 +22,9 @@ class CallContext:
     `deadline_s`: on the clock of `Clock.monotonic`, None if the caller set none. `peer`: the
     caller's address. `identity`: the subject of the caller's TLS certificate, "" without one.
 
+    `request_compressed`: whether the newest request message that the handler took came compressed;
+    None if the transport cannot say.
+
     `send`: sends one encoded message of a streamed reply and waits while the peer is slow.
     `compress`: gzip for the replies from here on (set it before each one, if need be); it is done
     only if the caller accepts gzip. `request_compressed`: whether the newest request message came
@@ -64,6 +67,7 @@ class CallContext:
         self.peer = peer
         self.deadline_s = deadline_s
         self.identity = identity
+        self.request_compressed: bool | None = None
         self.send: Callable[[bytes], Awaitable[None]] = _no_stream
         self.compress = False
         self.request_compressed = False
