@@ -4,8 +4,9 @@ Job: turn grpc.aio's calls into (raw bytes, CallContext), and outcomes into stat
 registered with no serializers, so that parsing happens in `dispatch` and a bad request gets a
 status that names the field. Invariants: one terminal status a call; a unary call that its caller
 gave up reaches the handler as CancelledError. Known limits of grpc.aio: the requests of a cancelled
-stream may end as if the caller had finished, and calls that arrive in the moment of `stop` may get
-CANCELLED in place of UNAVAILABLE.
+stream may end as if the caller had finished; calls that arrive in the moment of `stop` may get
+CANCELLED in place of UNAVAILABLE; replies are compressed for a caller that does not accept it, and
+how a request came is not known.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
         call = _call(method, context, clock)
         try:
             reply = await chain(call, request)
-            await _send_initial(context, call)
+            await _open_reply(context, call)
         except Exception as error:
             await _abort(context, call, error)
             raise
@@ -112,10 +113,11 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
 
     async def stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         call = _call(method, context, clock)
-        call.send = _sender(context, call)
+        sender = _Sender(context, call)
+        call.send = sender.send
         try:
             await chain(call, requests)
-            await _send_initial(context, call)
+            await sender.open()
         except Exception as error:
             await _abort(context, call, error)
             raise
@@ -150,26 +152,36 @@ def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> Ca
     )
 
 
-def _sender(context: grpc.aio.ServicerContext, call: CallContext) -> Any:
-    """What sends one streamed reply. grpc.aio fixes the encoding with the first reply; after that a
-    message can only opt out of it."""
+class _Sender:
+    """Sends streamed replies. grpc.aio fixes the encoding with the first one: later messages can
+    opt out of it, but not into it."""
 
-    async def send(reply: bytes) -> None:
-        await _send_initial(context, call)
-        if not call.compress:
-            context.disable_next_message_compression()
-        await context.write(reply)
+    def __init__(self, context: grpc.aio.ServicerContext, call: CallContext) -> None:
+        self._context = context
+        self._call = call
+        self._opened = False
 
-    return send
+    async def open(self) -> None:
+        """Sends initial metadata, once."""
+        if not self._opened:
+            self._opened = True
+            await _open_reply(self._context, self._call)
+
+    async def send(self, reply: bytes) -> None:
+        """Sends one message."""
+        await self.open()
+        if not self._call.compress:
+            self._context.disable_next_message_compression()
+        await self._context.write(reply)
 
 
-async def _send_initial(context: grpc.aio.ServicerContext, call: CallContext) -> None:
-    """Sends initial metadata once, if the handler gave any."""
+async def _open_reply(context: grpc.aio.ServicerContext, call: CallContext) -> None:
+    """Sends initial metadata, if the handler gave any or wants compression, which grpc.aio takes
+    note of only here."""
     if call.compress:
         context.set_compression(grpc.Compression.Gzip)
-    if call.initial:
-        initial, call.initial = tuple(call.initial), []
-        await context.send_initial_metadata(initial)
+    if call.initial or call.compress:
+        await context.send_initial_metadata(tuple(call.initial))
 
 
 async def _abort(
