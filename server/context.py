@@ -22,13 +22,10 @@ class CallContext:
     `deadline_s`: on the clock of `Clock.monotonic`, None if the caller set none. `peer`: the
     caller's address. `identity`: the subject of the caller's TLS certificate, "" without one.
 
-    `request_compressed`: whether the newest request message that the handler took came compressed;
-    None if the transport cannot say.
-
     `send`: sends one encoded message of a streamed reply and waits while the peer is slow.
     `compress`: gzip for the replies from here on (set it before each one, if need be); it is done
     only if the caller accepts gzip. `request_compressed`: whether the newest request message came
-    compressed (never set by grpc.aio, which does not say). `initial` and `trailers` are metadata
+    compressed (None on grpc.aio, which does not say). `initial` and `trailers` are metadata
     for the caller: the first goes out before the first reply, the other with the status.
 
     Cancellation (the caller hung up, the deadline passed, the server stops) arrives as
@@ -67,10 +64,9 @@ class CallContext:
         self.peer = peer
         self.deadline_s = deadline_s
         self.identity = identity
-        self.request_compressed: bool | None = None
         self.send: Callable[[bytes], Awaitable[None]] = _no_stream
         self.compress = False
-        self.request_compressed = False
+        self.request_compressed: bool | None = None
         self.initial: list[tuple[str, MetadataValue]] = []
         self.trailers: list[tuple[str, MetadataValue]] = []
         self.notes: dict[str, NoteValue] = {}

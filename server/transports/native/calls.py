@@ -74,6 +74,7 @@ class Calls:
         stream.begun = True
         task = stream.owner
         call = connection.context(stream)
+        call.request_compressed = stream.request_compressed
         try:
             reply = await row.chain(call, request)
             self._check_size(reply)
