@@ -1,9 +1,11 @@
-"""A server of grpc.testing.TestService for clients in other processes.
+"""A server for clients in other processes: grpc.testing.TestService, or feedcore's own services.
 
     python -m tests.support.testserver --transport grpcio --port 0
+    python -m tests.support.testserver --data-dir DIRECTORY
 
 prints `ready PORT`, serves on loopback until SIGTERM, SIGINT or (with --while-stdin) the end of its
-standard input, and drains. Reflection and health are served, too.
+standard input, and drains. Reflection and health are served beside either. `ServerUnderTest` runs
+it as a child that cannot outlive its test.
 """
 
 from __future__ import annotations
@@ -11,28 +13,94 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvloop
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from feedcore.clock import SystemClock
+from feedcore.clock import Clock, SystemClock
+from feedcore.config import Settings, StoreSettings
+from feedcore.observe import logs
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.handlers.health import HealthHandlers
 from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.registry import Registry
-from feedcore_server.transports import Transport
+from feedcore_server.wiring import open_worker
 from tests.support.testservice import TestService
 from tests.support.transports import TRANSPORTS, make_transport
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 DRAIN_GRACE_S = 2.0  # clients of tests have ended their calls long before
+READY_WITHIN_S = 60.0
+STOP_WITHIN_S = 30.0
 
 
-def build_registry() -> tuple[Registry, HealthHandlers]:
-    """The test service, with what every server of the project has beside its own services."""
+class ServerUnderTest:
+    """The server as a child process; a context manager. Its end must be a clean one."""
+
+    def __init__(self, *flags: str) -> None:
+        command = [sys.executable, "-m", "tests.support.testserver", "--while-stdin", *flags]
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        # A server that hangs at its start is killed, which ends the line that is waited for.
+        watch = threading.Timer(READY_WITHIN_S, self._process.kill)
+        watch.start()
+        first = self._process.stdout.readline()
+        watch.cancel()
+        if not first.startswith("ready "):
+            self._process.kill()
+            self._process.wait()
+            raise RuntimeError(f"the server did not get ready:\n{self.log}")
+        self.port = int(first.split()[1])
+        self.address = f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What the server has written to stderr."""
+        self._log.seek(0)
+        return self._log.read()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def __enter__(self) -> ServerUnderTest:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        assert self._process.stdin is not None
+        early = self._process.poll()
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        assert early is None, f"the server ended by itself ({early}):\n{self.log}"
+        assert code == 0, f"the server ended with {code}:\n{self.log}"
+
+
+@asynccontextmanager
+async def interop_services(older_reflection: bool) -> AsyncIterator[Dispatcher]:
+    """TestService, with what every server of the project has beside its own services."""
     registry, health, reflection = Registry(), HealthHandlers(), ReflectionHandlers()
     TestService().add_to(registry)
     health.add(registry.services())
@@ -40,30 +108,45 @@ def build_registry() -> tuple[Registry, HealthHandlers]:
     registry.add_service(health_service, health.table(), prefix="Health")
     service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     registry.add_service(service, reflection.table())
-    registry.add_service(service, reflection.table(), name=V1_SERVICE)
+    if not older_reflection:
+        registry.add_service(service, reflection.table(), name=V1_SERVICE)
     reflection.set_services(registry.services())
-    return registry, health
+    health.set_serving(True)
+    # Tracing is the interceptor that shows on the wire: a trailer beside those of the handlers.
+    yield Dispatcher(registry, [traced()])
+    health.end()
+
+
+@asynccontextmanager
+async def feedcore_services(data_dir: Path, clock: Clock) -> AsyncIterator[Dispatcher]:
+    """What an API worker serves, on the store in `data_dir`."""
+    api = await open_worker(Settings(store=StoreSettings(data_dir=data_dir)), 0, clock)
+    try:
+        api.health.set_serving(True)
+        yield api.dispatcher
+        api.health.end()
+    finally:
+        await api.close()
 
 
 async def serve(arguments: argparse.Namespace) -> None:
     """Serves until told to stop."""
-    registry, health = build_registry()
-    clock = SystemClock()
-    # Tracing is the interceptor that shows on the wire: a trailer beside those of the handlers.
-    dispatcher = Dispatcher(registry, [traced()])
-    tls = {"cert": arguments.tls_cert, "key": arguments.tls_key} if arguments.tls_cert else None
-    transport: Transport = make_transport(arguments.transport, dispatcher, clock, tls)
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    logs.configure("warning", "console")
+    clock, stop, loop = SystemClock(), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if arguments.while_stdin:
         await loop.connect_read_pipe(lambda: _Input(stop), sys.stdin)
-    port = await transport.start(arguments.host, arguments.port)
-    health.set_serving(True)
-    print(f"ready {port}", flush=True)
-    await stop.wait()
-    health.end()
-    await transport.stop(DRAIN_GRACE_S)
+    services = interop_services(arguments.older_reflection)
+    if arguments.data_dir:
+        services = feedcore_services(arguments.data_dir, clock)
+    async with services as dispatcher:
+        tls = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
+        transport = make_transport(arguments.transport, dispatcher, clock, tls)
+        port = await transport.start(arguments.host, arguments.port)
+        print(f"ready {port}", flush=True)
+        await stop.wait()
+        await transport.stop(DRAIN_GRACE_S)
 
 
 class _Input(asyncio.Protocol):
@@ -82,8 +165,10 @@ def main() -> None:
     parser.add_argument("--transport", choices=sorted(TRANSPORTS), default="grpcio")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
-    parser.add_argument("--tls-cert", help="PEM; with --tls-key: TLS on this port (native only)")
-    parser.add_argument("--tls-key", help="PEM")
+    parser.add_argument("--data-dir", type=Path, help="serve feedcore on this store instead")
+    parser.add_argument("--older-reflection", action="store_true", help="v1alpha alone, no v1")
+    parser.add_argument("--tls-cert", type=Path, help="PEM; with --tls-key; native only")
+    parser.add_argument("--tls-key", type=Path, help="PEM")
     parser.add_argument("--while-stdin", action="store_true", help="end with standard input")
     uvloop.run(serve(parser.parse_args()))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,7 +88,8 @@ class TestService:
         _check_compression(request, call)
         _raise_status(request)
         call.compress = request.response_compressed.value
-        return pb.SimpleResponse(payload=_payload(request.response_size))
+        server_id = str(os.getpid()) if request.fill_server_id else ""
+        return pb.SimpleResponse(payload=_payload(request.response_size), server_id=server_id)
 
     async def streaming_output(
         self, requests: AsyncIterator[Any], call: CallContext
