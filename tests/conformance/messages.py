@@ -306,10 +306,12 @@ class MessageCases(Harness):
         async with self.serving() as served, served.raw() as client:
             stream = await client.call(UNARY, request.SerializeToString(), extra=extra)
             state = await client.finished(stream)
-            got = [(flag, _plain(flag, raw)) for flag, raw in state.messages]
-            plain = pb.SimpleResponse(payload=pb.Payload(body=bytes(1_000))).SerializeToString()
+            flags = [flag for flag, _ in state.messages]
+            bodies = [pb.SimpleResponse.FromString(_plain(*pair)) for pair in state.messages]
+            sizes = [len(body.payload.body) for body in bodies]
             encoding = state.header("grpc-encoding") if flag else None
-            agree((state.status, got, encoding), (0, [(flag, plain)], "gzip" if flag else None))
+            demanded = (0, [flag], [1_000], "gzip" if flag else None)
+            agree((state.status, flags, sizes, encoding), demanded)
 
     async def test_15_each_message_may_opt_out(self, agree: Agree) -> None:
         request = pb.StreamingOutputCallRequest()
