@@ -42,7 +42,7 @@ INTERNAL, OK, EMPTY_OK = "trailers-only INTERNAL", "1 message, OK", "trailers-on
 REPAIRED = "RST_STREAM INTERNAL_ERROR"
 UNARY_KINDS = ("EmptyCall", "UnaryCall", "StreamingOutputCall")
 
-# --- request headers -------------------------------------------------------------------------------
+# --- request headers -----------------------------------------------------------------------------
 _grpcio(
     "C-core does not look at the content type of a request",
     (OK, "1 finished"),
@@ -145,7 +145,7 @@ _grpcio(
 _grpcio("C-core closes without GOAWAY", "connection closed (eof)",
         "09_header_blocks_that_do_not_decode")  # fmt: skip
 
-# --- messages --------------------------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------
 _grpcio(
     "C-core does not know padding",
     ("RST_STREAM PROTOCOL_ERROR", [0]),
@@ -224,7 +224,7 @@ _grpcio(
     *_each("15_compressed_only_if_accepted", "xgzip,gzipx-0"),
 )
 
-# --- endings ---------------------------------------------------------------------------------------
+# --- endings -------------------------------------------------------------------------------------
 _grpcio(
     "C-core waits for the rest of a message that it has no use for",
     OneOf((([], True), (["HEADERS END_STREAM"], True))),
@@ -272,7 +272,7 @@ _grpcio(
     "20_too_many_streams_before_settings_are_acknowledged",
 )
 
-# --- connections -----------------------------------------------------------------------------------
+# --- connections ---------------------------------------------------------------------------------
 _DEBUG = b"Server shutdown"
 _grpcio(
     "grpc.aio cancels calls that come between the two GOAWAYs; C-core names its reason",

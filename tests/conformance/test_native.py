@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from feedcore.clock import SystemClock
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.transports import Transport
-from feedcore_server.transports.native import NativeTransport
+from feedcore_server.transports.native import Certificates, NativeTransport, TlsFiles
 from feedcore_server.transports.native.bounds import Bounds
 from tests.conformance.connections import DrainCases, FlowCases, KeepaliveCases
-from tests.conformance.harness import Harness
+from tests.conformance.harness import Harness, Served
 from tests.conformance.messages import MessageCases
 from tests.conformance.replies import EndingCases, ReplyCases
 from tests.conformance.requests import RequestCases
 from tests.conformance.standard import HealthCases, ReflectionCases
 from tests.conformance.suite import TransportSuite
+from tests.conformance.tls import TlsCases, UnixCases
 
 
 class TestNative(TransportSuite):
@@ -79,3 +81,16 @@ class TestHealth(Native, HealthCases):
 
 class TestReflection(Native, ReflectionCases):
     pass
+
+
+class TestTls(Native, TlsCases):
+    def transport(self, dispatcher: Dispatcher, bounds: dict[str, Any]) -> Transport:
+        assert self.files is not None
+        certificates = Certificates(TlsFiles(*self.files))
+        return NativeTransport(dispatcher, SystemClock(), certificates, Bounds(**bounds))
+
+
+class TestUnix(Native, UnixCases):
+    async def start_unix(self, served: Served, path: Path) -> None:
+        assert isinstance(served.transport, NativeTransport)
+        await served.transport.start_unix(path)

@@ -205,7 +205,11 @@ class RawClient:
     @property
     def socket(self) -> socket.socket:
         """The socket, for its options and its name."""
-        return self._writer.get_extra_info("socket")  # type: ignore[no-any-return]
+        return self.transport_info("socket")  # type: ignore[no-any-return]
+
+    def transport_info(self, name: str) -> Any:
+        """What asyncio knows of the connection: `ssl_object`, `peername` and so on."""
+        return self._writer.get_extra_info(name)
 
     async def close(self, *, reset: bool = False) -> None:
         """Hangs up: FIN, or RST of the whole TCP connection."""
