@@ -20,6 +20,7 @@ CONTENTS_BATCH_MAX = 500  # ids of one BatchGetContents
 REPLAY_JOBS_MAX = 10_000  # ids of one ReplayDeadLetters; none at all means every one
 DEADLINE_MAX_S = 365 * 24 * 3600.0  # grpc.aio says "no deadline" with one in the far future
 SLOW_CALL_MS = 100  # a warning in the log: the ceiling of the fastest promise (CheckNew)
+HEALTH_SERVICES_MAX = 100  # of one List of the health service, as gRFC A90 says
 REFLECTION_ERROR_MESSAGE_MAX = (
     256  # names of symbols come back in errors: never more than this of them
 )

@@ -13,8 +13,15 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2 as pb
 
-from feedcore.errors import NotFound
+from feedcore.errors import FeedcoreError, NotFound
+from feedcore_server import limits
 from feedcore_server.context import CallContext
+
+
+class TooManyServices(FeedcoreError):
+    """More services than one reply may list: ask for each by its name."""
+
+    status = "resource_exhausted"
 
 
 class HealthHandlers:
@@ -57,7 +64,11 @@ class HealthHandlers:
     async def list(
         self, _request: pb.HealthListRequest, _call: CallContext
     ) -> pb.HealthListResponse:
-        """The state of every service; fewer than the 100 that the standard allows."""
+        """The state of every service, of as many as the standard allows."""
+        if len(self._services) > limits.HEALTH_SERVICES_MAX:
+            raise TooManyServices(
+                f"{len(self._services)} services; a list has at most {limits.HEALTH_SERVICES_MAX}"
+            )
         return pb.HealthListResponse(
             statuses={service: self._response(service) for service in sorted(self._services)}
         )

@@ -1,7 +1,30 @@
 """The grpc.aio transport."""
 
+from __future__ import annotations
+
+from unittest import mock
+
+from feedcore.clock import SystemClock
+from feedcore_server.dispatch import Dispatcher
+from feedcore_server.transports import Transport, grpcio
 from feedcore_server.transports.grpcio import GrpcioTransport
+from tests.conformance.connections import DrainCases, FlowCases, KeepaliveCases
+from tests.conformance.harness import Harness
+from tests.conformance.messages import MessageCases
+from tests.conformance.replies import EndingCases, ReplyCases
+from tests.conformance.requests import RequestCases
+from tests.conformance.standard import HealthCases, ReflectionCases
 from tests.conformance.suite import TransportSuite
+
+# Bounds of the native transport -> settings of grpc.aio, in milliseconds.
+SETTINGS = {
+    "keepalive_s": "grpc.keepalive_time_ms",
+    "keepalive_timeout_s": "grpc.keepalive_timeout_ms",
+    "age_s": "grpc.max_connection_age_ms",
+    "age_grace_s": "grpc.max_connection_age_grace_ms",
+    "idle_s": "grpc.max_connection_idle_ms",
+    "ping_interval_s": "grpc.http2.min_ping_interval_without_data_ms",
+}
 
 
 class TestGrpcio(TransportSuite):
@@ -11,3 +34,55 @@ class TestGrpcio(TransportSuite):
 
     HANG_UP_CANCELS_STREAMS = False
     transport = staticmethod(GrpcioTransport)
+
+
+class Grpcio(Harness):
+    """Makes the transport for the cases. Bounds that it has no setting for stay as they are."""
+
+    NAME = "grpcio"
+
+    def transport(self, dispatcher: Dispatcher, bounds: dict[str, float]) -> Transport:
+        changed = {
+            SETTINGS[name]: int(seconds * 1_000)
+            for name, seconds in bounds.items()
+            if name in SETTINGS
+        }
+        options = tuple((dict(grpcio.OPTIONS) | changed).items())
+        with mock.patch.object(grpcio, "OPTIONS", options):
+            return GrpcioTransport(dispatcher, SystemClock())
+
+
+class TestRequests(Grpcio, RequestCases):
+    pass
+
+
+class TestMessages(Grpcio, MessageCases):
+    pass
+
+
+class TestReplies(Grpcio, ReplyCases):
+    pass
+
+
+class TestEndings(Grpcio, EndingCases):
+    pass
+
+
+class TestDrain(Grpcio, DrainCases):
+    pass
+
+
+class TestKeepalive(Grpcio, KeepaliveCases):
+    pass
+
+
+class TestFlow(Grpcio, FlowCases):
+    pass
+
+
+class TestHealth(Grpcio, HealthCases):
+    pass
+
+
+class TestReflection(Grpcio, ReflectionCases):
+    pass
