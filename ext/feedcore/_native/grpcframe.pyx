@@ -326,10 +326,10 @@ def decode_message(bytes value not None):
     while at < len(value):
         if value[at] == 0x25 and at + 3 <= len(value):
             try:
-                out.append(int(value[at + 1 : at + 3], 16))
+                out += binascii.unhexlify(value[at + 1 : at + 3])
                 at += 3
                 continue
-            except ValueError:  # not an escape: kept as it is, as the protocol asks
+            except binascii.Error:  # not an escape: kept as it is, as the protocol asks
                 out.append(value[at])
         else:
             out.append(value[at])
