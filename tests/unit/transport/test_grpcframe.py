@@ -171,7 +171,8 @@ def test_metadata_keeps_order_and_repeats() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "A", "a b", "a:b", ":path", "\u00e4", "\u263a", "a\n", "a\0", "grpc-status", "grpc-x"],
+    ["", "A", "a b", "a:b", ":path", "\u00e4", "\u263a", "a\n", "a\0", "grpc-status", "grpc-x"]
+    + ["connection", "transfer-encoding", "te", "content-type", "content-length"],
 )
 def test_names_that_may_not_travel(name: str) -> None:
     with pytest.raises(grpcframe.BadMetadata, match="metadata name"):
@@ -183,6 +184,20 @@ def test_values_that_may_not_travel(character: str) -> None:
     with pytest.raises(grpcframe.BadMetadata, match="control character"):
         grpcframe.encode_metadata([("key", f"a{character}b")])
     assert grpcframe.encode_metadata([("key-bin", character.encode())])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("key-bin", "text"), ("key", None), ("key", 5), ("key-bin", None)]
+)
+def test_values_of_the_wrong_type(name: str, value: object) -> None:
+    with pytest.raises(grpcframe.BadMetadata, match=name):
+        grpcframe.encode_metadata([(name, value)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("name", [None, 5, b"key"])
+def test_names_of_the_wrong_type(name: object) -> None:
+    with pytest.raises(grpcframe.BadMetadata, match="metadata name"):
+        grpcframe.encode_metadata([(name, "v")])  # type: ignore[list-item]
 
 
 def test_text_outside_latin_1_is_replaced_and_spaces_around_go() -> None:
