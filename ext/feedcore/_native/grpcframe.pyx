@@ -20,6 +20,12 @@ cdef enum:
 
 GZIP_WBITS = 31  # zlib's number for the gzip format with the largest window
 GZIP_LEVEL = 1  # replies are small and sent once: speed over size
+# Not metadata although their characters would do: HTTP/2 forbids them (RFC 9113, 8.2.2), or the
+# transport writes them itself.
+NOT_METADATA = frozenset({
+    "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade",
+    "te", "content-type", "content-length",
+})
 
 
 class BadMetadata(ValueError):
@@ -261,11 +267,11 @@ def encode_metadata(pairs):
     reserves or HTTP forbids."""
     encoded = []
     for name, value in pairs:
-        raw_name = name.encode("latin-1", "replace")
-        if not _is_name(raw_name) or name.startswith("grpc-"):
+        raw_name = name.encode("latin-1", "replace") if isinstance(name, str) else b""
+        if not _is_name(raw_name) or name.startswith("grpc-") or name in NOT_METADATA:
             raise BadMetadata(
-                f"metadata name {name!r:.80}: must be of a-z, 0-9, '-', '_', '.', and not begin"
-                " with 'grpc-'"
+                f"metadata name {name!r:.80}: must be of a-z, 0-9, '-', '_', '.', not begin"
+                " with 'grpc-' and not be a header of the transport's own"
             )
         if name.endswith("-bin"):
             if not isinstance(value, bytes):
@@ -278,7 +284,9 @@ def encode_metadata(pairs):
 
 
 def _text_value(name, value):
-    raw = value.encode("latin-1", "replace") if isinstance(value, str) else bytes(value)
+    if not isinstance(value, (str, bytes)):
+        raise BadMetadata(f"metadata {name}: {type(value).__name__}; must be text")
+    raw = value.encode("latin-1", "replace") if isinstance(value, str) else value
     if any(c < 0x20 or c == 0x7F for c in raw):
         raise BadMetadata(f"metadata {name}: a control character; only -bin values may have them")
     return raw.strip(b" ")
@@ -326,10 +334,10 @@ def decode_message(bytes value not None):
     while at < len(value):
         if value[at] == 0x25 and at + 3 <= len(value):
             try:
-                out.append(int(value[at + 1 : at + 3], 16))
+                out += binascii.unhexlify(value[at + 1 : at + 3])
                 at += 3
                 continue
-            except ValueError:  # not an escape: kept as it is, as the protocol asks
+            except binascii.Error:  # not an escape: kept as it is, as the protocol asks
                 out.append(value[at])
         else:
             out.append(value[at])
