@@ -31,10 +31,19 @@ from pydantic import (
 from feedcore.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "FEEDCORE_"
-# Variables that share the prefix and are no settings: build and test switches, and the name of the
-# file itself.
+# Variables that share the prefix and are no settings: build and test switches, what a client of a
+# server with TLS needs, and the name of the file itself.
 ENVIRONMENT_FILE = "FEEDCORE_CONFIG"
-ENVIRONMENT_SWITCHES = frozenset({"FEEDCORE_NO_EXTENSIONS", "FEEDCORE_LONG", ENVIRONMENT_FILE})
+ENVIRONMENT_SWITCHES = frozenset(
+    {
+        "FEEDCORE_NO_EXTENSIONS",
+        "FEEDCORE_LONG",
+        "FEEDCORE_CA",
+        "FEEDCORE_CERT",
+        "FEEDCORE_KEY",
+        ENVIRONMENT_FILE,
+    }
+)
 
 REGION_MAX = 31  # 5 bits of an id
 NODE_MAX = 126  # 7 bits of an id, less the last one, which imports use

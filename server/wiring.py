@@ -117,7 +117,7 @@ def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Regi
         registry.add_service(module.DESCRIPTOR.services_by_name[name], handlers.table())
     health.add(registry.services())
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
-    registry.add_service(health_service, health.table(), prefix="Health")
+    registry.add_service(health_service, health.table(), fast=health.fast_table(), prefix="Health")
     reflection_service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     registry.add_service(reflection_service, reflection.table())
     registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)

@@ -14,6 +14,7 @@ from feedcore.cli import render
 from feedcore.cli.client import (
     CALL_TIMEOUT_S,
     ID,
+    Server,
     connected,
     json_option,
     out,
@@ -28,7 +29,7 @@ PARAMETERS = tuple(field.name for field in admin_pb2.RankingParameters.DESCRIPTO
 
 
 @contextlib.contextmanager
-def admin_stub(server: str) -> Iterator[admin_pb2_grpc.AdminServiceStub]:
+def admin_stub(server: Server) -> Iterator[admin_pb2_grpc.AdminServiceStub]:
     """The Admin service of a server."""
     with connected(server) as channel:
         yield admin_pb2_grpc.AdminServiceStub(channel)
@@ -44,7 +45,7 @@ def admin() -> None:
 @admin.command(epilog="\b\nExamples:\n  feedcore admin status\n  feedcore admin status --json")
 @json_option
 @server_option
-def status(as_json: bool, server: str) -> None:
+def status(as_json: bool, server: Server) -> None:
     """Components, operations, fan-out lanes and figures of the store."""
     with admin_stub(server) as stub:
         answer = stub.GetStatus(admin_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
@@ -83,7 +84,7 @@ Examples:
 @json_option
 @server_option
 def ranking(
-    version: int, assignments: tuple[str, ...], file: Path | None, as_json: bool, server: str
+    version: int, assignments: tuple[str, ...], file: Path | None, as_json: bool, server: Server
 ) -> None:
     """Show or change the ranking parameters. Scrolls in progress keep theirs."""
     changes = parse_assignments(assignments)
@@ -153,7 +154,7 @@ def settings(
     pause_rest_lane: bool | None,
     pause_fanout: bool | None,
     as_json: bool,
-    server: str,
+    server: Server,
 ) -> None:
     """Show or change the hot settings. They are kept in the store and win over start values."""
     changes = {
@@ -190,7 +191,7 @@ def settings(
 )
 @json_option
 @server_option
-def dead_letters(limit: int, as_json: bool, server: str) -> None:
+def dead_letters(limit: int, as_json: bool, server: Server) -> None:
     """List fan-out jobs that failed for good, oldest first."""
     with admin_stub(server) as stub:
         answer = stub.ListDeadLetters(
@@ -219,7 +220,7 @@ def dead_letters(limit: int, as_json: bool, server: str) -> None:
 @click.argument("job", type=ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Put all dead letters back.")
 @server_option
-def replay(job: tuple[int, ...], everything: bool, server: str) -> None:
+def replay(job: tuple[int, ...], everything: bool, server: Server) -> None:
     """Put dead letters back into the queue: the JOBs named, or --all."""
     if bool(job) == everything:
         raise click.UsageError("name jobs, or say --all")
@@ -232,7 +233,7 @@ def replay(job: tuple[int, ...], everything: bool, server: str) -> None:
 @admin.command("rebuild-feed", epilog="\b\nExample:\n  feedcore admin rebuild-feed 42")
 @click.argument("user", type=ID)
 @server_option
-def rebuild_feed(user: int, server: str) -> None:
+def rebuild_feed(user: int, server: Server) -> None:
     """Refill the stored feed of USER; pages are pulled meanwhile."""
     with admin_stub(server) as stub:
         stub.RebuildFeed(admin_pb2.RebuildFeedRequest(user_id=user), timeout=CALL_TIMEOUT_S)
@@ -244,7 +245,7 @@ def rebuild_feed(user: int, server: str) -> None:
 @click.argument("content", type=ID)
 @json_option
 @server_option
-def explain(user: int, content: int, as_json: bool, server: str) -> None:
+def explain(user: int, content: int, as_json: bool, server: Server) -> None:
     """Why CONTENT is, or is not, in the feed of USER."""
     with admin_stub(server) as stub:
         request = admin_pb2.ExplainRequest(user_id=user, content_id=content)
@@ -271,7 +272,7 @@ def explain(user: int, content: int, as_json: bool, server: str) -> None:
 )
 @json_option
 @server_option
-def audit(sample: int, seed: int, as_json: bool, server: str) -> int:
+def audit(sample: int, seed: int, as_json: bool, server: Server) -> int:
     """Recompute sampled feeds by brute force and compare; exit code 1 if anything is wrong."""
     with admin_stub(server) as stub:
         request = admin_pb2.AuditRequest(sample=sample, seed=seed)

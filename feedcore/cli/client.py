@@ -1,54 +1,107 @@
-"""Connections to a server, and parameter types that several commands share."""
+"""Connections to a server, and parameter types that several commands share.
+
+A `Server` is where to call and what TLS needs; commands get it from `server_option` and hand it to
+`connected` or `connected_aio`. On a unix socket there is no TLS, whatever the options say: its
+folder's permissions decide who may call.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import grpc
+import grpc.aio
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
 
-from feedcore.config import ServerSettings, split_address
+from feedcore.config import ENVIRONMENT_PREFIX, ServerSettings, split_address
 
 SERVER_DEFAULT = ServerSettings.model_fields["listen"].default
 CALL_TIMEOUT_S = 60.0  # an audit of many users takes long; anything else answers in milliseconds
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # a full page is below 1 MB; a status or a listing, too
 ID_MAX = 2**64 - 1
+UNIX = "unix:"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ID = click.IntRange(1, ID_MAX)
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 PIPE_COLUMNS = 140  # where the output is no terminal: nothing is cut or folded early
 out = Console(highlight=False)
 if not out.is_terminal:
     out = Console(highlight=False, width=PIPE_COLUMNS)
 
 
+class Server(NamedTuple):
+    """`address` is HOST:PORT or unix:PATH. `ca`: PEM authorities; given: TLS. `cert` and `key`: for
+    a server that asks its callers for a certificate."""
+
+    address: str
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """For a channel; None without TLS. Raises OSError."""
+        if self.ca is None or self.address.startswith(UNIX):
+            return None
+        return grpc.ssl_channel_credentials(
+            self.ca.read_bytes(),
+            self.key.read_bytes() if self.key else None,
+            self.cert.read_bytes() if self.cert else None,
+        )
+
+
 class AddressType(click.ParamType):
-    """HOST:PORT."""
+    """HOST:PORT or unix:PATH."""
 
     name = "HOST:PORT"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value.startswith(UNIX) and value != UNIX:
+            return value
         try:
             split_address(value)
         except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
+            self.fail(f"{value!r} {error}, or unix:PATH", param, ctx)
         return value
 
 
 def server_option(command: Command) -> Command:
-    """--server HOST:PORT."""
+    """--server, and --ca, --cert and --key for TLS; the command gets one `server`."""
+
+    @functools.wraps(command)
+    def with_server(*args: Any, server: str, **others: Any) -> Any:
+        ca, cert, key = (others.pop(name) for name in ("ca", "cert", "key"))
+        if (cert is None) != (key is None):
+            raise click.UsageError("--cert and --key: give both or neither")
+        if cert is not None and ca is None:
+            raise click.UsageError("--cert: needs --ca, the authority of the server")
+        return command(*args, server=Server(server, ca, cert, key), **others)
+
+    decorated: Any = with_server
+    for name, meaning in (
+        ("key", "Key of that certificate."),
+        ("cert", "Our certificate, for a server that asks for one."),
+        ("ca", "Speak TLS; trust these authorities (PEM)."),
+    ):
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        decorated = click.option(
+            f"--{name}", type=PEM, envvar=variable, show_envvar=True, help=meaning
+        )(decorated)
     return click.option(
         "--server",
         type=AddressType(),
         default=SERVER_DEFAULT,
         show_default=True,
-        help="Server to call.",
-    )(command)
+        help="Server to call; also unix:PATH.",
+    )(decorated)
 
 
 def json_option(command: Command) -> Command:
@@ -64,9 +117,26 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 
 @contextlib.contextmanager
-def connected(server: str) -> Iterator[grpc.Channel]:
+def connected(server: Server) -> Iterator[grpc.Channel]:
     """A channel that is closed again."""
-    with grpc.insecure_channel(server, CHANNEL_OPTIONS) as channel:
+    credentials = server.credentials
+    with (
+        grpc.insecure_channel(server.address, CHANNEL_OPTIONS)
+        if credentials is None
+        else grpc.secure_channel(server.address, credentials, CHANNEL_OPTIONS)
+    ) as channel:
+        yield channel
+
+
+@contextlib.asynccontextmanager
+async def connected_aio(server: Server) -> AsyncIterator[grpc.aio.Channel]:
+    """The same for asyncio."""
+    credentials = server.credentials
+    async with (
+        grpc.aio.insecure_channel(server.address, CHANNEL_OPTIONS)
+        if credentials is None
+        else grpc.aio.secure_channel(server.address, credentials, CHANNEL_OPTIONS)
+    ) as channel:
         yield channel
 
 

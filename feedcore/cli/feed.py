@@ -11,6 +11,7 @@ from feedcore.cli import render
 from feedcore.cli.client import (
     CALL_TIMEOUT_S,
     ID,
+    Server,
     connected,
     json_option,
     out,
@@ -47,7 +48,7 @@ Examples:
 @click.option("--once", is_flag=True, help="Print one page and end.")
 @json_option
 @server_option
-def feed(user: int, page_size: int, cursor: str, once: bool, as_json: bool, server: str) -> None:
+def feed(user: int, page_size: int, cursor: str, once: bool, as_json: bool, server: Server) -> None:
     """Show the home feed of USER: space or enter for the next page, q to end.
 
     Where the output is not a terminal, one page is printed.
@@ -107,7 +108,7 @@ Examples:
 @json_option
 @server_option
 def post(
-    author: int, text: str, visibility: str, idempotency_key: str, as_json: bool, server: str
+    author: int, text: str, visibility: str, idempotency_key: str, as_json: bool, server: Server
 ) -> None:
     """Publish TEXT as AUTHOR."""
     request = publish_pb2.PublishRequest(
@@ -133,7 +134,7 @@ def post(
 @click.argument("follower", type=ID)
 @click.argument("followee", type=ID)
 @server_option
-def follow(follower: int, followee: int, server: str) -> None:
+def follow(follower: int, followee: int, server: Server) -> None:
     """Let FOLLOWER see the posts of FOLLOWEE."""
     with connected(server) as channel:
         answer = graph_pb2_grpc.GraphServiceStub(channel).Follow(
@@ -147,7 +148,7 @@ def follow(follower: int, followee: int, server: str) -> None:
 @click.argument("follower", type=ID)
 @click.argument("followee", type=ID)
 @server_option
-def unfollow(follower: int, followee: int, server: str) -> None:
+def unfollow(follower: int, followee: int, server: Server) -> None:
     """Take the posts of FOLLOWEE out of the feed of FOLLOWER."""
     with connected(server) as channel:
         answer = graph_pb2_grpc.GraphServiceStub(channel).Unfollow(
@@ -157,7 +158,15 @@ def unfollow(follower: int, followee: int, server: str) -> None:
     click.echo("unfollowed" if answer.changed else "was not followed")
 
 
-@click.command(epilog="\b\nExamples:\n  feedcore ping\n  feedcore ping --wait 30 && echo ready")
+@click.command(
+    epilog="""
+\b
+Examples:
+  feedcore ping
+  feedcore ping --wait 30 && echo ready
+  feedcore ping --service liveness --server unix:/run/feedcore/grpc.sock
+"""
+)
 @click.option(
     "--wait",
     "wait_s",
@@ -165,21 +174,29 @@ def unfollow(follower: int, followee: int, server: str) -> None:
     default=0.0,
     help="Seconds to wait for an answer.",
 )
+@click.option(
+    "--service",
+    default="",
+    help="Ask for one service; liveness: is it alive, whether or not it takes calls.",
+)
 @server_option
-def ping(wait_s: float, server: str) -> None:
+def ping(wait_s: float, service: str, server: Server) -> None:
     """Ask the server whether it serves; exit code 0 if it does."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    where = server.address
     with connected(server) as channel:
         if wait_s:
             try:
                 grpc.channel_ready_future(channel).result(timeout=wait_s)
             except grpc.FutureTimeoutError as error:
-                raise Unavailable(f"no server on {server} within {wait_s:g} s") from error
+                raise Unavailable(f"no server on {where} within {wait_s:g} s") from error
         answer = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=max(wait_s, 5.0), wait_for_ready=bool(wait_s)
+            health_pb2.HealthCheckRequest(service=service),
+            timeout=max(wait_s, 5.0),
+            wait_for_ready=bool(wait_s),
         )
     state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        raise Unavailable(f"{server} is {state}")
-    click.echo(f"{server} is serving")
+        raise Unavailable(f"{where} is {state}")
+    click.echo(f"{where} is serving")

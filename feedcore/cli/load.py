@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import grpc.aio
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from feedcore.cli import offline
-from feedcore.cli.client import CALL_TIMEOUT_S, CHANNEL_OPTIONS, SERVER_DEFAULT, AddressType, out
+from feedcore.cli.client import CALL_TIMEOUT_S, Server, connected_aio, out, server_option
 from feedcore.clock import SystemClock
 from feedcore.errors import FailedPrecondition
 from feedcore.loading import demo as demo_world
@@ -84,9 +84,7 @@ Formats (gzip is recognised):
                    hide), at_ms, and post_key with author_id, or content_id
 """
 )
-@click.option(
-    "--server", type=AddressType(), help=f"Load into this server.  [default: {SERVER_DEFAULT}]"
-)
+@server_option
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -104,7 +102,7 @@ Formats (gzip is recognised):
 )
 @click.option("--strict", is_flag=True, help="Exit code 1 if any line was bad.")
 def load(
-    server: str | None,
+    server: Server,
     data_dir: Path | None,
     follows: Path | None,
     mutes: Path | None,
@@ -122,17 +120,18 @@ def load(
         raise click.UsageError(
             "nothing to load: give --follows, --mutes, --posts or --interactions"
         )
-    if server and data_dir:
+    given = click.get_current_context().get_parameter_source("server")
+    if data_dir and given is not ParameterSource.DEFAULT:
         raise click.UsageError("--server and --data-dir exclude each other")
-    reports = asyncio.run(run_load(job, server or SERVER_DEFAULT, data_dir))
+    reports = asyncio.run(run_load(job, server, data_dir))
     show_reports(reports)
     return 1 if strict and any(report.bad for report in reports) else 0
 
 
-async def run_load(job: Job, server: str, data_dir: Path | None) -> list[FileReport]:
+async def run_load(job: Job, server: Server, data_dir: Path | None) -> list[FileReport]:
     """Loads into the store if `data_dir` is given, else into the server."""
     now_ms = SystemClock().now_ms()
-    target = str(data_dir.resolve()) if data_dir else server
+    target = str(data_dir.resolve()) if data_dir else server.address
     memory = ShiftMemory(note_file(target, data_dir))
     name = job.fingerprint(target)
     shift_ms = memory.recall(name, now_ms)
@@ -160,13 +159,13 @@ def note_file(target: str, data_dir: Path | None) -> Path:
 
 
 @asynccontextmanager
-async def open_sink(server: str, data_dir: Path | None) -> AsyncIterator[Sink]:
+async def open_sink(server: Server, data_dir: Path | None) -> AsyncIterator[Sink]:
     """The server's Import call, or the store itself; the store's fan-out is done when this ends."""
     if data_dir is not None:
         async with offline.store_sink(data_dir) as sink:
             yield sink
         return
-    async with grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel:
+    async with connected_aio(server) as channel:
         yield ServerSink(channel)
 
 
@@ -211,13 +210,7 @@ def show_reports(reports: list[FileReport]) -> None:
 
 
 @click.command(epilog="\b\nExamples:\n  feedcore demo\n  feedcore demo --again --seed 7")
-@click.option(
-    "--server",
-    type=AddressType(),
-    default=SERVER_DEFAULT,
-    show_default=True,
-    help="Server to fill.",
-)
+@server_option
 @click.option(
     "--again", is_flag=True, help="Load even if the store has posts; what is there stays."
 )
@@ -232,14 +225,14 @@ def show_reports(reports: list[FileReport]) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A file that exists while the world is incomplete.",
 )
-def demo(server: str, again: bool, seed: int, note: Path | None) -> None:
+def demo(server: Server, again: bool, seed: int, note: Path | None) -> None:
     """Fill an empty server with the demo world: 2,500 users, 20,000 posts of the last six days."""
     asyncio.run(run_demo(server, again, seed, note))
 
 
-async def run_demo(server: str, again: bool, seed: int, note: Path | None) -> None:
+async def run_demo(server: Server, again: bool, seed: int, note: Path | None) -> None:
     """Loads the world and waits until it is fanned out."""
-    async with grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel:
+    async with connected_aio(server) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         status = await admin.GetStatus(admin_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
         if status.store["posts"] and not again:

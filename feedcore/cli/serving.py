@@ -21,6 +21,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Flag -> key. Every key can also be given as --set KEY=VALUE.
 FLAGS = {
     "listen": "server.listen",
+    "listen_unix": "server.listen_unix",
+    "tls_certificate": "server.tls_certificate",
+    "tls_key": "server.tls_key",
+    "tls_client_ca": "server.tls_client_ca",
     "workers": "server.workers",
     "transport": "server.transport",
     "metrics": "server.metrics",
@@ -51,8 +55,22 @@ def settings_options(command: Command) -> Command:
         click.option("--log-format", metavar="FORMAT", help="json or console."),
         click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error."),
         click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics there."),
-        click.option("--transport", metavar="T", help="What carries gRPC: grpcio."),
+        click.option(
+            "--transport",
+            metavar="T",
+            help="What carries gRPC: native, grpcio, or auto for native where it can be had.",
+        ),
+        click.option(
+            "--tls-client-ca",
+            metavar="FILE",
+            help="Ask every caller for a certificate of these authorities (PEM).",
+        ),
+        click.option("--tls-key", metavar="FILE", help="Key of that certificate (PEM)."),
+        click.option(
+            "--tls-certificate", metavar="FILE", help="Serve with TLS: certificate chain (PEM)."
+        ),
         click.option("--workers", metavar="N", help="API processes; default: the cores."),
+        click.option("--listen-unix", metavar="PATH", help="Serve on a unix socket, too."),
         click.option(
             "--listen", metavar="HOST:PORT", help="Where to serve gRPC; port 0: any free one."
         ),
@@ -83,6 +101,7 @@ Examples:
   feedcore serve
   feedcore serve --profile embedded --data-dir ./data --listen 127.0.0.1:50051 --workers 4
   feedcore serve --metrics 127.0.0.1:9100 --set fanout.push_threshold=5000
+  feedcore serve --listen 0.0.0.0:50051 --tls-certificate server.pem --tls-key server.key
   FEEDCORE_SERVER__WORKERS=2 feedcore serve --config feedcore.toml
 """
 )

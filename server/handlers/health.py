@@ -1,8 +1,13 @@
-"""grpc.health.v1.Health: is this worker serving, over all ("") and for each service.
+"""grpc.health.v1.Health: is this worker serving, over all ("") and for each service; is it alive.
 
-Invariant: Watch sends the state at once and then on each change; it ends with the call, or when
+Two questions, for two kinds of probes. Readiness ("" and the names of services): should calls come
+here? NOT_SERVING before serving and from the first moment of a drain. Liveness (`liveness`): SERVING
+whenever it is answered at all, a drain included, so that nothing restarts a worker for draining.
+
+Invariants: Watch sends the state at once and then on each change; it ends with the call, or when
 the worker does. A service that is not known is NOT_FOUND for Check and SERVICE_UNKNOWN for Watch,
-as the standard says.
+as the standard says. Check is answered by a fast handler where the transport has those: probes come
+often, and what they ask for is one of a few byte strings.
 """
 
 from __future__ import annotations
@@ -16,6 +21,11 @@ from grpc_health.v1 import health_pb2 as pb
 from feedcore.errors import FeedcoreError, NotFound
 from feedcore_server import limits
 from feedcore_server.context import CallContext
+from feedcore_server.registry import FastHandler
+
+LIVENESS = "liveness"
+_SERVING = pb.HealthCheckResponse.SERVING
+_NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 
 
 class TooManyServices(FeedcoreError):
@@ -28,23 +38,31 @@ class HealthHandlers:
     """One state for the whole worker: it serves all of its services or none."""
 
     def __init__(self) -> None:
-        self._services = {""}
+        self._services = {"", LIVENESS}
         self._serving = False
+        self._prebuilt: dict[bytes, bytes] = {}  # request -> reply of Check, for the state as it is
         self._ending = False
         self._changed = asyncio.Event()
+        self._prebuild()
 
     def table(self) -> dict[str, Any]:
         """Handlers by method name."""
         return {"Check": self.check, "List": self.list, "Watch": self.watch}
 
+    def fast_table(self) -> dict[str, FastHandler]:
+        """Fast handlers by method name."""
+        return {"Check": self.fast_check}
+
     def add(self, services: Iterable[str]) -> None:
         """Makes services known; before serving."""
         self._services.update(services)
+        self._prebuild()
 
     def set_serving(self, serving: bool) -> None:
         """Changes the state and wakes every watcher."""
         if serving != self._serving:
             self._serving = serving
+            self._prebuild()
             self._changed.set()
             self._changed = asyncio.Event()
 
@@ -60,6 +78,10 @@ class HealthHandlers:
         if request.service not in self._services:
             raise NotFound("service: not served here; list the services with reflection")
         return self._response(request.service)
+
+    def fast_check(self, raw: bytes) -> bytes | None:
+        """`check` on bytes; None for what is not known, or not written the usual way."""
+        return self._prebuilt.get(raw)
 
     async def list(
         self, _request: pb.HealthListRequest, _call: CallContext
@@ -78,17 +100,28 @@ class HealthHandlers:
     ) -> AsyncIterator[pb.HealthCheckResponse]:
         """The state now, and each change."""
         async for request in requests:
+            told = None
             while True:
                 changed = self._changed
-                yield self._response(request.service)
+                state = self._response(request.service)
+                if state != told:
+                    told = state
+                    yield state
                 if self._ending:
                     return
                 await changed.wait()
 
+    def _prebuild(self) -> None:
+        """Replies to the requests that every client sends: the shortest encodings."""
+        self._prebuilt = {
+            pb.HealthCheckRequest(service=service).SerializeToString(): self._response(
+                service
+            ).SerializeToString()
+            for service in self._services
+        }
+
     def _response(self, service: str) -> pb.HealthCheckResponse:
-        status = (
-            pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
-        )
         if service not in self._services:
-            status = pb.HealthCheckResponse.SERVICE_UNKNOWN
-        return pb.HealthCheckResponse(status=status)
+            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
+        serving = self._serving or service == LIVENESS
+        return pb.HealthCheckResponse(status=_SERVING if serving else _NOT_SERVING)

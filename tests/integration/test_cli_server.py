@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from feedcore_pb.v1 import admin_pb2, feed_pb2
+from tests.support.certificates import Authority
 from tests.support.server import FEEDCORE, ServerProcess, feedcore
 
 DAY_MS = 86_400_000
@@ -28,6 +29,11 @@ DAY_MS = 86_400_000
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("cli") / "data") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 def items(server: ServerProcess, user: int) -> list[str]:
@@ -234,3 +240,46 @@ def test_the_demo_world(tmp_path: Path) -> None:
         status = server.admin.GetStatus(admin_pb2.GetStatusRequest())
         assert status.store["posts"] == 20_000
         assert "0 missing, 0 duplicate, 0 unexpected" in feedcore("audit", *to).stdout
+
+
+def serve_flags(authority: Authority) -> list[str]:
+    certificate, key = authority.issue("server")
+    return ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+
+
+def test_calls_with_tls_and_on_a_unix_socket(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "socket"
+    flags = [*serve_flags(authority), "--listen-unix", str(path)]
+    with ServerProcess(tmp_path / "data", *flags) as server:
+        to = ("--server", server.address)
+        ca = ("--ca", str(authority.certificate))
+        assert feedcore("ping", *to, *ca).stdout == f"{server.address} is serving\n"
+        assert feedcore("follow", "1", "2", *to, *ca).stdout == "followed\n"
+        follows = tmp_path / "follows"
+        follows.write_text("3 4\n")
+        loaded = feedcore("load", "--follows", str(follows), *to, *ca).stdout
+        assert "1 rows: 1 loaded" in loaded
+        plain = feedcore("ping", *to, check=False)
+        assert plain.returncode == 1 and "no answer from the server" in plain.stderr
+
+        over_unix = feedcore("ping", "--service", "liveness", "--server", f"unix:{path}")
+        assert over_unix.stdout == f"unix:{path} is serving\n"
+        monkeypatch.setenv("FEEDCORE_CA", str(authority.certificate))
+        assert "was followed" in feedcore("follow", "1", "2", *to).stdout
+        assert "was followed" in feedcore("follow", "3", "4", "--server", f"unix:{path}").stdout
+        other = Authority(tmp_path / "other", "other")
+        monkeypatch.setenv("FEEDCORE_CA", str(other.certificate))
+        strange = feedcore("ping", *to, check=False)
+        assert strange.returncode == 1 and "CERTIFICATE_VERIFY_FAILED" in strange.stderr
+
+
+def test_calls_with_a_certificate_of_ones_own(authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.issue("operator")
+    flags = [*serve_flags(authority), "--tls-client-ca", str(authority.certificate)]
+    with ServerProcess(tmp_path / "data", *flags) as server:
+        to = ("--server", server.address, "--ca", str(authority.certificate))
+        pair = ("--cert", str(certificate), "--key", str(key))
+        assert feedcore("ping", *to, *pair).stdout == f"{server.address} is serving\n"
+        assert feedcore("ping", *to, check=False).returncode == 1

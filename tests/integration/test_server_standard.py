@@ -6,7 +6,6 @@ import json
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 
 import grpc
@@ -14,10 +13,10 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from prometheus_client.parser import text_string_to_metric_families
 
 from feedcore_pb.collaborators.v1 import graph_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
+from tests.support.scrape import scrape
 from tests.support.server import ServerProcess
 
 SERVICES = {
@@ -42,19 +41,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     data_dir = tmp_path_factory.mktemp("standard") / "data"
     with ServerProcess(data_dir, "--metrics", "127.0.0.1:0", workers=WORKERS) as server:
         yield server
-
-
-def scrape(server: ServerProcess) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """(sample name, labels) -> value."""
-    found = [re.search(r"feedcore metrics on (\S+)", line) for line in server.lines]
-    (url,) = [match.group(1) for match in found if match]
-    with urllib.request.urlopen(url, timeout=10) as reply:
-        text = reply.read().decode()
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def logged(server: ServerProcess, part: str) -> str:

@@ -18,7 +18,7 @@ from feedcore_pb.v1 import admin_pb2_grpc, feed_pb2_grpc, publish_pb2_grpc
 FEEDCORE = Path(sys.executable).with_name("feedcore")
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
-_READY = re.compile(r"feedcore ready on (\S+)")
+_READY = re.compile(r"feedcore ready on (?!unix:)(\S+)")
 
 
 class ServerProcess:

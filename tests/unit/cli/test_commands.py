@@ -35,6 +35,22 @@ def test_each_command_has_help_with_a_pasteable_example(
     assert f"feedcore {' '.join(path)}" in shown.partition("Example")[2], shown
 
 
+def test_each_command_that_calls_a_server_can_do_so_with_tls() -> None:
+    for path in commands(root):
+        command: click.Command = root
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert ("--server" in options) == ({"--ca", "--cert", "--key"} <= options), path
+
+
+def test_serve_names_every_transport(capsys: Captured) -> None:
+    assert main(["serve", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("auto", "native", "grpcio"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -43,7 +59,11 @@ def test_each_command_has_help_with_a_pasteable_example(
         (["feed", "0"], 2, ["USER", "1<=x<="]),
         (["feed", "x"], 2, ["USER", "not a valid integer"]),
         (["feed", "1", "--page-size", "101"], 2, ["--page-size", "1<=x<=100"]),
-        (["feed", "1", "--server", "nowhere"], 2, ["HOST:PORT"]),
+        (["feed", "1", "--server", "nowhere"], 2, ["HOST:PORT", "unix:PATH"]),
+        (["feed", "1", "--server", "unix:"], 2, ["unix:PATH"]),
+        (["feed", "1", "--ca", "absent.pem"], 2, ["absent.pem", "does not exist"]),
+        (["feed", "1", "--ca", __file__, "--cert", __file__], 2, ["--cert and --key"]),
+        (["feed", "1", "--cert", __file__, "--key", __file__], 2, ["--ca"]),
         (["load"], 2, ["--follows"]),
         (["load", "--follows", "absent"], 2, ["absent", "does not exist"]),
         (["load", "--posts", __file__, "--rebase-newest-to", "soon"], 2, ["now", "2026-01-31"]),
@@ -59,6 +79,13 @@ def test_each_command_has_help_with_a_pasteable_example(
         (["serve", "--set", "server.wokers=1"], 2, ["server.wokers", "server.workers"]),
         (["serve", "--set", "server.workers"], 2, ["KEY=VALUE"]),
         (["serve", "--config", "absent.toml"], 2, ["absent.toml"]),
+        (["serve", "--tls-key", "k"], 2, ["server.tls_certificate", "both or neither"]),
+        (["serve", "--tls-client-ca", "c"], 2, ["server.tls_client_ca", "tls_certificate"]),
+        (
+            ["serve", "--listen-unix", "s", "--transport", "grpcio"],
+            2,
+            ["server.listen_unix", "native"],
+        ),
     ],
 )
 def test_errors_are_one_clear_line(
