@@ -98,7 +98,7 @@ def played(command: list[str], **environment: str) -> Faults:
 
 def go_tools() -> Path:
     """Directory with the official Go interop client (`client`) and `grpcurl`."""
-    go = tool("go", "the packages of go.dev, Go 1.26 or newer")
+    go = tool("go", "apt-get install golang-go, where that is Go 1.26 or newer")
     sources = [HERE / "go" / "go.mod", HERE / "go" / "go.sum"]
 
     def make(target: Path) -> None:
