@@ -77,6 +77,14 @@ def test_replies_go_out_before_the_status_although_the_window_was_shut() -> None
 
 
 # --- what the caller may say ------------------------------------------------------------------------
+@pytest.mark.parametrize("value", ["!!", "a", "=", "AA=A"])
+def test_binary_metadata_is_refused_whatever_its_name(value: str) -> None:
+    for name in ("-bin", "x-bin"):
+        pair = Pair()
+        stream, events = pair.call((name, value))
+        assert (stream.status, events) == (13, [])
+
+
 @pytest.mark.parametrize("value", ["", "AA", "AAA", "AA==", "AA,AAA=, AA", ","])
 def test_binary_metadata_that_is_let_in_can_be_read(value: str) -> None:
     for name in ("-bin", "x-bin"):
