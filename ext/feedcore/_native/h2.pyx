@@ -322,7 +322,7 @@ cdef class Session(Link):
             return 0
         if stream.deadline and stream.deadline < self.next_due:
             self.next_due = stream.deadline
-        elif len(self.streams) == 1 and self.now + STALL_CHECK_S < self.next_due:
+        if self.now + STALL_CHECK_S < self.next_due:
             self.next_due = self.now + STALL_CHECK_S
         if not stream.row.one_request:
             self.events.append((CALL, stream))

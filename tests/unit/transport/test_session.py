@@ -76,6 +76,16 @@ def test_replies_go_out_before_the_status_although_the_window_was_shut() -> None
     assert [body for _, body in call.peer.messages()] == [bytes([n]) * 20 for n in range(3)]
 
 
+def test_a_far_deadline_hides_no_stall() -> None:
+    model = Model(stall_s=30.0)
+    call = model.open("unary", timeout="1H")
+    model.deliver()
+    assert model.session.next_due == model.now + 1.0
+    model.sweep(31.0)
+    model.pull()
+    assert call.peer.status == 1
+
+
 # --- what the caller may say ------------------------------------------------------------------------
 @pytest.mark.parametrize("value", ["!!", "a", "=", "AA=A"])
 def test_binary_metadata_is_refused_whatever_its_name(value: str) -> None:
