@@ -108,7 +108,7 @@ cdef class Session(Link):
             return None
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if count > view.len:
+            if not 0 <= count <= view.len:
                 raise ValueError(f"count: {count}; the buffer has {view.len} bytes")
             self.begin(<const uint8_t *>view.buf, count)
         finally:

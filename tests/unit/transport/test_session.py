@@ -182,6 +182,12 @@ def test_a_fast_handler_that_fails_leaves_the_call_to_the_ordinary_one(reply: An
 
 
 # --- misuse and the end -----------------------------------------------------------------------------
+@pytest.mark.parametrize("count", [-1, 4, sys.maxsize])
+def test_a_count_beyond_the_buffer_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="count"):
+        Pair().session.receive(b"abc", count, 100.0)
+
+
 def test_closing_tells_each_owner_once() -> None:
     pair = Pair(one_request=False)
     streams = [pair.peer.open(HEADERS) for _ in range(3)]
