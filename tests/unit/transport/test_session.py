@@ -60,6 +60,20 @@ class Pair:
 
 
 # --- one end a call, at the right time -------------------------------------------------------------
+@pytest.mark.parametrize("replies", [0, 1])
+def test_a_status_waits_for_no_window(replies: int) -> None:
+    model = Model(peer_settings={SettingsFrame.INITIAL_WINDOW_SIZE: 105 * replies})
+    call = model.open("bidi")
+    model.deliver()
+    for _ in range(replies):
+        model.send(call, b"x" * 100)
+    model.pull()
+    assert len(call.peer.data) == 105 * replies and call.peer.room == 0
+    model.finish(call, 5, "gone", [("key", "value")])
+    model.pull()
+    assert call.peer.status == 5
+
+
 def test_replies_go_out_before_the_status_although_the_window_was_shut() -> None:
     model = Model(peer_settings={SettingsFrame.INITIAL_WINDOW_SIZE: 10})
     call = model.open("server")
