@@ -387,10 +387,12 @@ cdef class Stream:
         self.tell_owner()
 
     def reset(self, uint32_t error_code):
-        """RST_STREAM, whatever the state."""
+        """RST_STREAM, whatever the state. An owner that has heard of its end hears of it once."""
+        cdef bint over = self.ended
         if not self.closed:
             self.cut(error_code)
-            self.tell_owner()
+            if not over:
+                self.tell_owner()
 
     cdef int cut(self, uint32_t error_code) except -1:
         self.ended = True

@@ -100,6 +100,18 @@ def test_a_far_deadline_hides_no_stall() -> None:
     assert call.peer.status == 1
 
 
+def test_an_owner_is_told_once_although_its_caller_stalls() -> None:
+    model = Model(stall_s=30.0, peer_settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0})
+    call = model.open("bidi", timeout="5S")
+    model.deliver()
+    model.send(call, b"x")
+    for _ in range(3):
+        model.sweep(40.0)
+    assert call.told == 1
+    model.pull()
+    assert call.peer.reset_code == RESET_CANCEL
+
+
 # --- what the caller may say ------------------------------------------------------------------------
 @pytest.mark.parametrize("value", ["!!", "a", "=", "AA=A"])
 def test_binary_metadata_is_refused_whatever_its_name(value: str) -> None:
