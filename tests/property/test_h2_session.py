@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from feedcore_server.transports.native.bounds import Bounds
-from tests.support.callmodel import BAD_REQUESTS, DECLINED, FAST, KINDS, REQUEST_MAX, Model
+from tests.support.callmodel import Model
+from tests.support.modelcall import BAD_REQUESTS, DECLINED, FAST, KINDS, REQUEST_MAX
 from tests.support.peer import WINDOW_MAX, framed
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
@@ -97,7 +98,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.peer.may_open())
     @rule(
-        count=st.integers(0, 4), size=SIZES, timeout=st.sampled_from(["", "5S"]), replies=REPLY_SIZES
+        count=st.integers(0, 4),
+        size=SIZES,
+        timeout=st.sampled_from(["", "5S"]),
+        replies=REPLY_SIZES,
     )
     def opens_a_stream(self, count: int, size: int, timeout: str, replies: int) -> None:
         call = self.model.open("bidi", timeout=timeout)
@@ -114,7 +118,9 @@ class SessionMachine(RuleBasedStateMachine):
     def opens_badly(self, bad: str, end: bool) -> None:
         self.model.open("unary", bad=bad, end=end)
 
-    @rule(number=PICK, size=SIZES, flag=st.sampled_from([0, 0, 0, 0, 1, 1, 2]), spoilt=st.booleans())
+    @rule(
+        number=PICK, size=SIZES, flag=st.sampled_from([0, 0, 0, 0, 1, 1, 2]), spoilt=st.booleans()
+    )
     def plans_a_message(self, number: int, size: int, flag: int, spoilt: bool) -> None:
         call = self.pick(number, lambda call: not call.peer.half_closed and not call.peer.closed)
         if call is not None:

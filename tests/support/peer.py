@@ -120,7 +120,7 @@ class Peer:
         self.answers_settings = True
         self.answers_pings = True
         self._theirs_window = WINDOW  # first window of a stream, as the server announced
-        self._ours_window = WINDOW  # the same for streams of replies, as the server has acknowledged
+        self._ours_window = WINDOW  # of a stream of replies, as the server has acknowledged
         self._frame_max = FRAME_MAX
         self._pending: deque[dict[int, int]] = deque()
         self._marks: deque[_Mark] = deque()

@@ -16,7 +16,8 @@ from feedcore._native.grpcframe import BadMetadata
 from feedcore._native.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_FAST_FAILED, Session
 from feedcore._native.h2stream import Account, CallableFast, Row, Rules
 from feedcore_server.transports.native.bounds import Bounds
-from tests.support.callmodel import RESET_CANCEL, Model
+from tests.support.callmodel import Model
+from tests.support.modelcall import RESET_CANCEL
 from tests.support.peer import Peer, framed
 
 INTERNAL_ERROR = 2  # RFC 9113, 7
