@@ -108,7 +108,7 @@ cdef class Session(Link):
             return None
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if count > view.len:
+            if not 0 <= count <= view.len:
                 raise ValueError(f"count: {count}; the buffer has {view.len} bytes")
             self.begin(<const uint8_t *>view.buf, count)
         finally:
@@ -326,7 +326,7 @@ cdef class Session(Link):
             return 0
         if stream.deadline and stream.deadline < self.next_due:
             self.next_due = stream.deadline
-        elif len(self.streams) == 1 and self.now + STALL_CHECK_S < self.next_due:
+        if self.now + STALL_CHECK_S < self.next_due:
             self.next_due = self.now + STALL_CHECK_S
         if not stream.row.one_request:
             self.events.append((CALL, stream))

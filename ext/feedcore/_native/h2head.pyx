@@ -51,7 +51,7 @@ cdef class RequestHead:
             return 0
         if self.reserved(name, name_length, value, value_length):
             return 0
-        if name_length > 4 and memcmp(name + name_length - 4, b"-bin", 4) == 0:
+        if name_length >= 4 and memcmp(name + name_length - 4, b"-bin", 4) == 0:
             if not is_base64(value, value_length):
                 self.bad_binary = True
         self.packed += (<const char *>&short_length)[:2]

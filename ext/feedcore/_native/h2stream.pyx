@@ -364,9 +364,8 @@ cdef class Stream:
         self.plain_end = code == 0 and not pairs
         if not self.plain_end:
             self.trailer_pairs = status_pairs(code, message) + pairs
-        if self.deferred:
-            self.deferred = False
-            h2.nghttp2_session_resume_data(self.link.h2, self.stream_id)
+        if self.out is None:  # else after its last byte (fill)
+            self.submit_trailers()  # now: DATA, even none of it, would wait for the peer's window
         return True
 
     cdef list pairs_of(self, list metadata):
@@ -390,10 +389,12 @@ cdef class Stream:
         self.tell_owner()
 
     def reset(self, uint32_t error_code):
-        """RST_STREAM, whatever the state."""
+        """RST_STREAM, whatever the state. An owner that has heard of its end hears of it once."""
+        cdef bint over = self.ended
         if not self.closed:
             self.cut(error_code)
-            self.tell_owner()
+            if not over:
+                self.tell_owner()
 
     cdef int cut(self, uint32_t error_code) except -1:
         self.ended = True
@@ -474,7 +475,7 @@ cdef class Stream:
         if self.wants_room and self.queued <= self.link.rules.room_bytes // 2:
             self.wants_room = False
             self.link.events.append((ROOM, self))
-        if self.out is None and self.ending:
+        if done and self.out is None and self.ending:
             flags[0] = h2.NGHTTP2_DATA_FLAG_EOF | h2.NGHTTP2_DATA_FLAG_NO_END_STREAM
             self.submit_trailers()
         elif done == 0:

@@ -37,9 +37,9 @@ NAMES = st.text(string.ascii_lowercase + string.digits + "-_.", min_size=1, max_
     lambda name: not name.startswith("grpc-")
 )
 # Any byte that HTTP lets through in the middle of a value, as Latin-1 text.
-VALUES = st.text(
-    [chr(c) for c in range(256) if c >= 0x20 and c != 0x7F], max_size=40
-).map(lambda text: text.strip(" "))
+VALUES = st.text([chr(c) for c in range(256) if c >= 0x20 and c != 0x7F], max_size=40).map(
+    lambda text: text.strip(" ")
+)
 MESSAGES = st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), max_size=8)
 BAD_FLAG, TOO_LARGE = -1, -2  # READ_BAD_FLAG, READ_TOO_LARGE of grpcframe.pxd
 
