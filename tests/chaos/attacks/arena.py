@@ -32,6 +32,7 @@ READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
 CALL_WITHIN_S = 10.0  # an honest call that takes longer has failed
 CALM_CALLS = 200  # before the attack; the latency that it is compared with
+FAILURES_MAX = 10  # of honest calls: more tell nothing new
 PAUSE_S = 0.002  # between honest calls
 SAMPLE_S = 0.02  # of the server's memory
 MIB = 1 << 20
@@ -158,7 +159,8 @@ class HonestCaller:
 
 @dataclass
 class Outcome:
-    """What an attack did. Times in seconds, memory in bytes."""
+    """What an attack did. Times in seconds, memory in bytes; `held`: connections of the attacker
+    that the server still had when the attack ended."""
 
     calm_p99: float
     p99: float
@@ -168,13 +170,15 @@ class Outcome:
     grown: int
     kept: int
     cpu: float
+    held: int
     attacker: dict[str, Any]
 
     def __str__(self) -> str:
         return (
             f"p99 {self.calm_p99 * 1e3:.1f} -> {self.p99 * 1e3:.1f} ms"
             f" (slowest {self.slowest * 1e3:.0f} of {self.calls}), memory +{self.grown // MIB} MiB"
-            f" (kept {self.kept // MIB}), server CPU {self.cpu:.1f} s, {self.attacker}"
+            f" (kept {self.kept // MIB}), server CPU {self.cpu:.1f} s, holds {self.held},"
+            f" {self.attacker}"
         )
 
     @property
@@ -212,9 +216,10 @@ def attacked(server: Server, group: str, name: str, seconds: float) -> Outcome:
     try:
         _line(attacker)  # its bytes are made
         before_cpu = sum(server.watched.cpu_times()[:2])
-        latencies = []
+        latencies, files, held = [], server.watched.num_fds(), 0
         with sampled(server) as samples:
-            while attacker.poll() is None and len(honest.failures) < 10:
+            while attacker.poll() is None and len(honest.failures) < FAILURES_MAX:
+                held = server.watched.num_fds() - files
                 latencies.append(_spaced(honest))
             # Once more when all is over: the connection has outlived the attack.
             latencies.append(_spaced(honest))
@@ -235,6 +240,7 @@ def attacked(server: Server, group: str, name: str, seconds: float) -> Outcome:
         grown=max(samples) - samples[0],
         kept=server.memory - samples[0],
         cpu=cpu,
+        held=held,
         attacker=report,
     )
 

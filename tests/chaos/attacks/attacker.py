@@ -25,6 +25,8 @@ from tests.support.rawclient import Code
 
 ADDRESS = "127.0.0.2"
 READ_BYTES = 1 << 16
+UNREAD_BYTES = 4_096  # what the kernel takes for one who does not read, or it hides that from us
+CONNECT_S = 5.0
 HEADERS, RST, GOAWAY, FRAME_HEADER = 1, 3, 7, 9
 POLL_S = 0.05
 VERDICT_S = 1.0  # after its last byte an attacker listens so long for its verdict
@@ -37,7 +39,12 @@ class Victim:
 
     def __init__(self, port: int, plan: Attack) -> None:
         self._plan = plan
-        self._socket = socket.create_connection(("127.0.0.1", port), 5, (ADDRESS, 0))
+        self._socket = socket.socket()
+        if not plan.reads:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
+        self._socket.settimeout(CONNECT_S)
+        self._socket.bind((ADDRESS, 0))
+        self._socket.connect(("127.0.0.1", port))
         self._socket.setblocking(False)
         self._view = memoryview(plan.opening)
         self._floods_left = plan.floods if plan.flood else 0

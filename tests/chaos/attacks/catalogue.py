@@ -272,14 +272,14 @@ def _readers() -> dict[str, Attack]:
     unary = Calls(UNARY)
     big = reply_of(200_000)
     flood = unary(250, lambda s: message(s, big))
-    few = unary(8, lambda s: message(s, big))
+    few = unary(40, lambda s: message(s, big))
     return {
         "large replies unread on many connections": Attack(
             HELLO + setting(INITIAL_WINDOW, WINDOW_MAX) + WIDE,
             few,
             reads=False,
             patient=True,
-            side_by_side=250,
+            side_by_side=200,
         ),
         "no window for large replies": Attack(
             HELLO + setting(INITIAL_WINDOW, 0), flood, patient=True, side_by_side=12
