@@ -24,8 +24,9 @@ cdef class Rules:
 
 
 cdef class Account:
-    cdef readonly size_t held, bound
+    cdef readonly size_t held, bound, reserve
     cdef Account parent
+    cdef size_t beyond(self, size_t held) noexcept
     cdef bint take(self, size_t count) noexcept
     cdef void give(self, size_t count) noexcept
 

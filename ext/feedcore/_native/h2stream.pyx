@@ -37,9 +37,9 @@ from feedcore._native.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
 
 cdef list ACCEPT_ENCODING = [(b"grpc-accept-encoding", b"identity,gzip")]
 cdef list NO_PAIRS = []
+cdef str TOO_MANY_WAIT = "request: too many bytes of requests are waiting; retry later"
 cdef enum:
     SHORTEST_TIMEOUT_NS = 1000  # what is shorter passed on the way here
-cdef enum:
     NO_COPY = 6  # NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 # The headers of every reply and the trailers of every success are constants: no copy, and after the
@@ -87,25 +87,32 @@ cdef class Rules:
 
 
 cdef class Account:
-    """Bytes held, bounded; those of a connection count for its process (`parent`), too."""
+    """Bytes held, bounded. What a connection holds beyond its `reserve` counts for its process
+    (`parent`), too: others that hold much cannot take the reserve away."""
 
-    def __init__(self, size_t bound, Account parent=None):
+    def __init__(self, size_t bound, Account parent=None, size_t reserve=0):
         self.bound = bound
         self.parent = parent
+        self.reserve = reserve
+
+    cdef size_t beyond(self, size_t held) noexcept:
+        return held - self.reserve if held > self.reserve else 0
 
     cdef bint take(self, size_t count) noexcept:
         """Books `count` bytes, or nothing and False where that would pass a bound."""
-        if self.held + count > self.bound:
+        cdef size_t held = self.held + count
+        if held > self.bound:
             return False
-        if self.parent is not None and not self.parent.take(count):
-            return False
-        self.held += count
+        if self.parent is not None and held > self.reserve:
+            if not self.parent.take(self.beyond(held) - self.beyond(self.held)):
+                return False
+        self.held = held
         return True
 
     cdef void give(self, size_t count) noexcept:
+        if self.parent is not None and self.held > self.reserve:
+            self.parent.give(self.beyond(self.held) - self.beyond(self.held - count))
         self.held -= count
-        if self.parent is not None:
-            self.parent.give(count)
 
 
 cdef class FastHandler:
@@ -193,8 +200,7 @@ cdef class Stream:
                     f"request: {self.reader.length} bytes;"
                     f" at most {self.link.rules.request_bytes_max}"))
             elif got == READ_NO_MEMORY or not self.keep(self.reader.capacity - kept):
-                self.abort(STATUS_RESOURCE_EXHAUSTED,
-                           "request: too many bytes of requests are waiting; retry later")
+                self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
             elif got == READ_MESSAGE:
                 self.push(message, size)
         self.touch()
@@ -224,8 +230,7 @@ cdef class Stream:
             self.kept -= self.reader.capacity
             reader_clear(&self.reader)
         if not self.keep(length):
-            self.abort(STATUS_RESOURCE_EXHAUSTED,
-                       "request: too many bytes of requests are waiting; retry later")
+            self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
             return 0
         if self.row.one_request:
             self.request = body

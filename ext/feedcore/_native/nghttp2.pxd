@@ -50,6 +50,10 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_frame_hd hd
         nghttp2_headers_category cat
 
+    ctypedef struct nghttp2_data:
+        nghttp2_frame_hd hd
+        size_t padlen
+
     ctypedef struct nghttp2_rst_stream:
         nghttp2_frame_hd hd
         uint32_t error_code
@@ -60,6 +64,7 @@ cdef extern from "nghttp2/nghttp2.h":
 
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
+        nghttp2_data data
         nghttp2_headers headers
         nghttp2_rst_stream rst_stream
         nghttp2_ping ping
@@ -85,9 +90,6 @@ cdef extern from "nghttp2/nghttp2.h":
     ) noexcept
     ctypedef int (*nghttp2_on_begin_frame_callback)(
         nghttp2_session *, const nghttp2_frame_hd *, void *
-    ) noexcept
-    ctypedef int (*nghttp2_on_invalid_frame_recv_callback)(
-        nghttp2_session *, const nghttp2_frame *, int, void *
     ) noexcept
     ctypedef int (*nghttp2_on_frame_not_send_callback)(
         nghttp2_session *, const nghttp2_frame *, int, void *
@@ -121,8 +123,6 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_session_callbacks *, nghttp2_on_frame_callback)
     void nghttp2_session_callbacks_set_on_frame_not_send_callback(
         nghttp2_session_callbacks *, nghttp2_on_frame_not_send_callback)
-    void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
-        nghttp2_session_callbacks *, nghttp2_on_invalid_frame_recv_callback)
     void nghttp2_session_callbacks_set_on_stream_close_callback(
         nghttp2_session_callbacks *, nghttp2_on_stream_close_callback)
 
@@ -203,7 +203,6 @@ cdef extern from "nghttp2/nghttp2.h":
         NGHTTP2_ENHANCE_YOUR_CALM
 
         NGHTTP2_ERR_DEFERRED
-        NGHTTP2_ERR_REFUSED_STREAM
         NGHTTP2_ERR_STREAM_CLOSED
         NGHTTP2_ERR_CALLBACK_FAILURE
         NGHTTP2_ERR_NOMEM
