@@ -16,7 +16,7 @@ cdef class Session(Link):
     cdef int strikes
     cdef unsigned long frames_sent_mark
     cdef readonly unsigned long frames_sent, calls
-    cdef readonly bint settings_acked, opened
+    cdef readonly bint settings_acked
     cdef readonly unsigned long pings_acked
     cdef readonly double last_read, headers_since, next_due, idle_since
     cdef readonly int running  # handlers at work, those of calls that are over included
@@ -24,7 +24,7 @@ cdef class Session(Link):
     cdef uint32_t verdict_code
     cdef bint finished, noticing, goodbye_due
     cdef heads_t heads
-    cdef unsigned long pings_sent
+    cdef unsigned long pings_sent, resets_paid
 
     cdef int begin(self, const uint8_t *data, size_t length) except -1
     cdef int condemn(self, uint32_t code, str why) except -1

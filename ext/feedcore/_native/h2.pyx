@@ -39,7 +39,7 @@ GOAWAY_SETTINGS_TIMEOUT = h2.NGHTTP2_SETTINGS_TIMEOUT
 RESET_CANCEL = h2.NGHTTP2_CANCEL
 
 cdef enum:
-    PULL_BYTES = 262144  # most that one pull gives out: the socket's share of one turn
+    PULL_BYTES = 131072  # most that one pull gives out: the socket's share of one turn
     GLITCH_COST = 20  # of a protocol error; a refused stream costs 1
     FRAME_EARNS = 2  # useless frames that one frame of ours pays for: two WINDOW_UPDATEs
     PING_STRIKES_MAX = 2  # the third ping that comes too soon ends the connection (gRFC A8)
@@ -134,7 +134,7 @@ cdef class Session(Link):
         return 0
 
     def pull(self, double now):
-        """What must be sent, at most about 256 KiB at a time; None if nothing is due."""
+        """What must be sent, at most about 128 KiB at a time; None if nothing is due."""
         cdef const uint8_t *data
         cdef ssize_t got
         cdef size_t length = 0
@@ -161,10 +161,6 @@ cdef class Session(Link):
             return None
         events, self.events = self.events, []
         return events
-
-    def wants_write(self):
-        """Whether `pull` would give something."""
-        return self.h2 != NULL and h2.nghttp2_session_want_write(self.h2) != 0
 
     def is_over(self):
         """Whether nothing more can come of this connection: the owner closes the socket."""
@@ -353,8 +349,10 @@ cdef class Session(Link):
 
     cdef int reset_sent(self, uint32_t error_code) except -1:
         """What the peer makes us answer with a reset, by an error of its own or beyond a bound, is
-        a glitch; the library says nothing else of some of them."""
-        if error_code == h2.NGHTTP2_REFUSED_STREAM:
+        a glitch. The library tells of most when they come (`resets_paid`), of others never."""
+        if self.resets_paid:
+            self.resets_paid -= 1
+        elif error_code == h2.NGHTTP2_REFUSED_STREAM:
             self.glitch(1)
         elif error_code not in (
             h2.NGHTTP2_NO_ERROR, h2.NGHTTP2_CANCEL, h2.NGHTTP2_INTERNAL_ERROR,
@@ -485,7 +483,6 @@ cdef int on_frame_recv(
             ):
                 self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_resets")
         elif frame.hd.type == h2.NGHTTP2_SETTINGS:
-            self.opened = True
             if frame.hd.flags & h2.NGHTTP2_FLAG_ACK:
                 self.settings_acked = True
         elif frame.hd.type == h2.NGHTTP2_PING:
@@ -493,6 +490,19 @@ cdef int on_frame_recv(
                 self.pings_acked += 1
             else:
                 self.ping_received()
+        return 0
+    except BaseException as error:
+        return fault(self, error)
+
+
+cdef int on_invalid_frame(
+    nghttp2_session *session, const nghttp2_frame *frame, int error_code, void *user_data
+) noexcept:
+    """An error that is answered with a reset, before that goes out: a peer may read no answers."""
+    cdef Session self = <Session>user_data
+    try:
+        self.resets_paid += 1
+        self.glitch(1 if error_code == h2.NGHTTP2_ERR_REFUSED_STREAM else GLITCH_COST)
         return 0
     except BaseException as error:
         return fault(self, error)
@@ -565,6 +575,7 @@ cdef int set_up() except -1:
     h2.nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, on_frame_recv)
     h2.nghttp2_session_callbacks_set_on_frame_send_callback(CALLBACKS, on_frame_send)
     h2.nghttp2_session_callbacks_set_on_frame_not_send_callback(CALLBACKS, on_frame_not_send)
+    h2.nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(CALLBACKS, on_invalid_frame)
     h2.nghttp2_session_callbacks_set_on_stream_close_callback(CALLBACKS, on_stream_close)
     h2.nghttp2_option_set_no_auto_window_update(OPTIONS, 1)
     h2.nghttp2_option_set_no_closed_streams(OPTIONS, 1)

@@ -64,7 +64,7 @@ cdef class Stream:
     # the request's messages
     cdef reader_t reader
     cdef bytes request
-    cdef object messages  # deque of (compressed, bytes), made when first needed
+    cdef object messages  # deque of bytes, or of (bytes,) if compressed; made when first needed
     cdef size_t uncredited, kept
     # the reply
     cdef bint headers_sent, gzip_replies, deferred, ending, plain_end

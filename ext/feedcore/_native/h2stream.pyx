@@ -29,8 +29,8 @@ from feedcore._native.grpcframe cimport (
     reader_clear, reader_feed, reader_within,
 )
 from feedcore._native.grpcframe import (
-    BadEncoding, BadMetadata, TooLarge, compress, decode_metadata, decompress, encode_message,
-    encode_metadata,
+    BadEncoding, BadMetadata, TooLarge, compress, decode_metadata, decompress, encode_metadata,
+    status_pairs,
 )
 from feedcore._native.h2head cimport RequestHead
 from feedcore._native.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
@@ -40,6 +40,7 @@ cdef list NO_PAIRS = []
 cdef str TOO_MANY_WAIT = "request: too many bytes of requests are waiting; retry later"
 cdef enum:
     SHORTEST_TIMEOUT_NS = 1000  # what is shorter passed on the way here
+    MESSAGE_BYTES = 64  # of an object and its place in a queue, beside the message's own bytes
     NO_COPY = 6  # NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 # The headers of every reply and the trailers of every success are constants: no copy, and after the
@@ -177,6 +178,9 @@ cdef class Stream:
         if head.timeout != NO_TIMEOUT:
             self.deadline = self.link.now + head.timeout / 1e9
         if head.packed:
+            if not self.keep(len(head.packed)):
+                self.refuse(b"200", STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT, NO_PAIRS)
+                return 0
             self.packed = bytes(head.packed)
         self.accepts_gzip = head.accepts_gzip
         self.gzip_requests = head.gzip_requests
@@ -229,7 +233,7 @@ cdef class Stream:
             self.link.received.give(self.reader.capacity)
             self.kept -= self.reader.capacity
             reader_clear(&self.reader)
-        if not self.keep(length):
+        if not self.keep(length + MESSAGE_BYTES):
             self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
             return 0
         if self.row.one_request:
@@ -238,7 +242,7 @@ cdef class Stream:
             return 0
         if self.messages is None:
             self.messages = deque()
-        self.messages.append((compressed, body))
+        self.messages.append((body,) if compressed else body)
         if self.wants_message:
             self.wants_message = False
             self.link.events.append((MESSAGE, self))
@@ -278,13 +282,14 @@ cdef class Stream:
         for an event), if the stream has ended (`request_done`), or if the call has."""
         if not self.messages:
             return None
-        compressed, body = self.messages.popleft()
-        cdef size_t length = PyBytes_GET_SIZE(<bytes>body)
-        self.link.received.give(length)
-        self.kept -= length
+        item = self.messages.popleft()
+        self.request_compressed = type(item) is tuple
+        cdef bytes body = item[0] if self.request_compressed else item
+        cdef size_t length = PyBytes_GET_SIZE(body)
+        self.link.received.give(length + MESSAGE_BYTES)
+        self.kept -= length + MESSAGE_BYTES
         self.credit(self.uncredited if not self.messages else min(length + 5, self.uncredited))
-        self.request_compressed = compressed
-        return self.plain(body) if compressed else body
+        return self.plain(body) if self.request_compressed else body
 
     def has_message(self):
         """Whether `take` has one."""
@@ -559,13 +564,6 @@ cdef class Stream:
 
     def __dealloc__(self):
         reader_clear(&self.reader)
-
-
-cdef list status_pairs(int code, str message):
-    pairs = [(b"grpc-status", str(code).encode())]
-    if message:
-        pairs.append((b"grpc-message", encode_message(message)))
-    return pairs
 
 
 cdef nghttp2_nv *array_of(const nghttp2_nv *first, size_t count, list pairs) except NULL:

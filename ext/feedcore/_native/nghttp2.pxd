@@ -91,6 +91,9 @@ cdef extern from "nghttp2/nghttp2.h":
     ctypedef int (*nghttp2_on_begin_frame_callback)(
         nghttp2_session *, const nghttp2_frame_hd *, void *
     ) noexcept
+    ctypedef int (*nghttp2_on_invalid_frame_recv_callback)(
+        nghttp2_session *, const nghttp2_frame *, int, void *
+    ) noexcept
     ctypedef int (*nghttp2_on_frame_not_send_callback)(
         nghttp2_session *, const nghttp2_frame *, int, void *
     ) noexcept
@@ -123,6 +126,8 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_session_callbacks *, nghttp2_on_frame_callback)
     void nghttp2_session_callbacks_set_on_frame_not_send_callback(
         nghttp2_session_callbacks *, nghttp2_on_frame_not_send_callback)
+    void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
+        nghttp2_session_callbacks *, nghttp2_on_invalid_frame_recv_callback)
     void nghttp2_session_callbacks_set_on_stream_close_callback(
         nghttp2_session_callbacks *, nghttp2_on_stream_close_callback)
 
@@ -203,6 +208,7 @@ cdef extern from "nghttp2/nghttp2.h":
         NGHTTP2_ENHANCE_YOUR_CALM
 
         NGHTTP2_ERR_DEFERRED
+        NGHTTP2_ERR_REFUSED_STREAM
         NGHTTP2_ERR_STREAM_CLOSED
         NGHTTP2_ERR_CALLBACK_FAILURE
         NGHTTP2_ERR_NOMEM

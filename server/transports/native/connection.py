@@ -294,6 +294,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._armed is not None:
             self._armed.cancel()
             self._armed = None
+        events = self.session.close()  # calls that are open end now, not when the peer has read
+        if events is not None:
+            self._handle(events)
         if self._transport.get_extra_info("ssl_object") is None and not (
             self._transport.is_closing()
         ):
