@@ -303,7 +303,7 @@ class Connection(asyncio.BufferedProtocol):
         """One timer, for the earliest thing that is due; one that is due later than the timer is
         read when it fires."""
         due = min(self.session.next_due, self._lifecycle.due, self._stall_until)
-        if due >= self._due:
+        if due >= self._due or self._over:  # at the end the timer is the linger's
             return
         if self._armed is not None:
             self._armed.cancel()

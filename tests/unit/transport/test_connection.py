@@ -1,0 +1,112 @@
+"""Single lives of a connection that were wrong once, on a loop without sockets.
+
+Any order of events is tests/property/test_connection_simulation.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from feedcore_server.context import CallContext
+from feedcore_server.registry import Kind, Method
+from feedcore_server.transports.native import Bounds, NativeTransport
+from feedcore_server.transports.native.connection import Connection
+from tests.support.peer import Peer, PeerStream, framed
+from tests.support.simloop import SimLoop, SimTransport
+
+ZERO_UPDATE = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\0"  # WINDOW_UPDATE of 0: the connection is at fault
+
+
+class Line:
+    """A server with one method and one connection to it."""
+
+    def __init__(self, handler: Any, kind: Kind = Kind.BIDI_STREAM, **bounds: Any) -> None:
+        self.loop = SimLoop(random.Random(0), late_s=0.0)
+        method = Method("/m", "m", kind, type(None), None)  # type: ignore[arg-type]
+        dispatcher = SimpleNamespace(
+            registry=SimpleNamespace(methods=lambda: [method]), chain=lambda _method: handler
+        )
+        self.native = NativeTransport(dispatcher, self.loop, None, Bounds(**bounds))  # type: ignore[arg-type]
+        self.native.worker.loop = self.loop
+        self.peer = Peer(crossing=True)
+        self.peer.hello()
+        self.closes = True
+        self.transport = SimTransport(
+            self.loop, Connection(self.native.worker), self.peer.feed, self._ended
+        )
+        self.turn()
+
+    def _ended(self) -> None:
+        if self.closes:
+            self.transport.lose()
+
+    def turn(self, seconds: float = 0.001, takes: int = 10**9) -> None:
+        """The caller's bytes arrive, time passes, the server's bytes are taken."""
+        while self.peer.out and self.transport.readable():
+            self.transport.bring(self.peer.deliver(100_000))
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.transport.taken(takes)
+
+    def call(self, *messages: bytes, end: bool = False) -> PeerStream:
+        """A call that has begun."""
+        headers = [(":method", "POST"), (":scheme", "http"), (":path", "/m")]
+        headers += [(":authority", "test"), ("content-type", "application/grpc")]
+        stream = self.peer.open([*headers, ("grpc-encoding", "gzip")])
+        for message in messages:
+            self.peer.data(stream, message)
+        if end:
+            self.peer.data(stream, b"", end=True)
+        return stream
+
+
+@pytest.fixture
+def lines() -> Iterator[Callable[..., Line]]:
+    """Makes lines; at the end none has lost an exception, a task or a byte of its accounts."""
+    made: list[Line] = []
+
+    def make(*arguments: Any, **options: Any) -> Line:
+        made.append(Line(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for line in made:
+        line.transport.lose()
+        line.loop.run_until_complete(line.native.stop(0))
+        worker = line.native.worker
+        assert not line.loop.faults and not line.loop.timers()
+        assert not worker.calls.tasks and not worker.connections
+        assert worker.received.held == worker.sent.held == 0
+        line.loop.close()
+
+
+class Waits:
+    """A handler that waits for its end, and counts."""
+
+    def __init__(self) -> None:
+        self.started = self.ended = 0
+
+    async def __call__(self, _call: CallContext, _requests: Any) -> bytes:
+        self.started += 1
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            self.ended += 1
+        return b""
+
+
+def test_a_connection_that_was_ended_is_gone_although_its_caller_stays(lines) -> None:
+    line = lines(Waits(), linger_s=1.0)
+    line.closes = False
+    line.call()
+    line.peer.write(ZERO_UPDATE)
+    line.turn()
+    assert line.transport.eof_at is not None and not line.transport.lost
+    line.turn(1.1)
+    assert line.transport.lost
