@@ -272,6 +272,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._armed is not None:
             self._armed.cancel()
             self._armed = None
+        events = self.session.close()  # nothing more can be sent: handlers need not work on
+        if events is not None:
+            self._handle(events)
         if self._transport.get_extra_info("ssl_object") is None and not (
             self._transport.is_closing()
         ):

@@ -110,3 +110,18 @@ def test_a_connection_that_was_ended_is_gone_although_its_caller_stays(lines) ->
     assert line.transport.eof_at is not None and not line.transport.lost
     line.turn(1.1)
     assert line.transport.lost
+
+
+def test_calls_end_with_their_connection_and_not_after_its_linger(lines) -> None:
+    handler = Waits()
+    line = lines(handler, linger_s=1.0)
+    line.closes = False
+    line.call()
+    line.turn()
+    assert (handler.started, handler.ended) == (1, 0)
+    line.peer.write(ZERO_UPDATE)
+    line.turn(takes=1)
+    assert handler.ended == 1
+    for _ in range(5):  # one byte a second is enough to be waited for
+        line.turn(0.9, takes=1)
+    assert not line.transport.lost
