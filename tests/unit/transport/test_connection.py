@@ -125,3 +125,43 @@ def test_calls_end_with_their_connection_and_not_after_its_linger(lines) -> None
     for _ in range(5):  # one byte a second is enough to be waited for
         line.turn(0.9, takes=1)
     assert not line.transport.lost
+
+
+@pytest.mark.parametrize("fault", ["request", "replies"])
+def test_a_streamed_handler_is_cancelled_once(lines, fault: str) -> None:
+    cleaned: list[str] = []
+
+    async def handler(call: CallContext, requests: Any) -> bytes:
+        try:
+            async for _ in requests:
+                await call.send(b"x" * 100)
+        finally:
+            await asyncio.sleep(5.0)  # a second cancellation would end it
+            cleaned.append(fault)
+        return b""
+
+    line = lines(handler, sent_per_connection=50)
+    spoilt = framed(gzip.compress(b"request")[:-1], 1)
+    stream = line.call(spoilt if fault == "request" else framed(b"request"))
+    line.turn(6.0)
+    assert cleaned == [fault]
+    assert stream.reset_code == 11 if fault == "replies" else stream.status == 13
+
+
+def test_a_handler_that_ignored_its_end_does_not_wait_for_another(lines) -> None:
+    heard: list[str] = []
+
+    async def handler(call: CallContext, _requests: Any) -> bytes:
+        for _ in range(3):
+            try:
+                await (call.send(b"late") if heard else asyncio.sleep(3_600))
+            except asyncio.CancelledError:
+                heard.append("cancelled")
+        return b""
+
+    line = lines(handler)
+    stream = line.call()
+    line.turn()
+    line.peer.reset(stream)
+    line.turn()
+    assert heard == ["cancelled"] * 3 and not line.native.worker.calls.tasks
