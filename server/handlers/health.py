@@ -1,8 +1,8 @@
 """grpc.health.v1.Health: is this worker serving, over all ("") and for each service; is it alive.
 
 Two questions, for two kinds of probes. Readiness ("" and the names of services): should calls come
-here? NOT_SERVING before serving and from the first moment of a drain. Liveness (`liveness`): SERVING
-whenever it is answered at all, a drain included, so that nothing restarts a worker for draining.
+here? NOT_SERVING before serving and from the first moment of a drain. Liveness (`liveness`):
+SERVING whenever it is answered at all, also in a drain, so that nothing restarts a worker for it.
 
 Invariants: Watch sends the state at once and then on each change; it ends with the call, or when
 the worker does. A service that is not known is NOT_FOUND for Check and SERVICE_UNKNOWN for Watch,

@@ -28,10 +28,18 @@ class Difference(NamedTuple):
 DIFFERENCES: dict[str, Difference] = {}
 
 
-def _grpcio(why: str, instead: object, *cases: str) -> None:
+def _pin(transport: str, why: str, instead: object, *cases: str) -> None:
     for case in cases:
         assert case not in DIFFERENCES, f"{case} is pinned twice"
-        DIFFERENCES[case] = Difference("grpcio", instead, why)
+        DIFFERENCES[case] = Difference(transport, instead, why)
+
+
+def _grpcio(why: str, instead: object, *cases: str) -> None:
+    _pin("grpcio", why, instead, *cases)
+
+
+def _native(why: str, instead: object, *cases: str) -> None:
+    _pin("native", why, instead, *cases)
 
 
 def _each(case: str, *parameters: str) -> Iterable[str]:
@@ -337,4 +345,12 @@ _grpcio(
         "RST_STREAM of an idle stream",
         "PUSH_PROMISE",
     ),
+)
+
+# --- the native transport ------------------------------------------------------------------------
+_native(
+    "libnghttp2 ends the connection of a client that breaks a limit which it has acknowledged (RFC"
+    " 9113 asks for a reset of the stream); a client that keeps to it never sees this",
+    (256, "GOAWAY PROTOCOL_ERROR", "ended, too"),
+    "20_too_many_streams",
 )

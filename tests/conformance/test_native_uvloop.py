@@ -36,7 +36,5 @@ class TestTls(test_native.TestTls):
     pass
 
 
-def test_the_loop_is_uvloop(event_loop_policy: asyncio.AbstractEventLoopPolicy) -> None:
-    loop = event_loop_policy.new_event_loop()
-    assert isinstance(loop, uvloop.Loop)
-    loop.close()
+async def test_the_loop_is_uvloop() -> None:
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)

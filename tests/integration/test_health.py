@@ -1,5 +1,5 @@
-"""Health on the wire: the native transport's fast answers beside ordinary ones, and probes of a real
-server while it drains."""
+"""Health on the wire: the native transport's fast answers beside ordinary ones, and probes of a
+real server while it drains."""
 
 from __future__ import annotations
 

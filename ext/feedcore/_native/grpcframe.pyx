@@ -287,7 +287,7 @@ def _text_value(name, value):
     if not isinstance(value, (str, bytes)):
         raise BadMetadata(f"metadata {name}: {type(value).__name__}; must be text")
     raw = value.encode("latin-1", "replace") if isinstance(value, str) else value
-    if any(c < 0x20 or c == 0x7F for c in raw):
+    if any((c < 0x20 and c != 0x09) or c == 0x7F for c in raw):  # HTTP allows tabs
         raise BadMetadata(f"metadata {name}: a control character; only -bin values may have them")
     return raw.strip(b" ")
 

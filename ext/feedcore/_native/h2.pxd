@@ -22,7 +22,7 @@ cdef class Session(Link):
     cdef readonly int running  # handlers at work, those of calls that are over included
     cdef readonly str verdict  # why the connection must end; None while all is well
     cdef uint32_t verdict_code
-    cdef bint finished
+    cdef bint finished, noticing
 
     cdef int begin(self, const uint8_t *data, size_t length) except -1
     cdef int condemn(self, uint32_t code, str why) except -1

@@ -208,12 +208,14 @@ cdef class Session(Link):
         self.now = now
         due = float("inf")
         for stream in list(self.streams.values()):
-            if stream.deadline and not stream.ended:
-                if stream.deadline <= now:
+            if stream.deadline and stream.deadline <= now:
+                if not stream.ended:
                     stream.abort(STATUS_DEADLINE_EXCEEDED,
                                  "the deadline passed before the answer was ready")
-                elif stream.deadline < due:
-                    due = stream.deadline
+                elif stream.queued:  # the answer is ready, and nobody reads it
+                    stream.reset(h2.NGHTTP2_CANCEL)
+            elif stream.deadline and stream.deadline < due:
+                due = stream.deadline
             if stream.stalled(now):
                 if stream.queued:
                     stream.reset(h2.NGHTTP2_CANCEL)
@@ -250,8 +252,10 @@ cdef class Session(Link):
 
     def notice(self):
         """GOAWAY(2^31 - 1): new calls should go elsewhere; those that come all the same are
-        served."""
-        if self.h2 != NULL:
+        served. A PING follows it: who answers has seen it. (The library sends PINGs before
+        anything else that waits, so that it is queued when GOAWAY has gone out.)"""
+        if self.h2 != NULL and not self.noticing:
+            self.noticing = True
             h2.nghttp2_submit_shutdown_notice(self.h2)
 
     def goaway(self, uint32_t code, str debug not None):
@@ -480,6 +484,10 @@ cdef int on_frame_send(
 ) noexcept:
     cdef Session self = <Session>user_data
     cdef void *found
+    if frame.hd.type == h2.NGHTTP2_GOAWAY and self.noticing:
+        self.noticing = False
+        self.ping()
+        return 0
     if frame.hd.type != h2.NGHTTP2_HEADERS and frame.hd.type != h2.NGHTTP2_DATA:
         return 0
     self.frames_sent += 1

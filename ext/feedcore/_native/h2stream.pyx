@@ -38,6 +38,8 @@ from feedcore._native.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
 cdef list ACCEPT_ENCODING = [(b"grpc-accept-encoding", b"identity,gzip")]
 cdef list NO_PAIRS = []
 cdef enum:
+    SHORTEST_TIMEOUT_NS = 1000  # what is shorter passed on the way here
+cdef enum:
     NO_COPY = 6  # NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 # The headers of every reply and the trailers of every success are constants: no copy, and after the
@@ -160,7 +162,7 @@ cdef class Stream:
         elif head.unknown_encoding:
             self.refuse(b"200", STATUS_UNIMPLEMENTED,
                         "grpc-encoding: must be identity or gzip", ACCEPT_ENCODING)
-        elif head.timeout == 0:
+        elif 0 <= head.timeout < SHORTEST_TIMEOUT_NS:
             self.refuse(b"200", STATUS_DEADLINE_EXCEEDED,
                         "the deadline had passed when the call came", NO_PAIRS)
         if self.ended:

@@ -211,7 +211,11 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(data)
         if self._over:
             return
-        if self._lifecycle.state in (State.NOTICED, State.DRAINING):
+        state = self._lifecycle.state
+        if state is State.OPENING and session.settings_acked:
+            self._lifecycle.tick(self._worker.now())
+            self._arm()
+        elif state is State.NOTICED or state is State.DRAINING:
             self._lifecycle.tick(self._worker.now())
             if self._lifecycle.state is State.OVER:
                 self._after_tick()

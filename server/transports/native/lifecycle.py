@@ -59,7 +59,6 @@ class Lifecycle:
             self.state = State.NOTICED
             self._reason = reason
             self._session.notice()
-            self._session.ping()
             self._acks_awaited = self._session.pings_acked + 1
             self._notice_until = min(now + self._bounds.goaway_ack_s, self._grace_until)
         self.tick(now)
@@ -126,15 +125,18 @@ class Lifecycle:
         bounds, session = self._bounds, self._session
         times = [self._grace_until]
         if self._pinged_at < math.inf:
-            times.append(self._pinged_at + bounds.keepalive_timeout_s)
+            # Looked at once before: the answer may have come, and silence begins anew.
+            look, give_up = (
+                self._pinged_at + bounds.keepalive_s,
+                self._pinged_at + bounds.keepalive_timeout_s,
+            )
+            times.append(look if now < look < give_up else give_up)
         else:
             times.append(session.last_read + bounds.keepalive_s)
         if session.headers_since:
             times.append(session.headers_since + bounds.headers_s)
         if self.state is State.OPENING:
             times.append(self._opening_until)
-            if self._age_until > now:
-                times.append(self._age_until)
         elif self.state is State.SERVING:
             times.append(self._age_until)
             if not session.open_calls():

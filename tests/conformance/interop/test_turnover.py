@@ -22,7 +22,7 @@ from tests.support.testservice import PROTO
 from tests.support.tools import tool
 
 AGE_S = 0.05
-CALLS = 20_000 if LONG else 400
+CALLS = 5_000 if LONG else 400
 WITHIN_S = 600.0
 
 
@@ -58,7 +58,8 @@ def test_node(ageing: Served) -> None:
 def test_go(ageing: Served) -> None:
     command = [str(go_tools() / "client"), *soak(ageing, "-"), "-test_case=rpc_soak"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
-    assert result.returncode == 0, result.stderr[-4_000:]
+    told = [line for line in result.stderr.splitlines() if not line.endswith(" succeeded")]
+    assert result.returncode == 0, "\n".join(told)
 
 
 @pytest.mark.parametrize("okhttp", ["false", "true"])

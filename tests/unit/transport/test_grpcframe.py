@@ -179,7 +179,7 @@ def test_names_that_may_not_travel(name: str) -> None:
         grpcframe.encode_metadata([(name, "v")])
 
 
-@pytest.mark.parametrize("character", ["\r", "\n", "\0", "\t", "\x1f", "\x7f"])
+@pytest.mark.parametrize("character", ["\r", "\n", "\0", "\x1f", "\x7f"])
 def test_values_that_may_not_travel(character: str) -> None:
     with pytest.raises(grpcframe.BadMetadata, match="control character"):
         grpcframe.encode_metadata([("key", f"a{character}b")])

@@ -14,7 +14,7 @@ const { parseArgs } = require('node:util');
 const grpc = require('@grpc/grpc-js');
 const loader = require('@grpc/proto-loader');
 
-const CASE_WITHIN_MS = 60_000;
+const CASE_WITHIN_MS = 300_000; // a long soak on a busy machine
 const LARGE_REQUEST = 271_828;
 const LARGE_REPLY = 314_159;
 const REQUEST_SIZES = [27_182, 8, 1_828, 45_904];
