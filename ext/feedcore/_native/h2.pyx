@@ -488,6 +488,10 @@ cdef int on_frame_send(
         self.noticing = False
         self.ping()
         return 0
+    if frame.hd.type == h2.NGHTTP2_GOAWAY:
+        if self.verdict is None and frame.goaway.error_code != h2.NGHTTP2_NO_ERROR:
+            self.verdict = "protocol_error"  # the library's own: it reads no more
+        return 0
     if frame.hd.type != h2.NGHTTP2_HEADERS and frame.hd.type != h2.NGHTTP2_DATA:
         return 0
     self.frames_sent += 1

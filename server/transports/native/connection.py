@@ -211,18 +211,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(data)
         if self._over:
             return
-        state = self._lifecycle.state
-        if state is State.OPENING and session.settings_acked:
+        if self._lifecycle.state is State.OPENING and session.settings_acked:
             self._lifecycle.tick(self._worker.now())
             self._arm()
-        elif state is State.NOTICED or state is State.DRAINING:
+        if not self._paused and (session.verdict is not None or session.is_over()):
+            self._end()
+        elif self._lifecycle.state in (State.NOTICED, State.DRAINING):
             self._lifecycle.tick(self._worker.now())
             if self._lifecycle.state is State.OVER:
                 self._after_tick()
-        elif not self._paused and (session.verdict is not None or session.is_over()):
-            if session.verdict is None:  # the library has answered with GOAWAY
-                self._worker.counters.cut_off("protocol_error")
-            self._end()
 
     def _on_timer(self) -> None:
         now = self._worker.now()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hyperframe.frame import GoAwayFrame
 
 from feedcore_server.context import CallContext
 from feedcore_server.registry import Kind, Method
@@ -29,11 +30,13 @@ class Line:
 
     def __init__(self, handler: Any, kind: Kind = Kind.BIDI_STREAM, **bounds: Any) -> None:
         self.loop = SimLoop(random.Random(0), late_s=0.0)
-        method = Method("/m", "m", kind, type(None), None)  # type: ignore[arg-type]
+        no_messages: Any = type(None)
+        method = Method("/m", "m", kind, no_messages, None)
         dispatcher = SimpleNamespace(
             registry=SimpleNamespace(methods=lambda: [method]), chain=lambda _method: handler
         )
-        self.native = NativeTransport(dispatcher, self.loop, None, Bounds(**bounds))  # type: ignore[arg-type]
+        served: Any = dispatcher
+        self.native = NativeTransport(served, self.loop, None, Bounds(**bounds))
         self.native.worker.loop = self.loop
         self.peer = Peer(crossing=True)
         self.peer.hello()
@@ -51,7 +54,7 @@ class Line:
         """The caller's bytes arrive, time passes, the server's bytes are taken."""
         while self.peer.out and self.transport.readable():
             self.transport.bring(self.peer.deliver(100_000))
-        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.loop.run_until_complete(self.loop.after(seconds))
         self.transport.taken(takes)
 
     def call(self, *messages: bytes, end: bool = False) -> PeerStream:
@@ -95,7 +98,7 @@ class Waits:
     async def __call__(self, _call: CallContext, _requests: Any) -> bytes:
         self.started += 1
         try:
-            await asyncio.sleep(3_600)
+            await asyncio.Event().wait()
         finally:
             self.ended += 1
         return b""
@@ -110,6 +113,38 @@ def test_a_connection_that_was_ended_is_gone_although_its_caller_stays(lines) ->
     assert line.transport.eof_at is not None and not line.transport.lost
     line.turn(1.1)
     assert line.transport.lost
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_an_error_of_http2_ends_the_connection_at_once_and_is_counted(lines, draining) -> None:
+    handler = Waits()
+    line = lines(handler)
+    line.closes = False
+    line.call()
+    line.turn()
+    if draining:
+        line.native.worker.drain(3_600)
+        line.turn()
+    line.peer.write(ZERO_UPDATE)
+    line.turn()
+    assert line.transport.eof_at is not None and handler.ended == 1
+    line.turn(1.1)
+    assert line.native.worker.counters.cut == {"protocol_error": 1}
+
+
+@pytest.mark.parametrize("open_call", [False, True])
+def test_a_caller_that_says_goodbye_is_not_counted(lines, open_call: bool) -> None:
+    line = lines(Waits())
+    stream = line.call() if open_call else None
+    line.turn()
+    line.peer.frame(GoAwayFrame(0))
+    line.turn()
+    assert line.transport.lost is not open_call
+    if stream is not None:
+        line.peer.reset(stream)
+        line.turn()
+    assert line.transport.lost
+    assert line.native.worker.counters.cut == {}
 
 
 def test_calls_end_with_their_connection_and_not_after_its_linger(lines) -> None:
@@ -136,7 +171,7 @@ def test_a_streamed_handler_is_cancelled_once(lines, fault: str) -> None:
             async for _ in requests:
                 await call.send(b"x" * 100)
         finally:
-            await asyncio.sleep(5.0)  # a second cancellation would end it
+            await line.loop.after(5.0)  # a second cancellation would end it
             cleaned.append(fault)
         return b""
 
@@ -154,7 +189,7 @@ def test_a_handler_that_ignored_its_end_does_not_wait_for_another(lines) -> None
     async def handler(call: CallContext, _requests: Any) -> bytes:
         for _ in range(3):
             try:
-                await (call.send(b"late") if heard else asyncio.sleep(3_600))
+                await (call.send(b"late") if heard else asyncio.Event().wait())
             except asyncio.CancelledError:
                 heard.append("cancelled")
         return b""
