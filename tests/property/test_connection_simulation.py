@@ -41,6 +41,7 @@ SEED = os.environ.get("FEEDCORE_SEED")
 BATCHES, BATCH = (50, 200) if LONG else (8, 50)
 LATE_S = 0.3  # a timer is late by at most so much
 SLACK_S = 1.0 + 2 * LATE_S  # the sweep looks once a second
+ZERO_UPDATE = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\0"  # WINDOW_UPDATE of 0: an error of the connection
 PACES_S = [0.0] * 6 + [0.01, 0.01, 0.1, 1.0]  # between two things that a caller does
 STOP_S = 200.0  # of simulated time for a stop, grace and stubborn handlers included
 
@@ -90,9 +91,10 @@ class Handlers:
         self.registry = SimpleNamespace(methods=self._methods)
 
     def _methods(self) -> Iterator[Method]:
+        no_messages: Any = type(None)
         for kind in Kind:
-            yield Method(f"/{kind.value}", kind.value, kind, type(None), None)  # type: ignore[arg-type]
-        yield Method("/fast", "fast", Kind.UNARY, type(None), None, self._fast)  # type: ignore[arg-type]
+            yield Method(f"/{kind.value}", kind.value, kind, no_messages, None)
+        yield Method("/fast", "fast", Kind.UNARY, no_messages, None, self._fast)
 
     def _fast(self, request: bytes) -> bytes | None:
         fate = self.dice.random()
@@ -207,11 +209,11 @@ class Caller:
         self.quiet = False  # says nothing more, without closing
         self.steps = self.dice.randrange(5, 80)
         self.plans: dict[int, bytearray] = {}
+        self.verdict_at: float | None = None  # when the server had decided to end
         room = self.dice.choice([0, 100, 65_535, 1_000_000])
         self.peer.hello({SettingsFrame.INITIAL_WINDOW_SIZE: room})
-        self.transport = SimTransport(
-            self.loop, Connection(history.native.worker), self.peer.feed, self._ended
-        )
+        self.served = Connection(history.native.worker)
+        self.transport = SimTransport(self.loop, self.served, self.peer.feed, self._ended)
         self._soon(self._step)
         self._soon(self._move)
 
@@ -242,6 +244,11 @@ class Caller:
 
     def _check_end(self) -> None:
         transport, bounds = self.transport, self.history.bounds
+        decided = self.served.session.verdict is not None or self.served.session.is_over()
+        if decided and transport.full_at is None:
+            self.verdict_at = self.verdict_at or self.loop.time()
+            waited = self.loop.time() - self.verdict_at
+            assert transport.is_closing() or transport.eof_at or waited < SLACK_S, "no end"
         if transport.eof_at is not None:
             since = max(transport.eof_at, transport.taken_at)
             waited = self.loop.time() - since
@@ -340,8 +347,11 @@ class Caller:
         self.peer.settings({SettingsFrame.INITIAL_WINDOW_SIZE: self.dice.choice([0, 50, 70_000])})
 
     def _speak_nonsense(self) -> None:
-        if self.dice.random() < 0.1:
+        fate = self.dice.random()
+        if fate < 0.1:
             self.peer.write(self.dice.randbytes(self.dice.choice([1, 9, 30])))
+        elif fate < 0.2:
+            self.peer.write(ZERO_UPDATE)
 
     def _sleep(self) -> None:
         if self.dice.random() < 0.3:
@@ -357,7 +367,8 @@ class History:
         self.loop = SimLoop(self.dice, LATE_S)
         self.bounds = bounds_of(self.dice)
         self.handlers = Handlers(self.loop, self.dice)
-        self.native = NativeTransport(self.handlers, self.loop, None, self.bounds)  # type: ignore[arg-type]
+        served: Any = self.handlers
+        self.native = NativeTransport(served, self.loop, None, self.bounds)
         self.native.worker.loop = self.loop
         self.native.worker.spread = self.dice.random
         self.callers: list[Caller] = []

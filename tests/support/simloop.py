@@ -1,4 +1,4 @@
-"""An event loop without sockets or waiting, and a transport that misbehaves by the throw of a die.
+"""An event loop without sockets or waiting, and a transport that misbehaves as it is told.
 
 `SimLoop` is asyncio's own loop with two changes: nothing is polled, and where it would wait, its
 clock jumps instead, sometimes too far (late timers). `SimTransport` is a socket as asyncio's
@@ -49,6 +49,12 @@ class SimLoop(asyncio.BaseEventLoop):
             self._now += timeout + late
         return []
 
+    def after(self, seconds: float) -> asyncio.Future[None]:
+        """Is done when so much time has passed."""
+        future: asyncio.Future[None] = self.create_future()
+        self.call_later(seconds, lambda: future.done() or future.set_result(None))
+        return future
+
     def timers(self) -> list[asyncio.TimerHandle]:
         """Those that are still armed."""
         return [timer for timer in self._scheduled if not timer.cancelled()]
@@ -61,7 +67,8 @@ class SimLoop(asyncio.BaseEventLoop):
 
 
 class SimTransport(asyncio.Transport):
-    """See the module. `take` gets what the peer took, `ended` hears of end of file or of the end."""
+    """See the module. `take` gets what the peer took, `ended` hears of end of file and of the
+    end."""
 
     def __init__(
         self,
