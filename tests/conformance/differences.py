@@ -280,6 +280,12 @@ _grpcio(
     "20_too_many_streams_before_settings_are_acknowledged",
 )
 
+_grpcio(
+    "C-core refuses before any code of the project knows of the call",
+    ("trailers-only RESOURCE_EXHAUSTED", False, {OK}),
+    "20_a_full_worker_refuses_with_a_hint",
+)
+
 # --- connections ---------------------------------------------------------------------------------
 _DEBUG = b"Server shutdown"
 _grpcio(

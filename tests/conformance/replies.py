@@ -273,6 +273,18 @@ class EndingCases(Harness):
             statuses = {(await client.finished(stream)).status for stream in streams[:streams_max]}
             agree((codes, statuses), ({Code.REFUSED_STREAM}, {0}))
 
+    async def test_20_a_full_worker_refuses_with_a_hint(self, agree: Agree) -> None:
+        async with self.serving(calls_max=3) as served, served.raw() as client:
+            released = served.recorder.hold = asyncio.Event()
+            streams = [await client.call(UNARY, b"") for _ in range(3)]
+            await until(lambda: served.recorder.started == 3)
+            refused = await client.finished(await client.call(UNARY, b""))
+            hint = "retry-after-ms" in dict(refused.closing)
+            released.set()
+            words = {await self.outcome(client, stream) for stream in streams}
+            demanded = ("trailers-only RESOURCE_EXHAUSTED", True, {OK})
+            agree((described(refused), hint, words), demanded)
+
 
 INITIAL_WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest import mock
 
 from feedcore.clock import SystemClock
+from feedcore_server import limits
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.transports import Transport, grpcio
 from feedcore_server.transports.grpcio import GrpcioTransport
@@ -48,7 +49,11 @@ class Grpcio(Harness):
             if name in SETTINGS
         }
         options = tuple((dict(grpcio.OPTIONS) | changed).items())
-        with mock.patch.object(grpcio, "OPTIONS", options):
+        calls_max = bounds.get("calls_max", limits.CALLS_PER_WORKER_MAX)
+        with (
+            mock.patch.object(grpcio, "OPTIONS", options),
+            mock.patch.object(limits, "CALLS_PER_WORKER_MAX", calls_max),
+        ):
             return GrpcioTransport(dispatcher, SystemClock())
 
 

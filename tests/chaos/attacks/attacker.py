@@ -5,7 +5,8 @@ whenever it is cut off, for a bounded time.
 
 prints `attacking` when its bytes are made and it begins, and at the end one line of JSON: how many
 connections it had, what it sent on them, how many of its calls were answered, and how each
-connection ended. It comes from ADDRESS, so that a server can tell it from an honest caller. One thread, no event loop: select.
+connection ended. It comes from ADDRESS, so that a server can tell it from an honest caller. One
+thread, no event loop: select.
 """
 
 from __future__ import annotations

@@ -134,6 +134,18 @@ def hpack_bomb(count: int) -> bytes:
     return raw_frame(HEADERS, flags, 1, first) + b"".join(blocks)
 
 
+def kept_metadata(count: int) -> bytes:
+    """Calls whose metadata is as long as it may be and costs a few bytes on the wire; their
+    requests never come."""
+    encoder = hpack.Encoder()
+    headers = [(*header, True) for header in request_headers(UNARY)]
+    long = [("x", "y" * 3_900)]
+    first = encoder.encode(headers + long)
+    again = encoder.encode(headers) + encoder.encode(long) * 4
+    blocks = [raw_frame(HEADERS, END_HEADERS, 2 * i + 1, again) for i in range(1, count)]
+    return raw_frame(HEADERS, END_HEADERS, 1, first) + b"".join(blocks)
+
+
 def half_a_header_block() -> bytes:
     block = hpack.Encoder().encode(request_headers(UNARY))
     return HELLO + raw_frame(HEADERS, 0, 1, block[:10])
@@ -238,6 +250,9 @@ def _bodies() -> dict[str, Attack]:
             duplex(64, lambda s: raw_frame(DATA, 0, s, blocked_duplex()) + pieces(s, tiny)),
             patient=True,
         ),
+        "metadata of requests that never come": Attack(
+            HELLO, kept_metadata(STREAMS_MAX), patient=True, side_by_side=60
+        ),
         "claims of long requests": Attack(
             HELLO,
             unary(STREAMS_MAX, lambda s: raw_frame(DATA, 0, s, grpc_message(b"", length=8 << 20))),
@@ -257,7 +272,15 @@ def _readers() -> dict[str, Attack]:
     unary = Calls(UNARY)
     big = reply_of(200_000)
     flood = unary(250, lambda s: message(s, big))
+    few = unary(8, lambda s: message(s, big))
     return {
+        "large replies unread on many connections": Attack(
+            HELLO + setting(INITIAL_WINDOW, WINDOW_MAX) + WIDE,
+            few,
+            reads=False,
+            patient=True,
+            side_by_side=250,
+        ),
         "no window for large replies": Attack(
             HELLO + setting(INITIAL_WINDOW, 0), flood, patient=True, side_by_side=12
         ),

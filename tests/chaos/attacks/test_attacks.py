@@ -119,10 +119,7 @@ def test_decompression_bombs(server: Server) -> None:
     judge("decompression bomb", outcome)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["tiny messages that nobody reads", "claims of long requests", "unfinished long requests"],
-)
+@pytest.mark.parametrize("name", [name for name in GROUPS["bodies"]() if "bomb" not in name])
 def test_hoarding_requests(impatient: Server, name: str) -> None:
     outcome = attacked(impatient, "bodies", name, 4.0)
     judge(name, outcome, WORKER_BYTES + MEMORY_MAX)
@@ -132,8 +129,10 @@ def test_hoarding_requests(impatient: Server, name: str) -> None:
 def test_hoarding_replies(impatient: Server, name: str) -> None:
     outcome = attacked(impatient, "readers", name, 6.0)
     judge(name, outcome, WORKER_BYTES + MEMORY_MAX)
-    if name == "large replies unread":
-        judge_cut(name, outcome, "cut off|ConnectionResetError|BrokenPipeError")
+    # Those who fill their share and do not read are cut off; what the rest has is in the kernel's
+    # buffers, not in ours.
+    cut = sum(count for end, count in outcome.ends.items() if end != "survived")
+    assert cut >= WORKER_BYTES // SHORT["sent_per_connection"], f"nobody is cut off: {outcome}"
     assert outcome.kept <= outcome.grown // 2 + MEMORY_MAX // 2, f"memory is kept: {outcome}"
 
 
