@@ -519,6 +519,9 @@ cdef int on_frame_send(
         elif frame.hd.type == h2.NGHTTP2_GOAWAY and self.noticing:
             self.noticing = False
             self.ping()
+        elif frame.hd.type == h2.NGHTTP2_GOAWAY:
+            if self.verdict is None and frame.goaway.error_code != h2.NGHTTP2_NO_ERROR:
+                self.verdict = "protocol_error"  # the library's own: it reads no more
     except BaseException as error:
         return fault(self, error)
     if frame.hd.type != h2.NGHTTP2_HEADERS and frame.hd.type != h2.NGHTTP2_DATA:

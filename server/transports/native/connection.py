@@ -223,18 +223,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(data)
         if self._over:
             return
-        state = self._lifecycle.state
-        if state is State.OPENING and session.settings_acked:
+        if self._lifecycle.state is State.OPENING and session.settings_acked:
             self._lifecycle.tick(self._worker.now())
             self._arm()
-        elif state is State.NOTICED or state is State.DRAINING:
+        if not self._paused and (session.verdict is not None or session.is_over()):
+            self._end()
+        elif self._lifecycle.state in (State.NOTICED, State.DRAINING):
             self._lifecycle.tick(self._worker.now())
             if self._lifecycle.state is State.OVER:
                 self._after_tick()
-        elif not self._paused and (session.verdict is not None or session.is_over()):
-            if session.verdict is None:  # the library has answered with GOAWAY
-                self._worker.counters.cut_off("protocol_error")
-            self._end()
 
     def _on_timer(self) -> None:
         now = self._worker.now()
@@ -294,7 +291,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._armed is not None:
             self._armed.cancel()
             self._armed = None
-        events = self.session.close()  # calls that are open end now, not when the peer has read
+        events = self.session.close()  # nothing more can be sent: handlers need not work on
         if events is not None:
             self._handle(events)
         if self._transport.get_extra_info("ssl_object") is None and not (
@@ -328,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
         """One timer, for the earliest thing that is due; one that is due later than the timer is
         read when it fires."""
         due = min(self.session.next_due, self._lifecycle.due, self._stall_until)
-        if due >= self._due:
+        if due >= self._due or self._over:  # at the end the timer is the linger's
             return
         if self._armed is not None:
             self._armed.cancel()
