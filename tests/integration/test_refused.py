@@ -1,0 +1,61 @@
+"""Connections that a worker refuses as they come: nothing that they bring is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from grpc_health.v1 import health_pb2
+
+from feedcore.clock import SystemClock
+from feedcore_server.context import CallContext
+from feedcore_server.dispatch import Dispatcher
+from feedcore_server.registry import Registry
+from feedcore_server.transports.native import Certificates, NativeTransport, TlsFiles
+from tests.support.certificates import Authority
+from tests.support.rawframes import PREFACE, SETTINGS, call, frame
+from tests.support.tls import context, eager
+
+PATIENCE_S = 30.0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.01)
+
+
+async def test_a_refused_connection_reaches_no_handler(tmp_path: Path) -> None:
+    """On asyncio's own loop, which hands out what came together with the handshake."""
+    authority = Authority(tmp_path)
+    called: list[str] = []
+
+    async def check(_request: object, call: CallContext) -> bytes:
+        called.append(call.peer)
+        return b""
+
+    registry = Registry()
+    service = health_pb2.DESCRIPTOR.services_by_name["Health"]
+    registry.add_service(service, {"Check": check, "List": check, "Watch": check})
+    certificates = Certificates(TlsFiles(*authority.issue("in-process")))
+    transport = NativeTransport(Dispatcher(registry, []), SystemClock(), certificates)
+    port = await transport.start("127.0.0.1", 0)
+    early = PREFACE + frame(SETTINGS) + call("/grpc.health.v1.Health/Check", b"")
+
+    def connect(*alpn: str) -> bytes:
+        """The first bytes of the answer."""
+        with eager(f"127.0.0.1:{port}", context(authority, *alpn), early) as (_, answers):
+            return next(answers, b"")
+
+    try:
+        assert await asyncio.to_thread(connect, "h2")
+        await asyncio.to_thread(until, lambda: len(called) == 1, "no call is handled")
+        assert await asyncio.to_thread(connect) == b""
+        connections = transport.worker.connections
+        await asyncio.to_thread(until, lambda: not connections, "it is not closed")
+    finally:
+        await transport.stop(0)
+    assert len(called) == 1
