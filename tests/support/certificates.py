@@ -6,11 +6,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.support.tools import tool
+
 
 class Authority:
     """A certificate authority of its own, in `folder`."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
+        tool("openssl", "apt-get install openssl")
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.certificate = folder / f"{name}.pem"
