@@ -80,9 +80,7 @@ class HandedOver:
         loop = asyncio.get_running_loop()
         worker = self._transport.worker
         self._transport.prepare()
-        self._intake = Intake(
-            self._child.channel_fd, loop, self._adopt, lambda: len(worker.connections)
-        )
+        self._intake = Intake(self._child.channel_fd, loop, self._adopt, self._open)
         worker.on_change = self._intake.changed
         self._telemetry = loop.create_task(self._publish(), name="transport metrics")
         return self._child.port
@@ -98,10 +96,20 @@ class HandedOver:
         await asyncio.wait([self._telemetry])
         self._transport.worker.counters.publish()
 
+    def _open(self) -> int:
+        """Connections, those whose handshake is under way included: callers far away shake hands
+        for a while, and the next one that comes must not find this worker empty."""
+        return len(self._transport.worker.connections) + len(self._adopting)
+
     def _adopt(self, accepted: socket.socket) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(accepted))
         self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
+        task.add_done_callback(self._adopted)
+
+    def _adopted(self, task: asyncio.Task[None]) -> None:
+        assert self._intake is not None
+        self._adopting.discard(task)
+        self._intake.changed()
 
     async def _serve(self, accepted: socket.socket) -> None:
         try:

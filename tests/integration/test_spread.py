@@ -7,13 +7,18 @@ benchmarks/transport/spread.py measures the same beside SO_REUSEPORT.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
 from feedcore_pb.v1 import admin_pb2, admin_pb2_grpc
+from tests.support.certificates import Authority
 from tests.support.rawframes import RawPeer
 from tests.support.scrape import scrape
 from tests.support.server import ServerProcess
@@ -46,9 +51,10 @@ def counts(server: ServerProcess) -> list[int]:
 
 
 def spread(server: ServerProcess, total: int) -> list[int]:
-    """Connections of each worker, as soon as there are so many in all."""
+    """Connections of each worker, as soon as every worker has told and there are so many in all."""
     deadline_s = time.monotonic() + WRITTEN_WITHIN_S
-    while sum(found := counts(server)) != total:
+    workers = int(scrape(server)[("feedcore_processes", (("role", "api"),))])
+    while len(found := counts(server)) != workers or sum(found) != total:
         assert time.monotonic() < deadline_s, f"{found}, and not {total} in all"
         time.sleep(0.05)
     return found
@@ -102,3 +108,26 @@ def test_status_shows_the_spread(server: ServerProcess, opened: list[RawPeer]) -
         status = admin.GetStatus(admin_pb2.GetStatusRequest())
         (detail,) = [one.detail for one in status.components if one.name == "connections"]
     assert detail == f"8 open; by worker: {', '.join([str(8 // workers)] * workers)}"
+
+
+def test_handshakes_under_way_count(tmp_path: Path) -> None:
+    """Callers that are far away: each handshake is still under way when the next one connects."""
+    authority = Authority(tmp_path / "authority")
+    certificate, key = authority.issue("server")
+    flags = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    client = ssl.create_default_context(cafile=authority.certificate)
+    client.set_alpn_protocols(["h2"])
+    with (
+        ServerProcess(tmp_path / "data", *flags, "--metrics", "127.0.0.1:0", workers=2) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        host, _, port = running.address.rpartition(":")
+        plain = []
+        for _ in range(8):
+            plain.append(stack.enter_context(socket.create_connection((host, int(port)))))
+            time.sleep(0.1)  # the worker has reported meanwhile
+        for one in plain:
+            secured = stack.enter_context(client.wrap_socket(one, server_hostname=host))
+            RawPeer(secured).settle()
+        found = spread(running, 8)
+        assert max(found) - min(found) <= 1, found
