@@ -88,10 +88,12 @@ class HandedOver:
     async def stop(self, grace_s: float) -> None:
         """See Serving. What was handed over and is still on its way is drained, too."""
         assert self._intake is not None and self._telemetry is not None
+        worker = self._transport.worker
         self._intake.close()
+        worker.drain(grace_s)  # callers hear of it now, whoever is still shaking hands
         if self._adopting:
-            await asyncio.wait(self._adopting)
-        await self._transport.stop(grace_s)
+            await asyncio.wait(self._adopting, timeout=grace_s)
+        await self._transport.stop(worker.drain_grace_s())
         self._telemetry.cancel()
         await asyncio.wait([self._telemetry])
         self._transport.worker.counters.publish()
