@@ -1,5 +1,5 @@
-"""Connections are spread evenly over the workers: the acceptor gives each to the worker that has the
-fewest, so that two workers' counts differ by one at most.
+"""Connections are spread evenly over the workers: the acceptor gives each to the worker that has
+the fewest, so that the counts of two workers differ by one at most.
 
 Counted by the workers themselves (feedcore_connections), a metric that each writes once a second.
 benchmarks/transport/spread.py measures the same beside SO_REUSEPORT.

@@ -1,4 +1,5 @@
-"""TLS on a real server: who is served, who is refused and how, certificates that change under load."""
+"""TLS on a real server: who is served, who is refused and how, certificates that change under
+load."""
 
 from __future__ import annotations
 

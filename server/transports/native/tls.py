@@ -39,7 +39,7 @@ class Certificates:
         self._files = files
         self.context = self._fresh()
         self._seen = self._stamp()
-        self._reported: tuple[tuple[int, int], ...] = ()  # files as they were when they did not load
+        self._reported: tuple[tuple[int, int], ...] = ()  # files that did not load, as they were
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
