@@ -121,8 +121,8 @@ class HandedOver:
 
     async def _publish(self) -> None:
         while True:
-            await asyncio.sleep(limits.METRICS_REFRESH_S)
             self._transport.worker.counters.publish()
+            await asyncio.sleep(limits.METRICS_REFRESH_S)
 
 
 def bounds_of(server: ServerSettings) -> Any:

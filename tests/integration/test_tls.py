@@ -175,8 +175,8 @@ def test_a_peer_that_shakes_no_hands_does_not_hold_up_a_drain(
             silent.setblocking(False)
             with pytest.raises(BlockingIOError):  # it is still there when others hear of the drain
                 silent.recv(1)
-        assert running.stop() == 0
-        assert any('"drained"' in line for line in running.lines), "it was killed"
+        assert running.process.wait(PATIENCE_S) == 0
+        until(lambda: any('"drained"' in line for line in running.lines), "it was killed")
 
 
 # --- callers with certificates -------------------------------------------------------------------
