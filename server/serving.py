@@ -104,6 +104,11 @@ class HandedOver:
         return len(self._transport.worker.connections) + len(self._adopting)
 
     def _adopt(self, accepted: socket.socket) -> None:
+        worker = self._transport.worker
+        if self._open() >= worker.bounds.connections_max:
+            worker.counters.cut_off("too_many_connections")
+            accepted.close()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(accepted))
         self._adopting.add(task)
         task.add_done_callback(self._adopted)

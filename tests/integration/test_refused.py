@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
+import select
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +14,14 @@ from pathlib import Path
 from grpc_health.v1 import health_pb2
 
 from feedcore.clock import SystemClock
+from feedcore.config import Settings
+from feedcore_server import limits
+from feedcore_server.acceptor import Channel
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
+from feedcore_server.process import Child
 from feedcore_server.registry import Registry
+from feedcore_server.serving import HandedOver
 from feedcore_server.transports.native import Certificates, NativeTransport, TlsFiles
 from tests.support.certificates import Authority
 from tests.support.rawframes import PREFACE, SETTINGS, call, frame
@@ -59,3 +68,38 @@ async def test_a_refused_connection_reaches_no_handler(tmp_path: Path) -> None:
     finally:
         await transport.stop(0)
     assert len(called) == 1
+
+
+async def test_handshakes_under_way_have_the_bound_of_connections(tmp_path: Path) -> None:
+    """Peers that connect and never shake hands: a worker holds no more of them than of others."""
+    certificate, key = Authority(tmp_path).issue("server")
+    settings = Settings.model_validate(
+        {"server": {"tls_certificate": str(certificate), "tls_key": str(key)}}
+    )
+    channel = Channel()
+    child = Child(settings, "api", 0, 0, 0, os.dup(channel.theirs.fileno()), -1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits.OPEN_FILES_RESERVE + 3, hard))
+    try:
+        serving = HandedOver(child, Dispatcher(Registry(), []), SystemClock())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await serving.start()
+    ours: list[socket.socket] = []
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for _ in range(5):
+                ours.append(socket.create_connection(listener.getsockname()))
+                with listener.accept()[0] as theirs:
+                    assert channel.hand_over(theirs)
+
+        def closed() -> list[socket.socket]:
+            return [one for one in ours if select.select([one], [], [], 0)[0]]
+
+        await asyncio.to_thread(until, lambda: len(closed()) == 2, "three are held, no more")
+        assert [one.recv(1) for one in closed()] == [b"", b""]
+    finally:
+        for one in ours:
+            one.close()
+        await serving.stop(1)
+        channel.close()
