@@ -111,6 +111,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         """One turn."""
+        if self._over:  # what a refused peer sent with its handshake, or one that is sent away
+            return
         session = self.session
         if count == len(self._worker.read_buffer):
             # There is more: others first. The loop would go on reading here, up to 32 times.
