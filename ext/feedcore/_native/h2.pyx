@@ -381,7 +381,9 @@ cdef class Session(Link):
         earned = FRAME_EARNS * <double>(self.frames_sent - self.frames_sent_mark)
         self.frames_sent_mark = self.frames_sent
         self.useless.tokens += earned
-        if not spend(&self.useless, cost, self.rules.useless_burst, self.rules.useless_rate, self.now):
+        if not spend(
+            &self.useless, cost, self.rules.useless_burst, self.rules.useless_rate, self.now
+        ):
             self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_frames_that_do_nothing")
         return 0
 

@@ -34,6 +34,7 @@ SHORT = {
     "keepalive_s": 2.0,
     "keepalive_timeout_s": 1.0,
     "reserve_bytes": 16 * 1024,
+    "socket_write_bytes": 64 * 1024,
     "sent_per_connection": WORKER_BYTES // 4,
     "sent_per_worker": WORKER_BYTES,
     "received_per_connection": WORKER_BYTES // 4,
