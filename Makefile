@@ -55,6 +55,7 @@ bench-small: build
 	@set -e; for name in $(MICRO); do \
 	    echo "benchmarks.micro.$$name --small"; $(PY) -m benchmarks.micro.$$name --small; done
 	$(PY) -m benchmarks.transport --small
+	$(PY) -m benchmarks.transport.spread --small
 
 bench-micro: build
 	@set -e; for name in $(MICRO); do $(PY) -m benchmarks.micro.$$name; done
@@ -63,6 +64,7 @@ bench-micro: build
 bench-transport: build
 	$(PY) -m benchmarks.transport.build
 	$(PY) -m benchmarks.transport
+	$(PY) -m benchmarks.transport.spread
 
 lint: build
 	$(PY) -m ruff check .

@@ -111,13 +111,15 @@ class Acceptor:
         try:
             if path.is_socket():
                 if not _is_abandoned(path):
-                    raise OSError(f"{path}: another server listens on it")
+                    raise OSError("another server listens on it")
                 path.unlink()
+            elif path.exists():
+                raise OSError("there is a file of that name that is no socket")
             listener.bind(str(path))
             listener.listen(limits.ACCEPT_BACKLOG)
-        except OSError:
+        except OSError as error:
             listener.close()
-            raise
+            raise OSError(f"server.listen_unix {path}: {error.strerror or error}") from error
         listener.setblocking(False)
         self._unix_path = path
         self._listeners.append(listener)

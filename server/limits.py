@@ -42,8 +42,11 @@ SEND_BYTES_PER_WORKER = 512 * 1024 * 1024
 # as many as a connection may have open (the interop cases upload 272 KB in each, interleaved).
 RECEIVE_BYTES_PER_CONNECTION = 96 * 1024 * 1024
 RECEIVE_BYTES_PER_WORKER = 256 * 1024 * 1024
-SOCKET_WRITE_BYTES = 512 * 1024  # queued at the socket; above it nothing is read from the peer
-READ_BUFFER_BYTES = 256 * 1024  # one a worker; what one turn of one connection may bring
+SOCKET_WRITE_BYTES = 256 * 1024  # queued at the socket; above it nothing is read from the peer
+# What each connection may hold of either whatever the others hold: 100 pages, or a call each of
+# 1 KB on all its streams. 16,000 connections that all use it would hold 8 GB; 1,000 do 500 MB.
+RESERVE_BYTES_PER_CONNECTION = 256 * 1024
+READ_BUFFER_BYTES = 64 * 1024  # one a worker; then other connections have their turn
 
 # --- connections ---------------------------------------------------------------------------------
 CONNECTIONS_PER_WORKER_MAX = 16_000  # at 24 KB each 400 MB; below the usual limit of open files

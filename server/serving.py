@@ -80,9 +80,7 @@ class HandedOver:
         loop = asyncio.get_running_loop()
         worker = self._transport.worker
         self._transport.prepare()
-        self._intake = Intake(
-            self._child.channel_fd, loop, self._adopt, lambda: len(worker.connections)
-        )
+        self._intake = Intake(self._child.channel_fd, loop, self._adopt, self._open)
         worker.on_change = self._intake.changed
         self._telemetry = loop.create_task(self._publish(), name="transport metrics")
         return self._child.port
@@ -90,18 +88,35 @@ class HandedOver:
     async def stop(self, grace_s: float) -> None:
         """See Serving. What was handed over and is still on its way is drained, too."""
         assert self._intake is not None and self._telemetry is not None
+        worker = self._transport.worker
         self._intake.close()
+        worker.drain(grace_s)  # callers hear of it now, whoever is still shaking hands
         if self._adopting:
-            await asyncio.wait(self._adopting)
-        await self._transport.stop(grace_s)
+            await asyncio.wait(self._adopting, timeout=grace_s)
+        await self._transport.stop(worker.drain_grace_s())
         self._telemetry.cancel()
         await asyncio.wait([self._telemetry])
         self._transport.worker.counters.publish()
 
+    def _open(self) -> int:
+        """Connections, those whose handshake is under way included: callers far away shake hands
+        for a while, and the next one that comes must not find this worker empty."""
+        return len(self._transport.worker.connections) + len(self._adopting)
+
     def _adopt(self, accepted: socket.socket) -> None:
+        worker = self._transport.worker
+        if self._open() >= worker.bounds.connections_max:
+            worker.counters.cut_off("too_many_connections")
+            accepted.close()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(accepted))
         self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
+        task.add_done_callback(self._adopted)
+
+    def _adopted(self, task: asyncio.Task[None]) -> None:
+        assert self._intake is not None
+        self._adopting.discard(task)
+        self._intake.changed()
 
     async def _serve(self, accepted: socket.socket) -> None:
         try:
@@ -111,8 +126,8 @@ class HandedOver:
 
     async def _publish(self) -> None:
         while True:
-            await asyncio.sleep(limits.METRICS_REFRESH_S)
             self._transport.worker.counters.publish()
+            await asyncio.sleep(limits.METRICS_REFRESH_S)
 
 
 def bounds_of(server: ServerSettings) -> Any:

@@ -64,6 +64,10 @@ def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit code: 0 after a drain, 1 if it could not start."""
     try:
         choice = choose(settings.server.transport)
+        if choice.name != NATIVE and settings.server.listen_unix is not None:
+            raise ConfigError(
+                f"server.listen_unix: only the native transport listens on it; {choice.warning}"
+            )
     except ConfigError as error:
         print(f"feedcore cannot start: {error}", file=sys.stderr, flush=True)
         return 1

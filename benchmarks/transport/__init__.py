@@ -7,6 +7,7 @@ load generator. `python -m benchmarks.transport --help`; `make bench-transport` 
     peers/       tonic, grpc-go, gRPC C++: sources; build.py builds them below build/peers
     load.py      h2load: one cell of the matrix, checked and timed, with the CPU of both sides
     idle.py      resident memory of idle connections
+    spread.py    how evenly connections are spread over workers
     goals.py     what was wanted and whether it was met, from the results alone
     report.py    Markdown and JSON; chart.py: the picture
 

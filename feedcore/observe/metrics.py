@@ -39,7 +39,8 @@ CALLS_IN_FLIGHT = Gauge(
 )
 CONNECTIONS = Gauge(
     "feedcore_connections",
-    "Connections open on the native transport, of each worker: how evenly they are spread.",
+    "Open connections of each worker, by what carries them: how evenly they are spread.",
+    ["transport"],  # without a label every process would have one, those without a listener, too
     multiprocess_mode="liveall",
 )
 CONNECTIONS_ACCEPTED = Counter(

@@ -16,7 +16,7 @@ from feedcore_server.limits import SLOW_CALL_MS
 from feedcore_server.status import OK, outcome_of
 
 # Streams last as long as callers like; these two look at whole tables and feeds.
-NEVER_SLOW = frozenset({"Watch", "ServerReflectionInfo", "Import", "GetStatus", "Audit"})
+NEVER_SLOW = frozenset({"HealthWatch", "ServerReflectionInfo", "Import", "GetStatus", "Audit"})
 
 
 def logged(clock: Clock, user_hash: logs.UserHash) -> Interceptor:

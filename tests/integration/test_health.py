@@ -21,7 +21,7 @@ from feedcore_server.registry import Registry
 from feedcore_server.transports.native import NativeTransport
 from tests.support.rawframes import DATA, GOAWAY, HEADERS, RawPeer, call
 from tests.support.scrape import scrape
-from tests.support.server import ServerProcess
+from tests.support.server import STOP_WITHIN_S, ServerProcess
 
 CHECK = "/grpc.health.v1.Health/Check"
 FEED = "feedcore.v1.FeedService"
@@ -107,7 +107,7 @@ def test_a_draining_worker_is_alive_and_not_ready(tmp_path: Path) -> None:
         assert check(peer, LIVENESS, 7) == SERVING
         assert check(peer, "", 9) == NOT_SERVING
         peer.sock.close()
-        assert server.stop() == 0
+        assert server.process.wait(STOP_WITHIN_S) == 0
 
 
 def test_probes_are_counted_and_not_logged(tmp_path: Path) -> None:
@@ -126,5 +126,6 @@ def test_probes_are_counted_and_not_logged(tmp_path: Path) -> None:
             time.sleep(0.05)
         assert found[refused] == 1
         assert server.stop() == 0
+        server.reader.join(STOP_WITHIN_S)  # what it has written is read to the end
         lines = [line for line in server.lines if '"HealthCheck"' in line]
         assert len(lines) == 1 and '"not_found"' in lines[0]

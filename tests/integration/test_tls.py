@@ -1,10 +1,12 @@
-"""TLS on a real server: who is served, who is refused and how, certificates that change under load."""
+"""TLS on a real server: who is served, who is refused and how, certificates that change under
+load."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -154,6 +156,27 @@ def test_tls_on_a_plain_port_is_closed(authority: Authority, tmp_path: Path) -> 
             with handshake(running.address, context(authority, "h2")):
                 raise AssertionError("the handshake succeeded")
         assert running.feed.GetFeed(feed_pb2.GetFeedRequest(user_id=1), timeout=CALL_TIMEOUT_S)
+
+
+def test_a_peer_that_shakes_no_hands_does_not_hold_up_a_drain(
+    authority: Authority, tmp_path: Path
+) -> None:
+    flags = [*Pair(*authority.issue("drained")).flags, "--set", "server.drain_grace_s=2"]
+    with ServerProcess(tmp_path / "data", *flags) as running:
+        host, _, port = running.address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=CALL_TIMEOUT_S) as silent,
+            handshake(running.address, context(authority, "h2")) as secured,
+        ):
+            peer = RawPeer(secured)
+            raw_call(peer, 1)
+            running.process.send_signal(signal.SIGTERM)
+            peer.until(GOAWAY)
+            silent.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still there when others hear of the drain
+                silent.recv(1)
+        assert running.process.wait(PATIENCE_S) == 0
+        until(lambda: any('"drained"' in line for line in running.lines), "it was killed")
 
 
 # --- callers with certificates -------------------------------------------------------------------

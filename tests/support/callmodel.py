@@ -93,7 +93,7 @@ class Model:
         self.pulled_dry = False
         self.pull()
 
-    # --- the caller -------------------------------------------------------------------------------
+    # --- the caller ------------------------------------------------------------------------------
     def open(
         self,
         kind: str,
@@ -169,7 +169,7 @@ class Model:
 
         self.peer.reset(call.peer, code, seen)
 
-    # --- what the session makes of it ---------------------------------------------------------------
+    # --- what the session makes of it ------------------------------------------------------------
     def _begins(self, call: ModelCall) -> None:
         call.begun = True
         if call.refusal is not None:
@@ -241,7 +241,7 @@ class Model:
         """Bytes of replies that may still be queued."""
         return self.bounds.sent_per_connection - sum(call.queued for call in self.calls)
 
-    # --- turns --------------------------------------------------------------------------------------
+    # --- turns -----------------------------------------------------------------------------------
     def deliver(self, count: int | None = None) -> None:
         """Bytes of the caller reach the session."""
         piece = self.peer.deliver(count)
@@ -350,7 +350,7 @@ class Model:
         self.session.started()
         self.running += 1
 
-    # --- handlers -------------------------------------------------------------------------------------
+    # --- handlers --------------------------------------------------------------------------------
     def take(self, call: ModelCall) -> None:
         """The handler asks for the next message, and waits if there is none."""
         stream, live = call.stream, call.cause is None
@@ -428,7 +428,7 @@ class Model:
         self.session.ended()
         self.running -= 1
 
-    # --- comparing ------------------------------------------------------------------------------------
+    # --- comparing -------------------------------------------------------------------------------
     def check(self) -> None:
         """What must be so at any time."""
         session = self.session

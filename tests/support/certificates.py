@@ -6,11 +6,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tests.support.tools import tool
+
 
 class Authority:
     """A certificate authority of its own, in `folder`."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
+        tool("openssl", "apt-get install openssl")
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.certificate = folder / f"{name}.pem"
@@ -24,7 +27,7 @@ class Authority:
         expired."""
         key, request = self._folder / f"{name}.key", self._folder / f"{name}.csr"
         certificate, extra = self._folder / f"{name}.pem", self._folder / f"{name}.ext"
-        extra.write_text(f"subjectAltName=DNS:{name},DNS:localhost,IP:127.0.0.1\n")
+        extra.write_text(f"subjectAltName=DNS:localhost,DNS:{name},IP:127.0.0.1\n")
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                  "-keyout", key, "-out", request, "-subj", f"/CN={name}")  # fmt: skip
         _openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key,

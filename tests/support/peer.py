@@ -6,7 +6,10 @@ rules of RFC 9113 and of gRPC; a breach raises `Breach`, with the stream and the
 own side of the rules by itself (windows, limit of streams), unless told to write raw bytes.
 
 What the server may do changes when it has *seen* something: `deliver` hands bytes out piece by
-piece and runs what was noted at their end (`then`). Not for waiting: whoever drives it moves bytes.
+piece and runs what was noted at their end (`then`). With `crossing`, the server's bytes may be on
+their way for a while, so that what it says may be older than what it has seen since.
+
+Not for waiting: whoever drives it moves bytes.
 """
 
 from __future__ import annotations
@@ -107,7 +110,8 @@ class _Mark:
 class Peer:
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, crossing: bool = False) -> None:
+        self._crossing = crossing
         self.out = bytearray()
         self.streams: dict[int, PeerStream] = {}
         self.goaways: list[tuple[int, int, bytes]] = []
@@ -361,7 +365,7 @@ class Peer:
             window = self.window
         else:
             stream = self._stream_of(frame)
-            if stream.reset_code is not None or (stream.ended and stream.half_seen):
+            if stream.reset_code is not None or (stream.ended and self._has_half(stream)):
                 raise Breach(f"stream {stream.number}: WINDOW_UPDATE after its end")
             stream.window += frame.window_increment
             window = stream.window
@@ -373,9 +377,14 @@ class Peer:
         if stream is None:
             raise Breach(f"{frame!r}: nobody opened that stream")
         # A reset of its own that was queued already may cross ours: on a network nobody could tell.
-        if stream.reset_seen and not isinstance(frame, RstStreamFrame):
+        crosses = self._crossing or isinstance(frame, RstStreamFrame)
+        if stream.reset_seen and not crosses:
             raise Breach(f"stream {stream.number}: {frame!r} after we reset it")
         return stream
+
+    def _has_half(self, stream: PeerStream) -> bool:
+        """Whether the server had our END_STREAM when it wrote what comes in now."""
+        return stream.half_seen and not self._crossing
 
     def _open_stream_of(self, frame: Frame) -> PeerStream:
         stream = self._stream_of(frame)
@@ -433,7 +442,7 @@ class Peer:
         stream = self._stream_of(frame)
         if stream.reset_code is not None:
             raise Breach(f"stream {stream.number}: reset twice")
-        if stream.ended and (frame.error_code != NO_ERROR or stream.half_seen):
+        if stream.ended and (frame.error_code != NO_ERROR or self._has_half(stream)):
             raise Breach(f"stream {stream.number}: reset({frame.error_code}) after its status")
         if not stream.ended and frame.error_code == NO_ERROR:
             raise Breach(f"stream {stream.number}: reset(NO_ERROR) without a status")

@@ -41,8 +41,8 @@ class ServerProcess:
         self.lines: list[str] = []
         self._ready = threading.Event()
         self.address = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         if not self._ready.wait(READY_WITHIN_S) or not self.address:
             self.kill()
             raise RuntimeError("the server did not get ready:\n" + "".join(self.lines[-40:]))

@@ -345,6 +345,14 @@ def decode_message(bytes value not None):
     return out.decode("utf-8", "replace")
 
 
+def status_pairs(int code, str message not None):
+    """[(name, value), ...] of a status: grpc-status, and grpc-message unless it is empty."""
+    pairs = [(b"grpc-status", str(code).encode())]
+    if message:
+        pairs.append((b"grpc-message", encode_message(message)))
+    return pairs
+
+
 # --- compression ---------------------------------------------------------------------------------
 def compress(bytes message not None):
     """gzip, with a context of its own."""

@@ -21,7 +21,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from feedcore._native cimport nghttp2 as h2
-from feedcore._native.bucket cimport fill_bucket, spend
+from feedcore._native.guards cimport PREFACE_BYTES, fill_bucket, spend, unknown_frames
 from feedcore._native.grpcframe cimport STATUS_CANCELLED, STATUS_DEADLINE_EXCEEDED
 from feedcore._native.h2head cimport RequestHead
 from feedcore._native.h2stream cimport (
@@ -39,7 +39,7 @@ GOAWAY_SETTINGS_TIMEOUT = h2.NGHTTP2_SETTINGS_TIMEOUT
 RESET_CANCEL = h2.NGHTTP2_CANCEL
 
 cdef enum:
-    PULL_BYTES = 262144  # most that one pull gives out: the socket's share of one turn
+    PULL_BYTES = 131072  # most that one pull gives out: the socket's share of one turn
     GLITCH_COST = 20  # of a protocol error; a refused stream costs 1
     FRAME_EARNS = 2  # useless frames that one frame of ours pays for: two WINDOW_UPDATEs
     PING_STRIKES_MAX = 2  # the third ping that comes too soon ends the connection (gRFC A8)
@@ -77,6 +77,7 @@ cdef class Session(Link):
         self.head = RequestHead(rules.header_bytes_max)
         self.last_ping = -1e18
         self.next_due = float("inf")
+        self.heads.skip = PREFACE_BYTES
         fill_bucket(&self.resets, rules.reset_burst, now)
         fill_bucket(&self.glitches, rules.glitch_burst, now)
         fill_bucket(&self.useless, rules.useless_burst, now)
@@ -116,14 +117,16 @@ cdef class Session(Link):
         return self.take_events()
 
     cdef int begin(self, const uint8_t *data, size_t length) except -1:
+        unknown = unknown_frames(&self.heads, data, length)
+        if unknown:
+            self.useless_frame(unknown)
         got = h2.nghttp2_session_mem_recv(self.h2, data, length)
         if got < 0 and self.verdict is None:
             self.finished = True
             self.verdict = h2.nghttp2_strerror(<int>got).decode()
         elif self.rules.outbound_frames_max < h2.nghttp2_session_get_outbound_queue_size(self.h2):
             self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_frames_to_answer")
-        if self.verdict is not None and not self.finished:
-            self.goaway(self.verdict_code, self.verdict)
+        self.say_goodbye()
         if self.headers_since and self.headers_since + self.rules.headers_s < self.next_due:
             self.next_due = self.headers_since + self.rules.headers_s
         if self.ready:
@@ -131,7 +134,7 @@ cdef class Session(Link):
         return 0
 
     def pull(self, double now):
-        """What must be sent, at most about 256 KiB at a time; None if nothing is due."""
+        """What must be sent, at most about 128 KiB at a time; None if nothing is due."""
         cdef const uint8_t *data
         cdef ssize_t got
         cdef size_t length = 0
@@ -140,10 +143,11 @@ cdef class Session(Link):
             return None
         while length < PULL_BYTES:
             got = h2.nghttp2_session_mem_send(self.h2, &data)
-            if got <= 0:
-                if got < 0:
-                    self.finished = True
-                    self.verdict = h2.nghttp2_strerror(<int>got).decode()
+            if got < 0:
+                self.finished = True
+                self.verdict = h2.nghttp2_strerror(<int>got).decode()
+                break
+            if got == 0 and not self.say_goodbye():
                 break
             if length + got > sizeof(OUT):
                 raise MemoryError(f"a frame of {got} bytes; frames are at most 16 KiB")
@@ -157,10 +161,6 @@ cdef class Session(Link):
             return None
         events, self.events = self.events, []
         return events
-
-    def wants_write(self):
-        """Whether `pull` would give something."""
-        return self.h2 != NULL and h2.nghttp2_session_want_write(self.h2) != 0
 
     def is_over(self):
         """Whether nothing more can come of this connection: the owner closes the socket."""
@@ -248,6 +248,7 @@ cdef class Session(Link):
     def ping(self):
         """Queues a PING; `pings_acked` counts the answers."""
         if self.h2 != NULL:
+            self.pings_sent += 1
             h2.nghttp2_submit_ping(self.h2, h2.NGHTTP2_FLAG_NONE, NULL)
 
     def notice(self):
@@ -269,9 +270,8 @@ cdef class Session(Link):
 
     def terminate(self, uint32_t code, str debug not None):
         """GOAWAY, and nothing more is read."""
-        if self.verdict is None:
-            self.condemn(code, debug)
-            self.goaway(code, debug)
+        self.condemn(code, debug)
+        self.say_goodbye()
 
     def close(self):
         """The socket is gone: ends every call. Events, or None."""
@@ -287,12 +287,21 @@ cdef class Session(Link):
         self.h2 = NULL
         return self.take_events()
 
+    cdef bint say_goodbye(self) except -1:
+        """Queues the GOAWAY of a verdict, once; whether it did."""
+        if not self.goodbye_due or self.finished:
+            return False
+        self.goodbye_due = False
+        self.goaway(self.verdict_code, self.verdict)
+        return True
+
     # --- frames that came in ------------------------------------------------------------------
     cdef int condemn(self, uint32_t code, str why) except -1:
         """The connection must end. Callbacks do nothing from here on."""
         if self.verdict is None:
             self.verdict = why
             self.verdict_code = code
+            self.goodbye_due = True
         return 0
 
     cdef int new_stream(self, int32_t stream_id) except -1:
@@ -313,15 +322,14 @@ cdef class Session(Link):
         self.incoming = None
         self.headers_since = 0
         self.calls += 1
+        if self.head.size > self.rules.header_bytes_max:
+            self.glitch(1 + self.head.size // self.rules.header_bytes_max)
         if not stream.accept(self.head, self.methods):
             stream.request_done = end_stream
             return 0
         if self.running >= <int>self.rules.streams_max:
             # Handlers of calls that were reset still run: streams are bounded by HTTP/2, they
             # are not. The caller may try again, the call has not begun.
-            if not spend(&self.glitches, 1, self.rules.glitch_burst, self.rules.glitch_rate,
-                         self.now):
-                self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_refused_streams")
             stream.cut(h2.NGHTTP2_REFUSED_STREAM)
             return 0
         if stream.deadline and stream.deadline < self.next_due:
@@ -339,6 +347,20 @@ cdef class Session(Link):
             self.ready.append(stream)
         return 0
 
+    cdef int reset_sent(self, uint32_t error_code) except -1:
+        """What the peer makes us answer with a reset, by an error of its own or beyond a bound, is
+        a glitch. The library tells of most when they come (`resets_paid`), of others never."""
+        if self.resets_paid:
+            self.resets_paid -= 1
+        elif error_code == h2.NGHTTP2_REFUSED_STREAM:
+            self.glitch(1)
+        elif error_code not in (
+            h2.NGHTTP2_NO_ERROR, h2.NGHTTP2_CANCEL, h2.NGHTTP2_INTERNAL_ERROR,
+            h2.NGHTTP2_ENHANCE_YOUR_CALM,
+        ):
+            self.glitch(GLITCH_COST)
+        return 0
+
     cdef int ping_received(self) except -1:
         """Counts pings that come too soon after each other with nothing sent in between."""
         if self.now - self.last_ping < self.rules.ping_interval_s:
@@ -348,11 +370,18 @@ cdef class Session(Link):
         self.last_ping = self.now
         return 0
 
-    cdef int useless_frame(self) except -1:
+    cdef int glitch(self, double cost) except -1:
+        if not spend(
+            &self.glitches, cost, self.rules.glitch_burst, self.rules.glitch_rate, self.now
+        ):
+            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_protocol_errors")
+        return 0
+
+    cdef int useless_frame(self, double cost=1) except -1:
         earned = FRAME_EARNS * <double>(self.frames_sent - self.frames_sent_mark)
         self.frames_sent_mark = self.frames_sent
         self.useless.tokens += earned
-        if not spend(&self.useless, 1, self.rules.useless_burst, self.rules.useless_rate, self.now):
+        if not spend(&self.useless, cost, self.rules.useless_burst, self.rules.useless_rate, self.now):
             self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_frames_that_do_nothing")
         return 0
 
@@ -369,13 +398,10 @@ cdef int on_begin_frame(
 ) noexcept:
     cdef Session self = <Session>user_data
     try:
-        if self.verdict is not None or hd.type == h2.NGHTTP2_HEADERS:
-            return 0
-        if hd.type == h2.NGHTTP2_DATA:
-            if hd.length == 0 and not hd.flags & h2.NGHTTP2_FLAG_END_STREAM:
-                self.useless_frame()
-        elif hd.type == h2.NGHTTP2_SETTINGS or hd.type == h2.NGHTTP2_PING:
-            if not hd.flags & h2.NGHTTP2_FLAG_ACK:
+        if self.verdict is not None or hd.type <= h2.NGHTTP2_HEADERS:
+            return 0  # DATA and HEADERS carry calls; empty ones are seen when they end
+        if hd.type == h2.NGHTTP2_SETTINGS or hd.type == h2.NGHTTP2_PING:
+            if not hd.flags & h2.NGHTTP2_FLAG_ACK or self.pings_acked >= self.pings_sent:
                 self.useless_frame()
         elif hd.type == h2.NGHTTP2_RST_STREAM:
             if h2.nghttp2_session_get_stream_user_data(session, hd.stream_id) == NULL:
@@ -406,7 +432,10 @@ cdef int on_header(
     cdef Session self = <Session>user_data
     try:
         # Trailers of a request carry nothing that gRPC defines: dropped.
-        if self.incoming is not None and frame.headers.cat == h2.NGHTTP2_HCAT_REQUEST:
+        if (
+            self.incoming is not None and self.verdict is None
+            and frame.headers.cat == h2.NGHTTP2_HCAT_REQUEST
+        ):
             self.head.add(name, name_length, value, value_length)
         return 0
     except BaseException as error:
@@ -442,8 +471,11 @@ cdef int on_frame_recv(
                 self.end_of_headers((frame.hd.flags & h2.NGHTTP2_FLAG_END_STREAM) != 0)
         elif frame.hd.type == h2.NGHTTP2_DATA or frame.hd.type == h2.NGHTTP2_HEADERS:
             found = h2.nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-            if frame.hd.flags & h2.NGHTTP2_FLAG_END_STREAM and found != NULL:
-                self.end_of_request(<Stream>found)
+            if frame.hd.flags & h2.NGHTTP2_FLAG_END_STREAM:
+                if found != NULL:
+                    self.end_of_request(<Stream>found)
+            elif frame.hd.type == h2.NGHTTP2_DATA and frame.hd.length == frame.data.padlen:
+                self.useless_frame()
         elif frame.hd.type == h2.NGHTTP2_RST_STREAM:
             found = h2.nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
             if found != NULL and not (<Stream>found).ended and not spend(
@@ -451,7 +483,6 @@ cdef int on_frame_recv(
             ):
                 self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_resets")
         elif frame.hd.type == h2.NGHTTP2_SETTINGS:
-            self.opened = True
             if frame.hd.flags & h2.NGHTTP2_FLAG_ACK:
                 self.settings_acked = True
         elif frame.hd.type == h2.NGHTTP2_PING:
@@ -467,13 +498,11 @@ cdef int on_frame_recv(
 cdef int on_invalid_frame(
     nghttp2_session *session, const nghttp2_frame *frame, int error_code, void *user_data
 ) noexcept:
+    """An error that is answered with a reset, before that goes out: a peer may read no answers."""
     cdef Session self = <Session>user_data
-    cost = 1 if error_code == h2.NGHTTP2_ERR_REFUSED_STREAM else GLITCH_COST
     try:
-        if not spend(
-            &self.glitches, cost, self.rules.glitch_burst, self.rules.glitch_rate, self.now
-        ):
-            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_protocol_errors")
+        self.resets_paid += 1
+        self.glitch(1 if error_code == h2.NGHTTP2_ERR_REFUSED_STREAM else GLITCH_COST)
         return 0
     except BaseException as error:
         return fault(self, error)
@@ -484,10 +513,17 @@ cdef int on_frame_send(
 ) noexcept:
     cdef Session self = <Session>user_data
     cdef void *found
-    if frame.hd.type == h2.NGHTTP2_GOAWAY and self.noticing:
-        self.noticing = False
-        self.ping()
-        return 0
+    try:
+        if frame.hd.type == h2.NGHTTP2_RST_STREAM:
+            self.reset_sent(frame.rst_stream.error_code)
+        elif frame.hd.type == h2.NGHTTP2_GOAWAY and self.noticing:
+            self.noticing = False
+            self.ping()
+        elif frame.hd.type == h2.NGHTTP2_GOAWAY:
+            if self.verdict is None and frame.goaway.error_code != h2.NGHTTP2_NO_ERROR:
+                self.verdict = "protocol_error"  # the library's own: it reads no more
+    except BaseException as error:
+        return fault(self, error)
     if frame.hd.type != h2.NGHTTP2_HEADERS and frame.hd.type != h2.NGHTTP2_DATA:
         return 0
     self.frames_sent += 1

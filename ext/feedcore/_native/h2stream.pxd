@@ -24,8 +24,9 @@ cdef class Rules:
 
 
 cdef class Account:
-    cdef readonly size_t held, bound
+    cdef readonly size_t held, bound, reserve
     cdef Account parent
+    cdef size_t beyond(self, size_t held) noexcept
     cdef bint take(self, size_t count) noexcept
     cdef void give(self, size_t count) noexcept
 
@@ -63,7 +64,7 @@ cdef class Stream:
     # the request's messages
     cdef reader_t reader
     cdef bytes request
-    cdef object messages  # deque of (compressed, bytes), made when first needed
+    cdef object messages  # deque of bytes, or of (bytes,) if compressed; made when first needed
     cdef size_t uncredited, kept
     # the reply
     cdef bint headers_sent, gzip_replies, deferred, ending, plain_end

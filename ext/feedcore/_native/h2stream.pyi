@@ -11,7 +11,8 @@ class Rules:
 class Account:
     held: int
     bound: int
-    def __init__(self, bound: int, parent: Account | None = None) -> None: ...
+    reserve: int
+    def __init__(self, bound: int, parent: Account | None = None, reserve: int = 0) -> None: ...
 
 class FastHandler: ...
 

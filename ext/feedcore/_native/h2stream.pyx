@@ -29,17 +29,18 @@ from feedcore._native.grpcframe cimport (
     reader_clear, reader_feed, reader_within,
 )
 from feedcore._native.grpcframe import (
-    BadEncoding, BadMetadata, TooLarge, compress, decode_metadata, decompress, encode_message,
-    encode_metadata,
+    BadEncoding, BadMetadata, TooLarge, compress, decode_metadata, decompress, encode_metadata,
+    status_pairs,
 )
 from feedcore._native.h2head cimport RequestHead
 from feedcore._native.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
 
 cdef list ACCEPT_ENCODING = [(b"grpc-accept-encoding", b"identity,gzip")]
 cdef list NO_PAIRS = []
+cdef str TOO_MANY_WAIT = "request: too many bytes of requests are waiting; retry later"
 cdef enum:
     SHORTEST_TIMEOUT_NS = 1000  # what is shorter passed on the way here
-cdef enum:
+    MESSAGE_BYTES = 64  # of an object and its place in a queue, beside the message's own bytes
     NO_COPY = 6  # NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 # The headers of every reply and the trailers of every success are constants: no copy, and after the
@@ -87,25 +88,32 @@ cdef class Rules:
 
 
 cdef class Account:
-    """Bytes held, bounded; those of a connection count for its process (`parent`), too."""
+    """Bytes held, bounded. What a connection holds beyond its `reserve` counts for its process
+    (`parent`), too: others that hold much cannot take the reserve away."""
 
-    def __init__(self, size_t bound, Account parent=None):
+    def __init__(self, size_t bound, Account parent=None, size_t reserve=0):
         self.bound = bound
         self.parent = parent
+        self.reserve = reserve
+
+    cdef size_t beyond(self, size_t held) noexcept:
+        return held - self.reserve if held > self.reserve else 0
 
     cdef bint take(self, size_t count) noexcept:
         """Books `count` bytes, or nothing and False where that would pass a bound."""
-        if self.held + count > self.bound:
+        cdef size_t held = self.held + count
+        if held > self.bound:
             return False
-        if self.parent is not None and not self.parent.take(count):
-            return False
-        self.held += count
+        if self.parent is not None and held > self.reserve:
+            if not self.parent.take(self.beyond(held) - self.beyond(self.held)):
+                return False
+        self.held = held
         return True
 
     cdef void give(self, size_t count) noexcept:
+        if self.parent is not None and self.held > self.reserve:
+            self.parent.give(self.beyond(self.held) - self.beyond(self.held - count))
         self.held -= count
-        if self.parent is not None:
-            self.parent.give(count)
 
 
 cdef class FastHandler:
@@ -170,6 +178,9 @@ cdef class Stream:
         if head.timeout != NO_TIMEOUT:
             self.deadline = self.link.now + head.timeout / 1e9
         if head.packed:
+            if not self.keep(len(head.packed)):
+                self.refuse(b"200", STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT, NO_PAIRS)
+                return 0
             self.packed = bytes(head.packed)
         self.accepts_gzip = head.accepts_gzip
         self.gzip_requests = head.gzip_requests
@@ -193,8 +204,7 @@ cdef class Stream:
                     f"request: {self.reader.length} bytes;"
                     f" at most {self.link.rules.request_bytes_max}"))
             elif got == READ_NO_MEMORY or not self.keep(self.reader.capacity - kept):
-                self.abort(STATUS_RESOURCE_EXHAUSTED,
-                           "request: too many bytes of requests are waiting; retry later")
+                self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
             elif got == READ_MESSAGE:
                 self.push(message, size)
         self.touch()
@@ -223,9 +233,8 @@ cdef class Stream:
             self.link.received.give(self.reader.capacity)
             self.kept -= self.reader.capacity
             reader_clear(&self.reader)
-        if not self.keep(length):
-            self.abort(STATUS_RESOURCE_EXHAUSTED,
-                       "request: too many bytes of requests are waiting; retry later")
+        if not self.keep(length + MESSAGE_BYTES):
+            self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
             return 0
         if self.row.one_request:
             self.request = body
@@ -233,7 +242,7 @@ cdef class Stream:
             return 0
         if self.messages is None:
             self.messages = deque()
-        self.messages.append((compressed, body))
+        self.messages.append((body,) if compressed else body)
         if self.wants_message:
             self.wants_message = False
             self.link.events.append((MESSAGE, self))
@@ -273,13 +282,14 @@ cdef class Stream:
         for an event), if the stream has ended (`request_done`), or if the call has."""
         if not self.messages:
             return None
-        compressed, body = self.messages.popleft()
-        cdef size_t length = PyBytes_GET_SIZE(<bytes>body)
-        self.link.received.give(length)
-        self.kept -= length
+        item = self.messages.popleft()
+        self.request_compressed = type(item) is tuple
+        cdef bytes body = item[0] if self.request_compressed else item
+        cdef size_t length = PyBytes_GET_SIZE(body)
+        self.link.received.give(length + MESSAGE_BYTES)
+        self.kept -= length + MESSAGE_BYTES
         self.credit(self.uncredited if not self.messages else min(length + 5, self.uncredited))
-        self.request_compressed = compressed
-        return self.plain(body) if compressed else body
+        return self.plain(body) if self.request_compressed else body
 
     def has_message(self):
         """Whether `take` has one."""
@@ -554,13 +564,6 @@ cdef class Stream:
 
     def __dealloc__(self):
         reader_clear(&self.reader)
-
-
-cdef list status_pairs(int code, str message):
-    pairs = [(b"grpc-status", str(code).encode())]
-    if message:
-        pairs.append((b"grpc-message", encode_message(message)))
-    return pairs
 
 
 cdef nghttp2_nv *array_of(const nghttp2_nv *first, size_t count, list pairs) except NULL:

@@ -50,6 +50,10 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_frame_hd hd
         nghttp2_headers_category cat
 
+    ctypedef struct nghttp2_data:
+        nghttp2_frame_hd hd
+        size_t padlen
+
     ctypedef struct nghttp2_rst_stream:
         nghttp2_frame_hd hd
         uint32_t error_code
@@ -58,11 +62,17 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_frame_hd hd
         uint8_t opaque_data[8]
 
+    ctypedef struct nghttp2_goaway:
+        nghttp2_frame_hd hd
+        uint32_t error_code
+
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
+        nghttp2_data data
         nghttp2_headers headers
         nghttp2_rst_stream rst_stream
         nghttp2_ping ping
+        nghttp2_goaway goaway
 
     ctypedef union nghttp2_data_source:
         int fd

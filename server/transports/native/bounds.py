@@ -29,6 +29,7 @@ class Bounds:
     sent_per_connection: int = limits.SEND_BYTES_PER_CONNECTION
     sent_per_worker: int = limits.SEND_BYTES_PER_WORKER
     received_per_connection: int = limits.RECEIVE_BYTES_PER_CONNECTION
+    reserve_bytes: int = limits.RESERVE_BYTES_PER_CONNECTION
     received_per_worker: int = limits.RECEIVE_BYTES_PER_WORKER
     socket_write_bytes: int = limits.SOCKET_WRITE_BYTES
     # connections

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from feedcore._native.grpcframe import BadMetadata
 from feedcore._native.h2stream import Row, Stream
@@ -65,7 +65,10 @@ class Calls:
         owner = stream.owner
         if owner is None:
             return
-        task = owner.task if isinstance(owner, StreamedCall) else owner
+        task = owner
+        if isinstance(owner, StreamedCall):
+            owner.cancelled = True
+            task = owner.task
         if not stream.begun:
             self._done(connection, stream, task)
         task.cancel()
@@ -130,13 +133,14 @@ class Calls:
 class StreamedCall:
     """The handler's side of a call with more than one request or reply: reads and writes wait."""
 
-    __slots__ = ("_bounds", "_connection", "_stream", "_waiter", "call", "task")
+    __slots__ = ("_bounds", "_connection", "_stream", "_waiter", "call", "cancelled", "task")
 
     def __init__(self, connection: Connection, stream: Stream, bounds: Bounds) -> None:
         self._connection = connection
         self._stream = stream
         self._bounds = bounds
         self._waiter: asyncio.Future[None] | None = None
+        self.cancelled = False
         self.task: Any = None
         self.call: Any = None
 
@@ -154,7 +158,7 @@ class StreamedCall:
     async def _one(self) -> AsyncIterator[bytes]:
         request = self._stream.take_request()
         if request is None:
-            raise asyncio.CancelledError
+            await self._over()
         self.call.request_compressed = self._stream.request_compressed
         yield request
 
@@ -167,7 +171,7 @@ class StreamedCall:
                 self._connection.flush_soon()  # the message's bytes are credited to the caller
                 yield message
             elif stream.ended:
-                raise asyncio.CancelledError  # on its way: this handler's call is over
+                await self._over()
             elif stream.request_done:
                 return
             else:
@@ -180,11 +184,19 @@ class StreamedCall:
         if len(reply) > self._bounds.reply_bytes_max:
             raise ReplyTooLarge(len(reply), self._bounds.reply_bytes_max)
         if not stream.send(reply, call.compress, call.initial):
-            raise asyncio.CancelledError  # on its way: this handler's call is over
+            await self._over()
         self._connection.flush_soon()
         while stream.queued > self._bounds.room_bytes and not stream.closed:
             stream.wants_room = True
             await self._wait()
+
+    async def _over(self) -> NoReturn:
+        """The call has ended, and the handler goes on: its one cancellation is on its way, unless
+        it has come before."""
+        self._connection.flush_soon()
+        while not self.cancelled:
+            await self._wait()
+        raise asyncio.CancelledError
 
     async def _wait(self) -> None:
         self._waiter = self._connection.loop.create_future()

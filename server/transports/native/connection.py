@@ -33,6 +33,8 @@ from feedcore_server.transports.native.tls import identity_of
 if TYPE_CHECKING:
     from feedcore_server.transports.native.transport import Worker
 
+LATE_S = 0.05  # a timer that fires so late says nothing about the peer
+
 
 class Connection(asyncio.BufferedProtocol):
     """See the module. `worker` is what all connections of a process share."""
@@ -43,6 +45,7 @@ class Connection(asyncio.BufferedProtocol):
         "_flush_due",
         "_identity",
         "_lifecycle",
+        "_looked_late",
         "_over",
         "_paused",
         "_peer",
@@ -62,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         self._armed: asyncio.TimerHandle | None = None
         self._due = math.inf
         self._flush_due = False
+        self._looked_late = False
         self._paused = False
         self._over = False
         self._stall_until = math.inf  # while paused: when a socket that takes nothing is given up
@@ -82,8 +86,8 @@ class Connection(asyncio.BufferedProtocol):
         self.session = Session(
             worker.rules,
             worker.methods,
-            Account(bounds.received_per_connection, worker.received),
-            Account(bounds.sent_per_connection, worker.sent),
+            Account(bounds.received_per_connection, worker.received, bounds.reserve_bytes),
+            Account(bounds.sent_per_connection, worker.sent, bounds.reserve_bytes),
             now,
         )
         self._lifecycle = Lifecycle(self.session, bounds, now, worker.spread())
@@ -107,13 +111,23 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         """One turn."""
+        if self._over:  # what a refused peer sent with its handshake, or one that is sent away
+            return
         session = self.session
+        if count == len(self._worker.read_buffer):
+            # There is more: others first. The loop would go on reading here, up to 32 times.
+            self._transport.pause_reading()
+            self.loop.call_soon(self._read_on)
         events = session.receive(self._worker.read_buffer, count, self._worker.now())
         if events is not None:
             self._handle(events)
         self._flush()
         if session.next_due < self._due:
             self._arm()
+
+    def _read_on(self) -> None:
+        if not (self._paused or self._over):
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The peer will send no more: its open calls can still be answered, but gRPC clients that
@@ -211,21 +225,24 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(data)
         if self._over:
             return
-        state = self._lifecycle.state
-        if state is State.OPENING and session.settings_acked:
+        if self._lifecycle.state is State.OPENING and session.settings_acked:
             self._lifecycle.tick(self._worker.now())
             self._arm()
-        elif state is State.NOTICED or state is State.DRAINING:
+        if not self._paused and (session.verdict is not None or session.is_over()):
+            self._end()
+        elif self._lifecycle.state in (State.NOTICED, State.DRAINING):
             self._lifecycle.tick(self._worker.now())
             if self._lifecycle.state is State.OVER:
                 self._after_tick()
-        elif not self._paused and (session.verdict is not None or session.is_over()):
-            if session.verdict is None:  # the library has answered with GOAWAY
-                self._worker.counters.cut_off("protocol_error")
-            self._end()
 
     def _on_timer(self) -> None:
         now = self._worker.now()
+        if now - self._due > LATE_S and not self._looked_late:
+            # The loop was busy, and what the peer has sent meanwhile is not read yet: that first.
+            self._looked_late = True
+            self._armed = self.loop.call_later(0.001, self._on_timer)
+            return
+        self._looked_late = False
         self._armed = None
         self._due = math.inf
         if now >= self._stall_until:
@@ -276,6 +293,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._armed is not None:
             self._armed.cancel()
             self._armed = None
+        events = self.session.close()  # nothing more can be sent: handlers need not work on
+        if events is not None:
+            self._handle(events)
         if self._transport.get_extra_info("ssl_object") is None and not (
             self._transport.is_closing()
         ):
@@ -307,7 +327,7 @@ class Connection(asyncio.BufferedProtocol):
         """One timer, for the earliest thing that is due; one that is due later than the timer is
         read when it fires."""
         due = min(self.session.next_due, self._lifecycle.due, self._stall_until)
-        if due >= self._due:
+        if due >= self._due or self._over:  # at the end the timer is the linger's
             return
         if self._armed is not None:
             self._armed.cancel()

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from feedcore.observe import metrics
+from feedcore_server.transports import NATIVE
 
 if TYPE_CHECKING:
     from feedcore_server.transports.native.transport import Worker
@@ -32,7 +33,7 @@ class Counters:
     def publish(self) -> None:
         """Brings the metrics up to date."""
         worker = self._worker
-        metrics.CONNECTIONS.set(len(worker.connections))
+        metrics.CONNECTIONS.labels(NATIVE).set(len(worker.connections))
         metrics.CONNECTIONS_ACCEPTED.inc(self._new("accepted", self.accepted))
         metrics.RECEIVED_BYTES_HELD.set(worker.received.held)
         metrics.SENT_BYTES_HELD.set(worker.sent.held)

@@ -39,6 +39,7 @@ class Certificates:
         self._files = files
         self.context = self._fresh()
         self._seen = self._stamp()
+        self._reported: tuple[tuple[int, int], ...] = ()  # files that did not load, as they were
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -87,9 +88,11 @@ class Certificates:
             _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._files)
             _load_pair(self.context, self._files)
         except ConfigError as error:
-            logs.get("tls").error("certificate not reloaded", detail=str(error))
+            if stamp != self._reported:
+                self._reported = stamp
+                logs.get("tls").error("certificate not reloaded", detail=str(error))
             return False
-        self._seen = stamp
+        self._seen, self._reported = stamp, ()
         logs.get("tls").info("certificate reloaded", file=str(self._files.certificate))
         return True
 

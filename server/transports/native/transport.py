@@ -57,6 +57,7 @@ class Worker:
     def admit(self, connection: Connection) -> str:
         """Counts a new connection; why it must be refused, "" if it need not."""
         self.connections.add(connection)
+        self.empty.clear()
         self.hosts[connection.host] += 1
         self.counters.accepted += 1
         self.on_change()

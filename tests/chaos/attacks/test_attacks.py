@@ -33,6 +33,7 @@ SHORT = {
     "tls_handshake_s": 1.0,
     "keepalive_s": 2.0,
     "keepalive_timeout_s": 1.0,
+    "reserve_bytes": 16 * 1024,
     "sent_per_connection": WORKER_BYTES // 4,
     "sent_per_worker": WORKER_BYTES,
     "received_per_connection": WORKER_BYTES // 4,

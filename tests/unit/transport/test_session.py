@@ -60,7 +60,7 @@ class Pair:
         return stream, self.turn()
 
 
-# --- one end a call, at the right time -------------------------------------------------------------
+# --- one end a call, at the right time -----------------------------------------------------------
 @pytest.mark.parametrize("replies", [0, 1])
 def test_a_status_waits_for_no_window(replies: int) -> None:
     model = Model(peer_settings={SettingsFrame.INITIAL_WINDOW_SIZE: 105 * replies})
@@ -113,7 +113,7 @@ def test_an_owner_is_told_once_although_its_caller_stalls() -> None:
     assert call.peer.reset_code == RESET_CANCEL
 
 
-# --- what the caller may say ------------------------------------------------------------------------
+# --- what the caller may say ---------------------------------------------------------------------
 @pytest.mark.parametrize("value", ["!!", "a", "=", "AA=A"])
 def test_binary_metadata_is_refused_whatever_its_name(value: str) -> None:
     for name in ("-bin", "x-bin"):
@@ -145,7 +145,7 @@ def test_bytes_of_headers_come_back_unchanged() -> None:
     assert dict(stream.headers)["key"] == dict(stream.trailers)["key"] == echoed
 
 
-# --- what the handler may say -----------------------------------------------------------------------
+# --- what the handler may say --------------------------------------------------------------------
 @pytest.mark.parametrize("where", ["initial", "trailers", "status"])
 def test_headers_that_the_library_does_not_send_still_end_the_call(where: str) -> None:
     pair = Pair(header_bytes_max=200_000)
@@ -184,7 +184,7 @@ def test_metadata_that_may_not_travel_sends_nothing(bad: list[tuple[str, str]]) 
     assert stream.status == 0
 
 
-# --- fast handlers ----------------------------------------------------------------------------------
+# --- fast handlers -------------------------------------------------------------------------------
 @pytest.mark.parametrize("reply", [KeyError("a bug"), "text", 5])
 def test_a_fast_handler_that_fails_leaves_the_call_to_the_ordinary_one(reply: Any) -> None:
     def fast(_request: bytes) -> Any:
@@ -208,7 +208,7 @@ def test_a_fast_handler_that_fails_leaves_the_call_to_the_ordinary_one(reply: An
     assert pair.session.verdict is None
 
 
-# --- misuse and the end -----------------------------------------------------------------------------
+# --- misuse and the end --------------------------------------------------------------------------
 @pytest.mark.parametrize("count", [-1, 4, sys.maxsize])
 def test_a_count_beyond_the_buffer_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match="count"):

@@ -1,0 +1,47 @@
+"""Which calls the log calls slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from feedcore.clock import ManualClock, SystemClock
+from feedcore.config import Settings
+from feedcore.observe.logs import UserHash
+from feedcore_server.context import CallContext
+from feedcore_server.interceptors.logging import NEVER_SLOW, logged
+from feedcore_server.limits import SLOW_CALL_MS
+from feedcore_server.wiring import open_worker
+
+
+@pytest.mark.parametrize(
+    ("operation", "took_ms", "event"),
+    [
+        ("GetFeed", SLOW_CALL_MS - 1, "call"),
+        ("GetFeed", SLOW_CALL_MS, "slow call"),
+        ("HealthWatch", 100 * SLOW_CALL_MS, "call"),
+    ],
+)
+async def test_calls_that_last_are_no_slow_calls(operation: str, took_ms: int, event: str) -> None:
+    clock = ManualClock(1_000)
+
+    async def proceed(_call: CallContext, _request: Any) -> bytes:
+        clock.advance(took_ms)
+        return b""
+
+    with capture_logs() as lines:
+        await logged(clock, UserHash(b"key"))(CallContext("/s/m", operation, "test"), b"", proceed)
+    assert [line["event"] for line in lines] == [event]
+
+
+async def test_operations_that_are_never_slow_are_served(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"store": {"data_dir": str(tmp_path / "data")}})
+    api = await open_worker(settings, 0, SystemClock())
+    try:
+        served = {method.operation for method in api.dispatcher.registry.methods()}
+    finally:
+        await api.close()
+    assert served >= NEVER_SLOW
