@@ -100,7 +100,7 @@ class Victim:
         """What has come; a GOAWAY or an end is noted."""
         try:
             data = self._socket.recv(READ_BYTES)
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             return
         except OSError as error:
             self._finish(type(error).__name__)
@@ -139,7 +139,13 @@ class Victim:
         self._socket.close()
 
     def close(self) -> str:
-        """Hangs up; how the server had ended it, "" if it had not."""
+        """Hangs up; how the server had ended it, "" if it had not. One who never read looks now:
+        with no room in his window he could not be told."""
+        if not self.end and not self._plan.reads:
+            self._socket.settimeout(POLL_S)
+            until_s = time.monotonic() + VERDICT_S
+            while not self.end and time.monotonic() < until_s:
+                self.read()
         if not self.end:
             self._socket.close()
         return self.end
