@@ -1,7 +1,7 @@
 """How evenly connections are spread over workers: handed over by the supervisor's acceptor, beside
 listeners that share a port by SO_REUSEPORT.
 
-    python -m benchmarks.transport.spread [--rounds 100] [--small]
+    python -m benchmarks.transport.spread [--rounds 50] [--small]
 
 Worker processes with the native transport on an empty table; this process is the supervisor for
 them and the client of both. A round opens the connections at once and looks which process has each,
@@ -41,7 +41,7 @@ from feedcore_server.transports.native import NativeTransport
 
 HOST = "127.0.0.1"
 WORKERS, CONNECTIONS = (2, 4), (4, 8, 16, 64)
-ROUNDS, ROUNDS_SMALL = 100, 3
+ROUNDS, ROUNDS_SMALL = 50, 3
 WAIT_MAX_S = 20.0  # for what takes milliseconds on a machine with nothing else to do
 POLL_S = 0.005
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed by RST, so that no port stays in TIME_WAIT
