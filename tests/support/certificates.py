@@ -27,7 +27,7 @@ class Authority:
         expired."""
         key, request = self._folder / f"{name}.key", self._folder / f"{name}.csr"
         certificate, extra = self._folder / f"{name}.pem", self._folder / f"{name}.ext"
-        extra.write_text(f"subjectAltName=DNS:localhost,DNS:{name},IP:127.0.0.1\n")
+        extra.write_text(f"subjectAltName=DNS:{name},DNS:localhost,IP:127.0.0.1\n")
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                  "-keyout", key, "-out", request, "-subj", f"/CN={name}")  # fmt: skip
         _openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
