@@ -291,7 +291,7 @@ INITIAL_WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 
 def answers(client: RawClient, stream: int) -> list[str]:
     """The frames that came on a stream, but for its windows."""
-    frames = [frame.replace(f" {stream}", "") for frame in client.streams[stream].frames]
+    frames = [frame.replace(f" {stream}", "", 1) for frame in client.streams[stream].frames]
     return [frame for frame in frames if not frame.startswith("WINDOWUPDATE")]
 
 

@@ -264,7 +264,9 @@ class TransportSuite:
 
     async def test_a_stream_can_fail_after_replies(self) -> None:
         async with self.serving() as (_, channel, _):
-            stream = channel.stream_stream(IMPORT)(batches(1, 13, 2))
+            # Nothing after the batch that fails: grpc.aio's client reports a write that the end of
+            # the call has overtaken as an error of its own.
+            stream = channel.stream_stream(IMPORT)(batches(1, 13))
             got: list[int] = []
 
             async def read() -> None:

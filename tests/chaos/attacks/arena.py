@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hpack
 import psutil
 
 from tests.chaos.attacks.catalogue import HELLO, UNARY, WIDE, Calls, message
@@ -116,6 +117,8 @@ class HonestCaller:
         first = int.from_bytes(blocks[:3], "big") + 9
         self._first, self._rest = blocks[9:first], blocks[first + 9 :]
         self._stream = -1
+        self._decoder = hpack.Decoder()
+        self._headers: list[tuple[str, str]] = []  # the newest that came
         self.failures: list[str] = []
 
     def call(self) -> float:
@@ -131,7 +134,7 @@ class HonestCaller:
             self.failures.append(repr(error))
             return CALL_WITHIN_S
         if frames != [HEADERS, 0, HEADERS]:
-            self.failures.append(f"frames of types {frames}")
+            self.failures.append(f"frames of types {frames}, {self._headers}")
         return time.monotonic() - began_s
 
     def _frames_until_the_end(self) -> list[int]:
@@ -146,6 +149,8 @@ class HonestCaller:
                 raise EOFError(f"GOAWAY for an honest connection: {body[8:]!r}")
             if kind == PING and not flags:
                 self._socket.sendall(raw_frame(PING, 1, 0, body))
+            if kind == HEADERS:
+                self._headers = self._decoder.decode(body)
             if stream == self._stream:
                 seen.append(kind)
                 if kind not in (0, HEADERS) or flags & END_STREAM:
@@ -208,14 +213,21 @@ def sampled(server: Server) -> Iterator[list[int]]:
 def attacked(server: Server, group: str, name: str, seconds: float) -> Outcome:
     """Runs one attack, and calls honestly meanwhile."""
     command = [sys.executable, "-m", "tests.chaos.attacks.attacker", group, name]
-    honest = HonestCaller(server)
-    calm = sorted(_spaced(honest) for _ in range(CALM_CALLS))
     attacker = subprocess.Popen(
-        [*command, str(server.port), str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, str(server.port), str(seconds)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         _line(attacker)  # its bytes are made
+        honest = HonestCaller(server)
+        calm = sorted(_spaced(honest) for _ in range(CALM_CALLS))
         before_cpu = sum(server.watched.cpu_times()[:2])
+        assert attacker.stdin is not None
+        attacker.stdin.write("go\n")
+        attacker.stdin.flush()
         latencies, files, held = [], server.watched.num_fds(), 0
         with sampled(server) as samples:
             while attacker.poll() is None and len(honest.failures) < FAILURES_MAX:
@@ -229,7 +241,7 @@ def attacked(server: Server, group: str, name: str, seconds: float) -> Outcome:
     finally:
         attacker.kill()
         attacker.wait()
-        honest.close()
+    honest.close()
     latencies.sort()
     return Outcome(
         calm_p99=calm[len(calm) * 99 // 100],

@@ -3,10 +3,10 @@ whenever it is cut off, for a bounded time.
 
     python -m tests.chaos.attacks.attacker GROUP NAME PORT SECONDS
 
-prints `attacking` when its bytes are made and it begins, and at the end one line of JSON: how many
-connections it had, what it sent on them, how many of its calls were answered, and how each
-connection ended. It comes from ADDRESS, so that a server can tell it from an honest caller. One
-thread, no event loop: select.
+prints `made` when its bytes are made, begins with the next line of its input, and prints at the end
+one line of JSON: how many connections it had, what it sent on them, how many of its calls were
+answered, and how each connection ended. It comes from ADDRESS, so that a server can tell it from an
+honest caller. One thread, no event loop: select.
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ def main() -> None:
     """Makes the bytes, attacks, reports."""
     group, name, port, seconds = sys.argv[1:]
     plan = attack(group, name)
-    print("attacking", flush=True)
+    print("made", flush=True)
+    sys.stdin.readline()
     print(json.dumps(run(int(port), plan, float(seconds))), flush=True)
 
 
