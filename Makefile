@@ -6,7 +6,7 @@ SOURCES := $(shell find ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
-.PHONY: build run test test-all test-unit bench-micro bench-transport bench-small lint clean help
+.PHONY: build run fuzz test-asan test test-all test-unit bench-micro bench-transport bench-small lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,8 @@ help:
 	@echo "make test-all     the long variants, too"
 	@echo "make bench-micro  micro benchmarks, full size"
 	@echo "make bench-transport   beside grpc.aio, nghttpd, tonic, grpc-go, gRPC C++: half an hour"
+	@echo "make test-asan    the native transport's suites with sanitizers"
+	@echo "make fuzz         coverage-guided fuzzing of it, SECONDS=60 each"
 	@echo "make lint         ruff"
 	@echo "make clean        what was built, not your data"
 
@@ -65,6 +67,23 @@ bench-transport: build
 	$(PY) -m benchmarks.transport.build
 	$(PY) -m benchmarks.transport
 	$(PY) -m benchmarks.transport.spread
+
+# The transport's modules with AddressSanitizer and UndefinedBehaviorSanitizer, built beside the usual ones.
+ASAN_LIB := build/asan/lib
+ASAN_ENV := PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 FEEDCORE_NATIVE=$(ASAN_LIB)/feedcore/_native
+ASAN_TESTS ?= tests/unit/transport tests/fuzz tests/property/test_h2_session.py tests/conformance/test_native.py
+test-asan: build
+	FEEDCORE_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib $(ASAN_LIB) --build-temp build/asan/temp
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" $(ASAN_ENV) \
+	    $(PY) -m pytest -q -p tests.support.otherbuild $(ASAN_TESTS)
+
+# Coverage-guided, for SECONDS each. Needs atheris, for its libFuzzer: .venv/bin/pip install 'atheris>=3,<4'
+SECONDS ?= 60
+fuzz: build
+	FEEDCORE_SANITIZE=1 FEEDCORE_COVERAGE=1 $(PY) setup.py -q build_ext --build-lib build/fuzz/lib \
+	    --build-temp build/fuzz/temp
+	$(PY) -m tests.fuzz.run session --seconds $(SECONDS)
+	$(PY) -m tests.fuzz.run framing --seconds $(SECONDS)
 
 lint: build
 	$(PY) -m ruff check .

@@ -2,7 +2,8 @@
 
 FEEDCORE_NO_EXTENSIONS=1 skips the compiled modules: their Python twins serve instead. The modules
 of the native gRPC transport are skipped, with a word, where libnghttp2 is missing or too old:
-grpc.aio carries calls then. FEEDCORE_SANITIZE=1 builds everything with AddressSanitizer.
+grpc.aio carries calls then. FEEDCORE_SANITIZE=1 builds everything with AddressSanitizer and
+UndefinedBehaviorSanitizer, FEEDCORE_COVERAGE=1 with what a fuzzer needs (tests/fuzz/run.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 NGHTTP2_MODULES = frozenset({"h2", "h2head", "h2stream"})
 NGHTTP2_FLOOR = "libnghttp2 >= 1.52"
 NGHTTP2_NEEDED = "nghttp2_option_set_stream_reset_rate_limit"  # the fix of CVE-2023-44487
+# What FEEDCORE_SANITIZE=1 builds with. Errors of both kinds end the process.
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 def nghttp2_flags() -> tuple[list[str], list[str]] | None:
@@ -59,8 +62,10 @@ def extensions() -> list[Extension]:
     compile_args = ["-O3", "-fno-math-errno", "-ffp-contract=off"]
     link_args = []
     if os.environ.get("FEEDCORE_SANITIZE") == "1":
-        compile_args += ["-g", "-O1", "-fsanitize=address", "-fno-omit-frame-pointer"]
-        link_args += ["-fsanitize=address"]
+        compile_args += [*SANITIZERS, "-g", "-O1", "-fno-omit-frame-pointer"]
+        link_args += SANITIZERS
+    if os.environ.get("FEEDCORE_COVERAGE") == "1":
+        compile_args += ["-fsanitize-coverage=trace-pc,trace-cmp"]
     modules = []
     for path in sorted(ext_root.rglob("*.pyx")):
         needs_nghttp2 = path.stem in NGHTTP2_MODULES

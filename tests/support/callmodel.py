@@ -41,7 +41,7 @@ from tests.support.modelcall import (
     gzip_of,
     unsqueezed,
 )
-from tests.support.peer import WINDOW_MAX, Header, Peer, split_messages
+from tests.support.peer import FRAME_MAX, WINDOW_MAX, Header, Peer, split_messages
 
 
 def row_of(kind: str) -> Row:
@@ -141,7 +141,7 @@ class Model:
 
     def write(self, call: ModelCall, count: int, end: bool = False, padding: int = 0) -> None:
         """One DATA frame with up to `count` bytes of what is planned."""
-        allowed = self.peer.may_send(call.peer)
+        allowed = min(self.peer.may_send(call.peer), FRAME_MAX)
         padding = min(padding, allowed)
         piece = bytes(call.plan[: max(0, min(count, allowed - padding))])
         del call.plan[: len(piece)]
@@ -275,6 +275,8 @@ class Model:
         self.now += seconds
         for call in self.calls:
             if call.begun and call.deadline <= self.now:
+                if call.cause is not None and call.queued:  # answered, and nobody reads it
+                    call.cause, call.by_handler = ("reset", RESET_CANCEL), False
                 self._abort(call, LATE)
             self._stalls(call)
         self.pulled_dry = False
