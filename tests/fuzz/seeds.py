@@ -167,9 +167,12 @@ def scripted() -> dict[str, bytes]:
         "goaway": operation(owner, 27) + operation(TURN) + operation(owner, 28) + b"\0",
         "window": operation(frames, 8) + b"\0\0\x04\x7f\xff\xff\xff",
         "settings": operation(frames, 4) + b"\0\0\x06\0\x04\0\0\0\0",
-        "continued": operation(frames, 1) + b"\x01\x01\x01\x83" + operation(frames, 9) + b"\x04\x01\0",
-        "close": operation(request, 3) + b"\0" + handler(0, Run.send, 2, 255, 0) + operation(owner, 31),
-        "stalled": operation(frames, 4) + b"\0\0\x06\0\x04\0\0\0\0" + operation(request, 3) + b"\x01"
+        "continued": operation(frames, 1) + b"\x01\x01\x01\x83"
+        + operation(frames, 9) + b"\x04\x01\0",
+        "close": operation(request, 3) + b"\0" + handler(0, Run.send, 2, 255, 0)
+        + operation(owner, 31),
+        "stalled": operation(frames, 4) + b"\0\0\x06\0\x04\0\0\0\0"
+        + operation(request, 3) + b"\x01"
         + handler(0, Run.send, 2, 255, 0) + operation(TURN) + operation(time, 30) * 2,
         "refused": (operation(request, 3) + b"\0") * 5 + operation(TURN),
         "fast": operation(request, 4) + b"\0" + operation(data, 1) + b"\0\x04slow"
