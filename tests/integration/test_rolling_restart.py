@@ -38,8 +38,10 @@ class Ledger:
 
 
 def call_until(stop: threading.Event, address: str, number: int, ledger: Ledger) -> None:
-    """Publishes and loads over a connection of its own, without retries of its own."""
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    """Publishes and loads over a connection of its own. C-core's transparent retries stay on, as
+    they are by default: a call that it has not sent yet when GOAWAY comes is its own to send
+    elsewhere, and without them it fails in the client. No retry policy is set."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(address, options=options) as channel:
         publish = publish_pb2_grpc.PublishServiceStub(channel)
         feed = feed_pb2_grpc.FeedServiceStub(channel)
