@@ -125,7 +125,7 @@ class TlsCases(Harness):
             # In TLS 1.3 the client's handshake is over before the server has seen its certificate.
             words = (await self.welcome(served, context)).replace(*CLOSED_AT_ONCE)
             identities = {call.identity for call in served.recorder.calls}
-            demanded = (OK, {"localhost"}) if shown == "good" else ("refused", set())
+            demanded = (OK, {"client"}) if shown == "good" else ("refused", set())
             agree((words, identities), demanded)
 
     async def test_24_no_identity_without_a_certificate(
