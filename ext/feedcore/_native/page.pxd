@@ -42,6 +42,7 @@ cdef class Draft:
     cdef readonly bytes body
     cdef readonly Py_ssize_t item_count
     cdef readonly bint not_modified
+    cdef public bint silent  # nobody sees the page: it is made to be kept
 
 cdef class PageMaker:
     cdef readonly Resident resident
@@ -56,7 +57,7 @@ cdef class PageMaker:
     cdef RunIndex index
     cdef dict shown  # id array -> pages with these items served and not counted yet
     cdef list due  # (user_id, page size, view, cursor) of pages past their soft age
-    cdef readonly uint64_t page_hits, page_misses, pages_made, checks_made, shown_dropped
+    cdef readonly uint64_t page_hits, pages_made, checks_made, shown_dropped
     cdef readonly uint64_t items_served, not_modified
 
     cdef int refresh(self) except -1

@@ -197,11 +197,9 @@ cdef class PageMaker:
         cdef Page page = <Page>self.resident.pages.get(draft.key)
         cdef int64_t age_ms
         if page is None:
-            self.page_misses += 1
             return None
         age_ms = draft.now_ms - page.made_ms
         if not self._is_current(page, draft.user_id, age_ms):
-            self.page_misses += 1
             return None
         self.page_hits += 1
         if draft.checking:
@@ -211,7 +209,9 @@ cdef class PageMaker:
             self.due.append((draft.user_id, draft.page_size, draft.view, draft.cursor))
         if draft.etag and draft.etag == page.etag:
             self.not_modified += 1
+            draft.not_modified = True
             return _not_modified(page.head, page.etag, page.receipt)
+        draft.item_count = PyBytes_GET_SIZE(page.shown) // 8
         self.count_shown(page.shown)
         return page.body
 
@@ -503,8 +503,10 @@ cdef class PageMaker:
         put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt),
                  PyBytes_GET_SIZE(receipt))
         draft.body = body
-        self.pages_made += 1
         shown = self._keep(draft, etag, head, receipt)
+        if draft.silent:
+            return DONE
+        self.pages_made += 1
         if draft.now_ms - draft.viewer.seen_ms >= SEEN_EVERY_MS:
             draft.viewer.seen_ms = draft.now_ms
             self.seen(draft.user_id, draft.now_ms)
@@ -595,9 +597,15 @@ cdef class PageMaker:
         return self.advance(draft)
 
     def kept(self, Draft draft not None):
-        """The kept answer if it is current, else None."""
+        """The kept answer if it is current, else None. Counted as served."""
         self.refresh()
         return self.cached(draft)
+
+    def close(self):
+        """Lets maps and sources go; nothing can be asked any more."""
+        self.mirror = self.source = self.ranking = self.seen = self.index = None
+        self.engagement = None
+        self.resident.clear()
 
     def take_shown(self, Py_ssize_t most):
         """[(id array, times)] of at most `most` pages served since, and how many are left."""

@@ -35,17 +35,7 @@ class EmbeddedPreferenceStore:
         user = to_sql(user_id)
         rows = self._conn.execute(_RELATIONS, (user,)).fetchall()
         row = self._conn.execute(_AFFINITY, (user,)).fetchone()
-        affinity = row[0] if row else b""
-        if not rows:
-            return ViewerFilters(b"", b"", b"", b"", b"", affinity)
-        sets: dict[int, list[int]] = {1: [], 2: [], 3: [], 4: [], 10: []}
-        for kind, target, until_ms in rows:
-            if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
-                continue
-            sets[10 if kind == BLOCKED_BY else kind].append(target)
-        muted, snoozed, see_less, hidden, _ = (_packed(targets) for targets in sets.values())
-        blocked = native.pack_ids([from_sql(target) for target in sets[10]])
-        return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
+        return filters_of(rows, row[0] if row else b"", now_ms)
 
     def list(self, user_id: int, now_ms: int) -> list[Preference]:
         """Newest first; snoozes that are over are left out."""
@@ -105,6 +95,22 @@ class EmbeddedPreferenceStore:
 
         await self._writer.run(work, mirrored=False)
         return len(rows)
+
+
+def filters_of(
+    relations: Sequence[tuple[int, int, int]], affinity: bytes, now_ms: int
+) -> ViewerFilters:
+    """Of rows (kind, target_id, until_ms), those of one kind ascending by target."""
+    if not relations:
+        return ViewerFilters(b"", b"", b"", b"", b"", affinity)
+    sets: dict[int, list[int]] = {1: [], 2: [], 3: [], 4: [], 10: []}
+    for kind, target, until_ms in relations:
+        if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
+            continue
+        sets[10 if kind == BLOCKED_BY else kind].append(target)
+    muted, snoozed, see_less, hidden, _ = (_packed(targets) for targets in sets.values())
+    blocked = native.pack_ids([from_sql(target) for target in sets[10]])
+    return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
 
 
 def _packed(targets: list[int]) -> bytes:

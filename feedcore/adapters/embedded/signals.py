@@ -122,6 +122,19 @@ class EmbeddedSignalStore:
             counts[content_id] = counts.get(content_id, 0) + 1
         self._behind.touch()
 
+    def impressions_of(self, pages: Sequence[tuple[bytes, int]]) -> None:
+        """Added up as the others; a page counts as one in what may be buffered."""
+        counts = self._impressions
+        for shown, times in pages:
+            content_ids = memoryview(shown).cast("Q")
+            if self._buffered + len(content_ids) > IMPRESSION_BUFFER_MAX:
+                self.impressions_dropped += len(content_ids) * times
+                continue
+            self._buffered += len(content_ids)
+            for content_id in content_ids:
+                counts[content_id] = counts.get(content_id, 0) + times
+        self._behind.touch()
+
     async def write_impressions(self) -> int:
         """Writes what is buffered; how many items. If that fails they are dropped, and counted as
         dropped.

@@ -30,6 +30,7 @@ from feedcore.adapters.embedded.merger import Merger
 from feedcore.adapters.embedded.posts import EmbeddedContentSource, EmbeddedPostStore
 from feedcore.adapters.embedded.preferences import EmbeddedPreferenceStore
 from feedcore.adapters.embedded.queue import EmbeddedFanoutQueue
+from feedcore.adapters.embedded.resident import EmbeddedResidentSource
 from feedcore.adapters.embedded.runfile import RunSet, sync_directory
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, migrate, stored_version
 from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
@@ -96,6 +97,7 @@ class EmbeddedStore:
         self._behind = behind
         self.preferences = EmbeddedPreferenceStore(conn, writer, behind)
         self.signals = EmbeddedSignalStore(conn, writer, self._engagement, behind)
+        self.resident = EmbeddedResidentSource(conn, self.tail, self.contents, self._engagement)
         if writer_role:
             self.merger = Merger(data_dir, self.store_id, clock, epochs)
 

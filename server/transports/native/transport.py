@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feedcore._native.h2stream import Account, CallableFast, Row, Rules
+from feedcore._native.h2stream import Account, CallableFast, FastHandler, Row, Rules
 from feedcore.clock import Clock
 from feedcore.observe import logs
 from feedcore_server import limits
