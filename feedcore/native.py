@@ -31,7 +31,7 @@ if COMPILED and not TYPE_CHECKING:
             pack_ids,
             unpack_ids,
         )
-        from feedcore._native.merge import merge_newest, sort_entries
+        from feedcore._native.merge import count_within, merge_newest, sort_entries
         from feedcore._native.paging import select
         from feedcore._native.ranking import score
         from feedcore._native.runlookup import RunIndex
@@ -60,7 +60,7 @@ if TYPE_CHECKING or not COMPILED:
         pack_ids,
         unpack_ids,
     )
-    from feedcore.domain.merge import merge_newest, sort_entries
+    from feedcore.domain.merge import count_within, merge_newest, sort_entries
     from feedcore.domain.paging import select
     from feedcore.domain.ranking import score
     from feedcore.domain.runs import RunIndex, build_runs, merge_runs
@@ -76,6 +76,7 @@ __all__ = [
     "U64Set",
     "Verdict",
     "build_runs",
+    "count_within",
     "encode_not_modified",
     "encode_page",
     "engagement_lookup",
