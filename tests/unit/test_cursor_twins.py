@@ -198,7 +198,7 @@ def test_signed_nonsense_that_decodes() -> None:
         assert assert_same(twin._seal(header + code, KEY)) is not None
     for number, low, base, code in (
         (1, 8, 1, bytes([255] * 8) + b"\1"),
-        (1, 12, 1, bytes([255] * 9 + [0] * 3) + b"\1"),
+        (1, 12, 0, bytes([1] * 9 + [0] * 3) + b"\1"),
         (1, 8, 0, bytes([255] * 8) + b"\2"),
         (2, 0, 2**64 - 1, b"\6"),
         (1, 1, 0, b""),
