@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from feedcore.ports.posts import Content
+from feedcore.ports.content import Content
 from feedcore.ports.preferences import ViewerFilters
 
 

@@ -186,7 +186,7 @@ class FeedService:
         scroll.chosen.sort(reverse=True)
         return rebuild_due
 
-    def check_new(self, user_id: int, head: str) -> NewContent:
+    async def check_new(self, user_id: int, head: str) -> NewContent:
         """How many visible items are newer than `head`."""
         check_id("user_id", user_id)
         head_id = decode_head(head, self._secret, user_id)

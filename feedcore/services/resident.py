@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from feedcore._native.page import NEEDS, Draft, PageMaker
@@ -28,6 +27,7 @@ from feedcore.ports import PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
+from feedcore.services.resident_budget import CacheBudget
 
 # A draft needs each of four things once; more means that what it reads changes under its hands.
 ROUNDS_MAX = 12
@@ -40,14 +40,6 @@ _OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
 # How the bytes of one worker are shared out. A window of 500 takes 5 KB, a post 0.5 KB, an outbox
 # of a busy author 1 KB: of people who load a few times a day, windows are most.
 VIEWERS_PART, OUTBOXES_PART, CONTENTS_PART = 0.55, 0.15, 0.30
-
-
-@dataclass(frozen=True, slots=True)
-class CacheBudget:
-    """Bytes that one worker keeps: of pages, and of what pages are made from. 0: nothing."""
-
-    pages_bytes: int
-    resident_bytes: int
 
 
 class _Loads:
@@ -170,7 +162,7 @@ class ResidentFeed:
                 return kept
             if await self._fill(draft):
                 return draft.body
-        return self._plain.check_new(user_id, head)
+        return await self._plain.check_new(user_id, head)
 
     async def prewarm(self, author_ids: Sequence[int], content_ids: Sequence[int]) -> None:
         """Loads outboxes and contents that many are about to ask for."""

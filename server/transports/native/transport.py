@@ -103,7 +103,9 @@ def table(dispatcher: Dispatcher) -> dict[bytes, Row]:
     """The rows of the dispatcher's registry, by path."""
     rows = {}
     for method in dispatcher.registry.methods():
-        fast = CallableFast(method.fast) if method.fast is not None else None
+        fast = method.fast
+        if fast is not None and not isinstance(fast, FastHandler):
+            fast = CallableFast(fast)
         kind = method.kind
         rows[method.path.encode()] = Row(
             method, dispatcher.chain(method), kind.one_request, kind.one_reply, fast
