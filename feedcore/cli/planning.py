@@ -113,7 +113,7 @@ Examples:
   feedcore plan --users-per-day 20M --followers-max 5M --scale 1,10 --explain
   feedcore plan --sweep threshold
   feedcore plan --threshold 2000 --json
-"""
+""",
 )
 @click.option(
     "--preset",
@@ -257,7 +257,10 @@ def show_sweep(curve: Sweep, scale: float) -> None:
         mark = "  least" if point is curve.cheapest else ""
         style = "bold green" if mark else ""
         chart.add_row(
-            document.short(point.threshold), bar, f"{document.short(point.cores)}{mark}", style=style
+            document.short(point.threshold),
+            bar,
+            f"{document.short(point.cores)}{mark}",
+            style=style,
         )
     out.print(chart)
     title = "cores by role, bytes in all copies and caches; outboxes of a page: pulled, read"

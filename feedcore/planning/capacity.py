@@ -135,8 +135,7 @@ PULL = group(
     ),
     (
         "pull_us",
-        "max(0, pulled_authors - warm_outboxes) * outbox_merge_us"
-        " + outboxes_read * outbox_read_us",
+        "max(0, pulled_authors - warm_outboxes) * outbox_merge_us + outboxes_read * outbox_read_us",
         "us",
         "CPU of a generated page beyond that of the benchmark's",
     ),
@@ -302,7 +301,7 @@ TOTALS = group(
         "",
     ),
     (
-        "cores_exact",
+        "needed_cores",
         "(feed_exact + publish_exact + fanout_exact) * api_node_cores"
         " + (feed_store_exact + post_store_exact) * store_node_cores"
         " + cache_exact * cache_node_cores + queue_exact * queue_node_cores",

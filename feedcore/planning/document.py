@@ -108,9 +108,7 @@ def role_text(role: Role) -> str:
 
 
 def _row(label: str, line: str, unit: str, plans: Sequence[Plan]) -> list[str]:
-    return [
-        label, *(quantity(made[line], unit) if unit else short(made[line]) for made in plans)
-    ]
+    return [label, *(quantity(made[line], unit) if unit else short(made[line]) for made in plans)]
 
 
 def bottleneck_rows(made: Plan, workload: Workload, figures: Figures) -> Rows:
@@ -260,7 +258,7 @@ def summary_text(first: Plan, figures: Figures) -> str:
         f" The first bottleneck is {fullest.name}. As users grow, what is full first, and at which"
         f" scale: {', '.join(order)}."
         f" A push threshold of {short(curve.cheapest.threshold)} takes the fewest cores,"
-        f" {short(curve.cheapest.cores)}, where {threshold} takes {short(first['cores_exact'])}"
+        f" {short(curve.cheapest.cores)}, where {threshold} takes {short(first['needed_cores'])}"
         " (before rounding and spares)."
     )
 

@@ -116,9 +116,7 @@ class Followers:
         return cls._with_sigma(high, median, largest, accounts)
 
     @classmethod
-    def _with_sigma(
-        cls, sigma: float, median: float, largest: float, accounts: float
-    ) -> Followers:
+    def _with_sigma(cls, sigma: float, median: float, largest: float, accounts: float) -> Followers:
         """The tail that fits a body of this width: ln N P(X > M) grows towards the body as a falls,
         so a bisection finds a."""
         low, high = 0.0, math.log(largest / median) / sigma**2
@@ -173,9 +171,7 @@ class Followers:
             start = max(low, self.join)
             # Relative to its start, so that no power leaves the range of doubles.
             scale = self._log_tail + (power - self.tail_exponent) * math.log(start)
-            tail = math.exp(scale) * power_integral(
-                power - self.tail_exponent, 1.0, high / start
-            )
+            tail = math.exp(scale) * power_integral(power - self.tail_exponent, 1.0, high / start)
         return (body + tail) / self._total
 
     def mean(self) -> float:

@@ -15,9 +15,9 @@ from feedcore.planning.figures import Figures
 from feedcore.planning.workload import Workload
 
 # 1, 2, 5 in each decade from 100 (nearly everybody is pulled) to 10 M (nearly nobody).
-THRESHOLDS = tuple(
-    float(step * 10**decade) for decade in range(2, 7) for step in (1, 2, 5)
-) + (1e7,)
+THRESHOLDS = tuple(float(step * 10**decade) for decade in range(2, 7) for step in (1, 2, 5)) + (
+    1e7,
+)
 
 
 class Point(NamedTuple):
@@ -67,7 +67,7 @@ def point(workload: Workload, figures: Figures, scale: float = 1.0) -> Point:
     made = plan(workload, figures, scale)
     return Point(
         threshold=workload.push_threshold,
-        cores=made["cores_exact"],
+        cores=made["needed_cores"],
         held_bytes=made["stored_bytes"] + made["cache_bytes"] + made["resident_bytes"],
         stored_bytes=made["stored_bytes"],
         feed_node_cores=made["feed_exact"] * figures["api_node_cores"],

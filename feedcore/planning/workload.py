@@ -45,9 +45,7 @@ BOUNDS: dict[str, Bound] = {
     "activity_exponent": Bound(
         "exponent", 0, 1, "posts of an author grow with followers to this power; 0: not at all"
     ),
-    "active_share": Bound(
-        "share", 0, 1, "followers seen within 30 days: nobody else is pushed to"
-    ),
+    "active_share": Bound("share", 0, 1, "followers seen within 30 days: nobody else is pushed to"),
     "push_threshold": Bound("followers", 0, 1e12, "authors with as many are pulled; 0: all"),
     "retention_days": Bound("days", 1, 365, "feed items and outboxes are kept"),
     "peak_s": Bound("s", 1, DAY_S, "a peak lasts"),
