@@ -218,8 +218,8 @@ def show_plans(workload: Workload, figures: Figures, plans: list[Plan]) -> None:
     first = bottleneck.uses(plans[0], figures)[0].resource
     out.print(f"about {first.name}: {first.remedy}", markup=False, soft_wrap=True)
     if plans[0].fits_one_node:
-        scale = document.short(plans[0].scale)
-        out.print(f"at {scale}x one machine with the embedded store carries all of it")
+        scale = document.times(plans[0].scale)
+        out.print(f"at {scale} one machine with the embedded store carries all of it")
     counts = {basis: sum(one.basis == basis for one in figures) for basis in ("goal", "assumed")}
     out.print(
         f"{counts['goal']} figures are goals and {counts['assumed']} assumptions:"
@@ -235,7 +235,7 @@ def show_derivation(made: Plan) -> None:
     for step in made.steps:
         if step.line.group != group:
             group = step.line.group
-            out.print(Text(f"\n{group}, at {document.short(made.scale)}x", style="bold"))
+            out.print(Text(f"\n{group}, at {document.times(made.scale)}", style="bold"))
         out.print(f"  {document.step_text(step)}", markup=False, soft_wrap=True)
         if step.line.meaning:
             out.print(Text(f"      {step.line.meaning}", style="dim"), soft_wrap=True)
@@ -247,7 +247,7 @@ def show_sweep(curve: Sweep, scale: float) -> None:
         "threshold",
         "",
         "cores",
-        title=f"cost against the push threshold, at {document.short(scale)}x",
+        title=f"cost against the push threshold, at {document.times(scale)}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )

@@ -2,8 +2,8 @@
 
 Job: rank the resources of a plan by how full they are, and say at which scale each is full.
 Invariants: a bound has its reason and a remedy beside it; the first bottleneck is the fullest
-resource. Not for what more nodes of a role cure below its cluster's bound: capacity.py counts
-those.
+resource of those that are full or will be as users grow. Not for what more nodes of a role cure
+below its cluster's bound: capacity.py counts those.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ BISECTIONS = 40  # of ln scale: far below what is printed
 
 
 class Resource(NamedTuple):
-    """`demand` of a plan, to be at most `bound`; both in `unit`."""
+    """`demand` of a plan, to be at most `bound`; both in `unit`. `grows`: more users fill it; else
+    only the threshold and the figures do."""
 
     name: str
     unit: str
@@ -40,6 +41,7 @@ class Resource(NamedTuple):
     bound: Callable[[Plan, Figures], float]
     reason: str
     remedy: str
+    grows: bool = True
 
 
 def of(line: str) -> Callable[[Plan], float]:
@@ -123,6 +125,7 @@ RESOURCES = (
         lambda made, figures: made.workload.freshness_s,
         "the largest author who is pushed, delivered by one process",
         "lower the push threshold",
+        grows=False,
     ),
     Resource(
         "pulled authors of a page",
@@ -131,6 +134,7 @@ RESOURCES = (
         at_most(PULLED_SOURCES_MAX),
         "outboxes that one load merges; above, those the user engages with most are taken",
         "raise the push threshold",
+        grows=False,
     ),
 )
 
@@ -153,17 +157,11 @@ def use(resource: Resource, made: Plan, figures: Figures) -> Use:
 
 
 def uses(made: Plan, figures: Figures) -> list[Use]:
-    """All resources, the fullest first: that is the plan's first bottleneck."""
+    """All resources, the first bottleneck on top: the fullest, before those that no growth fills
+    and that are not full."""
     found = [use(resource, made, figures) for resource in RESOURCES]
-    return sorted(found, key=lambda one: one.ratio, reverse=True)
-
-
-def grows(resource: Resource, workload: Workload, figures: Figures) -> bool:
-    """Whether more users fill the resource at all."""
-    least, most = (
-        use(resource, plan(workload, figures, scale), figures) for scale in (SCALE_MIN, SCALE_MAX)
-    )
-    return most.ratio > least.ratio
+    found.sort(key=lambda one: (one.resource.grows or one.ratio >= 1.0, one.ratio), reverse=True)
+    return found
 
 
 def full_at(resource: Resource, workload: Workload, figures: Figures) -> float:

@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 from feedcore.errors import InvalidField
 from feedcore.planning import bottleneck
 from feedcore.planning.capacity import ROLES, SCALE_MAX, Plan, Role, plan
-from feedcore.planning.figures import Figures
+from feedcore.planning.figures import Figure, Figures
 from feedcore.planning.sheet import Step
 from feedcore.planning.sweep import Point, Sweep, sweep
 from feedcore.planning.workload import BOUNDS, DESIGN, Workload
 
 SCALES = (1.0, 5.0, 10.0, 50.0, 100.0)
 SIGNIFICANT = 3  # digits: the inputs have no more
+UNSURE = ("goal", "assumed")  # figures that a measurement may still move
+SENSITIVITY_ROWS = 8  # the others change next to nothing
 BAR_CELLS = 40  # the longest bar of the sweep
 Rows = list[list[str]]
 
@@ -39,6 +41,12 @@ def quantity(value: float, unit: str) -> str:
         text = _with_prefix(value, (" ", " K", " M", " G", " T", " P", " E"))
         return f"{text}B{unit.removeprefix('bytes')}"
     return f"{short(value)} {unit}"
+
+
+def times(scale: float) -> str:
+    """A multiple, without prefixes: 0.037x, 11.1x, 1,510x."""
+    rounded = float(f"{scale:.{SIGNIFICANT}g}")
+    return f"{rounded:,.0f}x" if rounded >= 100 else f"{rounded:g}x"
 
 
 def _with_prefix(value: float, prefixes: Sequence[str]) -> str:
@@ -81,7 +89,7 @@ TAIL_ROWS = (
 
 def plan_rows(plans: Sequence[Plan], figures: Figures) -> Rows:
     """Head and rows: a column for each scale."""
-    rows = [["", *(f"{short(made.scale)}x" for made in plans)]]
+    rows = [["", *(times(made.scale) for made in plans)]]
     rows += [_row(label, line, unit, plans) for label, line, unit in HEAD_ROWS]
     rows.append(["**servers**", *(f"{made['servers']:,.0f}" for made in plans)])
     by_role = [made.roles() for made in plans]
@@ -113,7 +121,7 @@ def _row(label: str, line: str, unit: str, plans: Sequence[Plan]) -> list[str]:
 
 def bottleneck_rows(made: Plan, workload: Workload, figures: Figures) -> Rows:
     """Each resource, its bound, and the scale at which it is full; the fullest first."""
-    rows = [["resource", f"at {short(made.scale)}x", "bound", "used", "full at", "why"]]
+    rows = [["resource", f"at {times(made.scale)}", "bound", "used", "full at", "why"]]
     for one in bottleneck.uses(made, figures):
         resource = one.resource
         rows.append(
@@ -132,9 +140,9 @@ def bottleneck_rows(made: Plan, workload: Workload, figures: Figures) -> Rows:
 def full_text(resource: bottleneck.Resource, workload: Workload, figures: Figures) -> str:
     """The scale at which it is full; `any` or `never` where scale is not what fills it."""
     full = bottleneck.full_at(resource, workload, figures)
-    if not bottleneck.grows(resource, workload, figures):
+    if not resource.grows:
         return "never" if math.isinf(full) else "any"
-    return f"above {short(SCALE_MAX)}x" if math.isinf(full) else f"{short(full)}x"
+    return f"above {times(SCALE_MAX)}" if math.isinf(full) else times(full)
 
 
 def remedy_rows() -> Rows:
@@ -171,6 +179,37 @@ def figure_rows(figures: Figures) -> Rows:
         value = quantity(figure.value, figure.unit)
         rows.append([figure.name, value, figure.basis, figure.meaning, source])
     return rows
+
+
+def sensitivity_rows(workload: Workload, figures: Figures) -> Rows:
+    """Cores with each figure that is not measured at half and at twice its value; what matters most
+    is on top. Before rounding and spares."""
+    now = plan(workload, figures)["needed_cores"]
+    found = []
+    for figure in figures:
+        if figure.basis in UNSURE:
+            changed = [
+                plan(workload, figures.replace(**{figure.name: value}))["needed_cores"] / now - 1.0
+                for value in (figure.value / 2.0, _doubled(figure))
+            ]
+            found.append((max(map(abs, changed)), figure, changed))
+    found.sort(key=lambda row: (-row[0], row[1].name))
+    return [["figure", "value", "basis", "cores if half", "cores if twice"]] + [
+        [
+            figure.name,
+            quantity(figure.value, figure.unit),
+            figure.basis,
+            *(f"{change * 100:+.0f} %" for change in changed),
+        ]
+        for most, figure, changed in found[:SENSITIVITY_ROWS]
+    ]
+
+
+def _doubled(figure: Figure) -> float:
+    """Twice the value; a share ends half way to 1 where that is less."""
+    if figure.unit != "share":
+        return figure.value * 2.0
+    return min(figure.value * 2.0, (1.0 + figure.value) / 2.0)
 
 
 def step_text(step: Step) -> str:
@@ -248,7 +287,7 @@ def summary_text(first: Plan, figures: Figures) -> str:
         (bottleneck.full_at(resource, DESIGN, figures), resource.name)
         for resource in bottleneck.RESOURCES
     ]
-    order = [f"{name} ({short(scale)}x)" for scale, name in sorted(full) if math.isfinite(scale)]
+    order = [f"{name} ({times(scale)})" for scale, name in sorted(full) if math.isfinite(scale)]
     curve = sweep(DESIGN, figures)
     threshold = short(DESIGN.push_threshold)
     return (
@@ -276,6 +315,7 @@ def blocks(figures: Figures) -> dict[str, Callable[[], str]]:
         "remedies": lambda: markdown(remedy_rows()),
         "one-node": lambda: markdown(one_node_rows(DESIGN, figures)),
         "derivation": lambda: derivation_text(first),
+        "sensitivity": lambda: markdown(sensitivity_rows(DESIGN, figures)),
         "sweep": lambda: sweep_text(sweep(DESIGN, figures)),
         "figures": lambda: markdown(figure_rows(figures)),
     }

@@ -22,18 +22,31 @@ def test_a_resource_is_full_at_the_scale_that_is_named(resource: bottleneck.Reso
     assert resource.reason and resource.remedy
     scale = full_at(resource, DESIGN, FIGURES)
     if math.isinf(scale):
-        assert not bottleneck.grows(resource, DESIGN, FIGURES)
+        assert not resource.grows
         return
     before, after = (plan(DESIGN, FIGURES, scale * factor) for factor in (0.999, 1.001))
     assert use(resource, before, FIGURES).ratio < 1.0 < use(resource, after, FIGURES).ratio
 
 
-def test_the_first_bottleneck_is_the_fullest() -> None:
+@pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
+def test_users_fill_what_is_said_to_grow(resource: bottleneck.Resource) -> None:
+    one, ten = (use(resource, plan(DESIGN, FIGURES, scale), FIGURES).ratio for scale in (1, 10))
+    assert (ten > one) == resource.grows
+
+
+def test_the_first_bottleneck_is_the_fullest_that_grows() -> None:
     for scale in (0.01, 1, 100):
         found = uses(plan(DESIGN, FIGURES, scale), FIGURES)
         assert {one.resource.name for one in found} == {one.name for one in RESOURCES}
-        ratios = [one.ratio for one in found]
-        assert ratios == sorted(ratios, reverse=True)
+        growing = [one.ratio for one in found if one.resource.grows]
+        assert growing == sorted(growing, reverse=True)
+        assert found[: len(growing)] == [one for one in found if one.resource.grows]
+
+
+def test_what_is_full_is_on_top_whether_it_grows_or_not() -> None:
+    found = uses(plan(DESIGN.replace(push_threshold=10e6), FIGURES), FIGURES)
+    assert found[0].resource.name == "fan-out of one post"
+    assert found[0].ratio > 1.0
 
 
 def test_a_smaller_bound_moves_the_first_bottleneck() -> None:
@@ -47,7 +60,6 @@ def test_a_threshold_that_one_process_cannot_push_in_time_is_full_at_any_scale()
     (resource,) = (one for one in RESOURCES if one.name == "fan-out of one post")
     high = DESIGN.replace(push_threshold=10e6)
     assert full_at(resource, high, FIGURES) < 1e-5
-    assert not bottleneck.grows(resource, high, FIGURES)
     assert math.isinf(full_at(resource, DESIGN, FIGURES))
 
 

@@ -64,12 +64,29 @@ def test_quantities(value: float, unit: str, text: str) -> None:
     assert document.quantity(value, unit) == text
 
 
+@pytest.mark.parametrize(
+    ("scale", "text"), [(0.0369, "0.0369x"), (1, "1x"), (11.06, "11.1x"), (1512.0, "1,510x")]
+)
+def test_multiples(scale: float, text: str) -> None:
+    assert document.times(scale) == text
+
+
 def test_the_table_has_a_column_a_scale_and_names_the_first_bottleneck() -> None:
     rows = document.plan_rows([plan(DESIGN, shipped(), scale) for scale in (1, 10)], shipped())
     assert rows[0] == ["", "1x", "10x"]
     assert all(len(row) == 3 for row in rows)
     assert ["daily users", "200 M", "2 B"] in rows
     assert any(row[0] == "**first bottleneck**" for row in rows)
+
+
+def test_what_matters_most_is_on_top() -> None:
+    head, *rows = document.sensitivity_rows(DESIGN, shipped())
+    assert head[3:] == ["cores if half", "cores if twice"]
+    changes = [max(abs(int(cell.removesuffix(" %"))) for cell in row[3:]) for row in rows]
+    assert changes == sorted(changes, reverse=True) and changes[0] > 0
+    assert {row[2] for row in rows} <= {"goal", "assumed"}
+    writes = next(row for row in rows if row[0] == "store_writes_per_core")
+    assert int(writes[3].removesuffix(" %")) > 0 > int(writes[4].removesuffix(" %"))
 
 
 def test_the_dearest_point_has_the_longest_bar() -> None:
