@@ -256,7 +256,7 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # The binding of libnghttp2 has no twin: the grpcio transport is its alternative.
     transport = ("h2", "h2head", "h2stream", "grpcframe")
     # Used by compiled handlers only, which decline what these refuse: the plain path is their twin.
-    handlers = ("cache", "cursor", "feedwire", "resident", "page", "fastfeed")
+    handlers = ("cache", "cursor", "feedwire", "resident", "page", "reply", "fastfeed")
     native = ROOT / "feedcore" / "native.py"
     switch = native.read_text(encoding="utf-8") if native.exists() else ""
     found = []
