@@ -178,6 +178,8 @@ def price() -> None:
             cache.put(key, Cached(), 0)
         churned, fresh = Cache(entries * ENTRY_BYTES), itertools.count(1 << 40)
 
+        table = dict.fromkeys(keys)
+
         def nothing(order: list[bytes] = order) -> int:
             for _key in order:
                 pass
@@ -188,7 +190,7 @@ def price() -> None:
                 call(key)
             return CALLS
 
-        def plain(order: list[bytes] = order, call: Callable = dict.fromkeys(keys).get) -> int:
+        def plain(order: list[bytes] = order, call: Callable = table.get) -> int:
             for key in order:
                 call(key)
             return CALLS
