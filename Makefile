@@ -58,6 +58,7 @@ bench-small: build
 	    echo "benchmarks.micro.$$name --small"; $(PY) -m benchmarks.micro.$$name --small; done
 	$(PY) -m benchmarks.transport --small
 	$(PY) -m benchmarks.transport.spread --small
+	$(PY) -m feedcore_bench.ceiling --small
 
 bench-micro: build
 	@set -e; for name in $(MICRO); do $(PY) -m benchmarks.micro.$$name; done
