@@ -291,7 +291,7 @@ def table(samples: Sequence[Sample]) -> str:
                 f"{_median([one.calls_s for one in mine]):,.0f}",
                 f"{ratio:.2f}" if ratio is not None else "",
                 f"{cpu:.2f} us" if cpu is not None else "",
-                f"{1e6 / cpu:,.0f}" if cpu is not None else "",
+                f"{1e6 / cpu:,.0f}" if cpu else "",
                 f"{late:,.0f} us" if late is not None else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
