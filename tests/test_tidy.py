@@ -255,6 +255,8 @@ def test_nothing_is_swallowed() -> None:
 def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # The binding of libnghttp2 has no twin: the grpcio transport is its alternative.
     transport = ("h2", "h2head", "h2stream", "grpcframe")
+    # Nor have those of the load generator: there is no slower one.
+    load = ("h2call", "h2client", "loadstats", "pagescan")
     # Used by compiled handlers only, which decline what these refuse: the plain path is their twin.
     handlers = ("cache", "cursor", "feedwire", "resident", "page", "reply", "fastfeed")
     native = ROOT / "feedcore" / "native.py"
@@ -264,7 +266,7 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
         if not (ROOT / path).with_suffix(".pyi").is_file():
             found.append(f"{path}: no .pyi beside it")
         stem = Path(path).stem
-        if stem not in switch and stem not in transport + handlers:
+        if stem not in switch and stem not in transport + load + handlers:
             found.append(f"{path}: feedcore/native.py does not name it")
     assert not found, "\n".join(found)
 
