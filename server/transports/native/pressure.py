@@ -21,6 +21,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# So many bounds without work are sleep; less may be other processes on this core.
+SLEPT_BOUNDS = 5
+
 
 class Pressure:
     """Of one worker. `call_soon` runs a function when this lap has read all sockets."""
@@ -62,12 +65,17 @@ class Pressure:
         return self.pressed
 
     def _begin_lap(self, now_s: float) -> None:
+        worked_s = self._worked_s()
+        idle_s = (now_s - self._this[0]) - (worked_s - self._this[1])
+        if idle_s > SLEPT_BOUNDS * self._bound_s:
+            self._this = (now_s, worked_s)  # what was before has kept nobody waiting
+            self._above = False
         if not self._above:
             self._above_since = None
         if self.pressed and now_s - self._last_above >= self._relief_s:
             self.pressed = False
         self._open, self._above = True, False
-        self._before, self._this = self._this, (now_s, self._worked_s())
+        self._before, self._this = self._this, (now_s, worked_s)
         self._call_soon(self._end_lap)
 
     def _end_lap(self) -> None:

@@ -63,6 +63,13 @@ def test_pressure_goes_when_nothing_waited_for_a_while() -> None:
     assert not any(loop.lap(100, 0.001))
 
 
+def test_bursts_with_sleep_between_are_no_overload() -> None:
+    loop = Loop()
+    for _ in range(20):
+        assert not any(loop.lap(60, 0.001))
+        loop.now_s += 0.5
+
+
 def test_sleep_is_no_work() -> None:
     loop = Loop()
     for _ in range(50):
