@@ -93,7 +93,12 @@ def extensions() -> list[Extension]:
 
 def packages() -> dict[str, str]:
     """Import name -> folder, for every package of the project."""
-    tops = {"feedcore": "feedcore", "feedcore_server": "server", "feedcore_pb": "feedcore_pb"}
+    tops = {
+        "feedcore": "feedcore",
+        "feedcore_server": "server",
+        "feedcore_pb": "feedcore_pb",
+        "feedcore_bench": "benchmarks/load",
+    }
     found = {"feedcore._native": "ext/feedcore/_native"}
     for top, folder in tops.items():
         for init in sorted((ROOT / folder).rglob("__init__.py")):
