@@ -64,7 +64,10 @@ cdef extern from "nghttp2/nghttp2.h":
 
     ctypedef struct nghttp2_goaway:
         nghttp2_frame_hd hd
+        int32_t last_stream_id
         uint32_t error_code
+        uint8_t *opaque_data
+        size_t opaque_data_len
 
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
@@ -85,6 +88,9 @@ cdef extern from "nghttp2/nghttp2.h":
     ctypedef struct nghttp2_data_provider:
         nghttp2_data_source source
         nghttp2_data_source_read_callback read_callback
+
+    ctypedef struct nghttp2_priority_spec:
+        pass
 
     ctypedef struct nghttp2_settings_entry:
         int32_t settings_id
@@ -144,6 +150,8 @@ cdef extern from "nghttp2/nghttp2.h":
 
     int nghttp2_session_server_new2(
         nghttp2_session **, const nghttp2_session_callbacks *, void *, const nghttp2_option *)
+    int nghttp2_session_client_new2(
+        nghttp2_session **, const nghttp2_session_callbacks *, void *, const nghttp2_option *)
     void nghttp2_session_del(nghttp2_session *)
     ssize_t nghttp2_session_mem_recv(nghttp2_session *, const uint8_t *, size_t)
     ssize_t nghttp2_session_mem_send(nghttp2_session *, const uint8_t **)
@@ -151,6 +159,7 @@ cdef extern from "nghttp2/nghttp2.h":
     int nghttp2_session_want_write(nghttp2_session *)
     size_t nghttp2_session_get_outbound_queue_size(nghttp2_session *)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session *)
+    uint32_t nghttp2_session_get_remote_settings(nghttp2_session *, int)
     int nghttp2_session_set_local_window_size(nghttp2_session *, uint8_t, int32_t, int32_t)
     int nghttp2_session_consume_connection(nghttp2_session *, size_t)
     int nghttp2_session_consume_stream(nghttp2_session *, int32_t, size_t)
@@ -160,6 +169,9 @@ cdef extern from "nghttp2/nghttp2.h":
 
     int nghttp2_submit_settings(
         nghttp2_session *, uint8_t, const nghttp2_settings_entry *, size_t)
+    int32_t nghttp2_submit_request(
+        nghttp2_session *, const nghttp2_priority_spec *, const nghttp2_nv *, size_t,
+        const nghttp2_data_provider *, void *)
     int nghttp2_submit_response(
         nghttp2_session *, int32_t, const nghttp2_nv *, size_t, const nghttp2_data_provider *)
     int nghttp2_submit_trailer(nghttp2_session *, int32_t, const nghttp2_nv *, size_t)

@@ -1,0 +1,12 @@
+from collections.abc import Sequence
+
+class Template:
+    path: str
+    def __init__(
+        self,
+        path: str,
+        authority: str = "localhost",
+        timeout_ms: int | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        user_agent: str = "feedcore-bench",
+    ) -> None: ...
