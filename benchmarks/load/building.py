@@ -193,7 +193,9 @@ async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, sa
     while part := list(islice(rows, POSTS_A_COMMIT)):
         made, counts = [], []
         for at_ms, author, body, media, likes in part:
-            content = encode_content(body, [Media(uri, "image/jpeg", 1200, 900) for uri in media], 0)
+            content = encode_content(
+                body, [Media(uri, "image/jpeg", 1200, 900) for uri in media], 0
+            )
             last_id = max(last_id + 1, ids.make(at_ms, 0, IMPORT_NODE, 0))
             made.append(NewPost(last_id, author, content, digest(content), 0, 1.0, ""))
             if likes:

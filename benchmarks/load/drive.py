@@ -146,8 +146,9 @@ class Bench:
         steps: Sequence[tuple[float, float]] = (),
         warm_up_s: float | None = None,
         poisson: bool = True,
+        shed: bool = False,
     ) -> Phase:
-        """At a rate that does not depend on answers."""
+        """At a rate that does not depend on answers. `shed`: refusals are no part of latencies."""
         seconds = seconds or self.options.seconds
         return self._phase(
             server,
@@ -167,6 +168,7 @@ class Bench:
                 warm_up_s=self.options.warm_up_s if warm_up_s is None else warm_up_s,
             ),
             workload,
+            shed,
         )
 
     def _phase(
@@ -178,13 +180,14 @@ class Bench:
         keep: bool,
         run: Callable[[], engine.Result],
         workload: Any,
+        shed: bool = False,
     ) -> Phase:
         before = server.metrics()
         with Watch(
             server, lambda: workload.answered, lambda seen: self._tell(f"{scenario}: {name}", seen)
         ) as series:
             result = run()
-        phase = to_phase(scenario, name, offered, result, series)
+        phase = to_phase(scenario, name, offered, result, series, shed)
         phase.tiers = tiers(before, server.metrics())
         self._doubts(phase, result)
         if keep:
@@ -211,10 +214,18 @@ class Bench:
 
 
 def to_phase(
-    scenario: str, name: str, offered: float | None, result: engine.Result, series: Series
+    scenario: str,
+    name: str,
+    offered: float | None,
+    result: engine.Result,
+    series: Series,
+    shed: bool = False,
 ) -> Phase:
-    """From what the engine found."""
+    """From what the engine found. Latencies are of all calls: one that was never answered counts
+    with the time that it waited, unless it was `shed`."""
     whole = result.latency()
+    if not shed:
+        whole.merge(result.failed)
     statuses: dict[str, int] = {}
     by_method = {}
     for place, path in enumerate(result.methods):

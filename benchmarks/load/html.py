@@ -47,7 +47,9 @@ def _short(value: float) -> str:
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     if log:
-        return [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+        return [
+            10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ]
     step = 10 ** math.floor(math.log10(max(high - low, 1e-9)))
     step = step / 2 if (high - low) / step < 3 else step
     return [low + step * n for n in range(int((high - low) / step) + 1)]
@@ -148,9 +150,7 @@ def pictures(phases: Sequence[Phase]) -> list[str]:
             "s",
             "calls/s",
         ),
-        chart(
-            "Latency by percentile", latency, "percentile", "ms", log=True, x_labels=nines
-        ),
+        chart("Latency by percentile", latency, "percentile", "ms", log=True, x_labels=nines),
     ]
     for phase in phases:
         at = phase.series.at

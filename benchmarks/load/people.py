@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import random
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ KINDS = (
     feed_pb2.INTERACTION_KIND_HIDE,
 )
 KIND_WEIGHTS = (50, 35, 8, 5, 2)
+
+HINT = "retry after"  # in the detail of a refusal that says when to come back
 
 Call = tuple[int, bytes]
 
@@ -197,18 +200,19 @@ class Crowd:
 class _Run:
     """A script under way."""
 
-    __slots__ = ("call", "number", "order", "script")
+    __slots__ = ("call", "due_ns", "number", "order", "script")
 
     def __init__(self, number: int, script: Script, call: Call) -> None:
         self.number = number
         self.script = script
         self.call = call
         self.order = 0
+        self.due_ns = 0
 
 
 class Scripted:
     """A workload of scripts, for the engine. At least `gap` sessions rest between two calls of one:
-    its time to think. Scripts of `urgent` go first."""
+    its time to think. Scripts that `begin` was given go first, when they are due."""
 
     def __init__(
         self,
@@ -220,7 +224,8 @@ class Scripted:
         shed_allowed: bool = False,
     ) -> None:
         self.checker = checker
-        self.urgent: deque[_Run] = deque()
+        self.answered = 0
+        self.urgent: list[_Run] = []
         self.calls: Counter[int] = Counter()
         self.statuses: Counter[int] = Counter()
         self.hints = 0  # refusals that say when to come back
@@ -230,6 +235,7 @@ class Scripted:
         self._shed_allowed = shed_allowed
         self._resting: deque[_Run] = deque()
         self._number = 0
+        self._pause_ms = 0
 
     @property
     def sessions(self) -> int:
@@ -240,10 +246,22 @@ class Scripted:
         """Runs a script before all others, call after call."""
         self.urgent.append(_Run(-1, script, next(script)))
 
+    def pause(self, ms: int) -> None:
+        """Called by a script that was begun: its next call is not due before `ms` have passed."""
+        self._pause_ms = ms
+
+    def _due(self) -> _Run | None:
+        now_ns = time.monotonic_ns()
+        for place, run in enumerate(self.urgent):
+            if run.due_ns <= now_ns:
+                return self.urgent.pop(place)
+        return None
+
     def next(self) -> tuple[int, bytes, Any] | None:
         """The next request, for the engine."""
-        if self.urgent:
-            run = self.urgent.popleft()
+        run = self._due() if self.urgent else None
+        if run is not None:
+            pass
         elif len(self._resting) > self._gap:
             run = self._resting.popleft()
         elif not self._sessions_max or self._number < self._sessions_max:
@@ -265,9 +283,10 @@ class Scripted:
         body: bytes,
         latency_ns: int,
         now_ns: int,
-        detail: Any = None,
+        detail: str = "",
     ) -> None:
         """An answer, from the engine."""
+        self.answered += 1
         self.calls[method] += 1
         if status:
             self._refused(run, status, detail)
@@ -277,13 +296,15 @@ class Scripted:
         except StopIteration:
             return
         if run.number < 0:
+            run.due_ns = now_ns + self._pause_ms * 1_000_000
+            self._pause_ms = 0
             self.urgent.append(run)
         else:
             self._resting.append(run)
 
-    def _refused(self, run: _Run, status: int, detail: Any) -> None:
+    def _refused(self, run: _Run, status: int, detail: str) -> None:
         self.statuses[status] += 1
         if status == methods.RESOURCE_EXHAUSTED and self._shed_allowed:
-            self.hints += bool(detail)
+            self.hints += HINT in detail
             return
         self.checker.add("status", f"{status}: {detail}", 0, run.number, run.call, b"")
