@@ -110,6 +110,7 @@ class Checker:
     def __init__(self) -> None:
         self.order = 0
         self.deleted: dict[int, int] = {}
+        self.deleting: set[int] = set()  # asked for, acknowledged or not
         self.users: dict[int, UserState] = {}
         self.wrong: list[Wrong] = []
         self.counts: Counter[str] = Counter()
@@ -130,6 +131,13 @@ class Checker:
         if found is None:
             found = self.users[user] = UserState()
         return found
+
+    def may_be_gone(self, call: tuple[int, bytes]) -> bool:
+        """The call reacts to a post whose deletion was asked for: NOT_FOUND is right as well."""
+        if call[0] != methods.INTERACT:
+            return False
+        reaction = feed_pb2.RecordInteractionRequest.FromString(call[1])
+        return reaction.content_id in self.deleting
 
     def add(
         self, what: str, detail: str, user: int, session: int, call: tuple[int, bytes], body: bytes

@@ -206,9 +206,6 @@ class Bench:
         worker = phase.series.mean_cpu("worker 0")
         if phase.offered is None and result.busy_share > 0.97 and worker < 0.9:
             notes.append(f"the generator was the limit (worker {worker:.0%} busy)")
-        others = phase.series.others
-        if others and sum(others) / len(others) > 0.25:
-            notes.append(f"others used {sum(others) / len(others):.2f} cores meanwhile")
         for note in notes:
             self.results.note(phase.scenario, f"{phase.name}: {note}")
 
@@ -256,8 +253,16 @@ def to_phase(
         methods=by_method,
         statuses=statuses,
         series=series,
+        in_time=_in_time(result),
         lateness_us=result.lateness.percentile(99) / 1_000 if result.lateness.count else 0.0,
     )
+
+
+def _in_time(result: engine.Result) -> float:
+    """From the engine's seconds; those of the warm-up and of the drain are left out."""
+    first, last = result.warm_up_s + 0.5, result.warm_up_s + result.seconds + 0.5
+    lines = [line for line in result.series if first < line[0] <= last]
+    return sum(line[1] for line in lines) / len(lines) if lines else result.ok_s
 
 
 def tiers(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:

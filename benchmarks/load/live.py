@@ -186,7 +186,7 @@ def overload(bench: Bench) -> None:
         flood.over_offered = True
         rate = 2 * max(1.0, ceiling.rate)
         phase = bench.open(server, "overload", "2x", flood, rate, shed=True)
-        values["overload.goodput"] = phase.rate / max(ceiling.rate, 1.0)
+        values["overload.goodput"] = phase.in_time / max(ceiling.rate, 1.0)
         values["overload.p99_ms"] = phase.ms(99)
         if flood.shed:
             values["overload.hints"] = 100 * flood.hints / flood.shed
@@ -250,4 +250,4 @@ def _fanout_size(bench: Bench) -> Sequence[str]:
     if bench.options.full:
         return ()
     bench.results.note("fanout", "small: 50 followers a post, a burst of 200 posts")
-    return ("--small",)
+    return "--small", "--seconds", f"{min(2.0, bench.options.seconds):g}"

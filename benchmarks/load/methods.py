@@ -19,7 +19,7 @@ PATHS = (
 NAMES = tuple(path.rsplit("/", 1)[1] for path in PATHS)
 
 FULL, COMPACT, IDS = 0, 1, 2
-OK, RESOURCE_EXHAUSTED = 0, 8  # gRPC status codes
+OK, NOT_FOUND, RESOURCE_EXHAUSTED = 0, 5, 8  # gRPC status codes
 
 
 def get_feed(

@@ -169,6 +169,7 @@ class Session:
         if not content_id:
             self._wrong("publish", "no content id", call, answer)
         elif self.draw.random() < DELETES:
+            self.checker.deleting.add(content_id)
             answer = yield methods.DELETE, methods.delete(self.user, content_id)
             if answer.status == methods.OK:
                 self.checker.deleted[content_id] = self.checker.acknowledge()
@@ -306,5 +307,7 @@ class Scripted:
         self.statuses[status] += 1
         if status == methods.RESOURCE_EXHAUSTED and self._shed_allowed:
             self.hints += HINT in detail
+            return
+        if status == methods.NOT_FOUND and self.checker.may_be_gone(run.call):
             return
         self.checker.add("status", f"{status}: {detail}", 0, run.number, run.call, b"")

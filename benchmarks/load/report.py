@@ -58,12 +58,20 @@ def phase_table(phases: Sequence[Phase]) -> list[str]:
                 f"{phase.max_us / 1_000:.1f}",
                 f"{phase.series.mean_cpu('worker 0'):.0%}",
                 f"{phase.series.mean_cpu('generator'):.0%}",
+                f"{phase.series.mean_others():.2f}",
                 f"{phase.lateness_us / 1_000:.2f}",
                 " ".join(f"{code}: {count:,}" for code, count in phase.statuses.items()),
             )
         )
     head = ["phase", "offered", "calls/s", *(f"p{percent:g} ms" for percent in PERCENTILES)]
-    head += ["max ms", "CPU worker", "CPU generator", "sent late, p99 ms", "statuses"]
+    head += [
+        "max ms",
+        "CPU worker",
+        "CPU generator",
+        "others, cores",
+        "sent late, p99 ms",
+        "statuses",
+    ]
     return table(head, rows)
 
 

@@ -33,6 +33,7 @@ class Phase:
     statuses: dict[str, int] = field(default_factory=dict)
     series: Series = field(default_factory=Series)
     tiers: dict[str, float] = field(default_factory=dict)
+    in_time: float = 0.0  # answers with status OK a second, that came while the phase lasted
     lateness_us: float = 0.0  # p99 of how late the generator itself sent, open loop
 
     def ms(self, percent: float) -> float:

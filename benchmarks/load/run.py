@@ -24,6 +24,7 @@ from feedcore_bench.results import Results
 from feedcore_bench.server import Series
 from feedcore_bench.world import ROOT, Say
 
+DISTURBED = 0.25  # cores that others may use before numbers are doubtful; a quiet machine: 0.05
 Scenario = Callable[[Bench], None]
 
 # In the order of the table of goals.
@@ -135,6 +136,13 @@ def run(
     finally:
         os.sched_setaffinity(0, before)
     _judge(bench, results)
+    busiest = max((phase.series.mean_others() for phase in results.phases), default=0.0)
+    if busiest > DISTURBED:
+        results.note(
+            "machine",
+            f"not quiet: others used up to {busiest:.2f} cores while a phase ran; the table of each"
+            " scenario has it by phase",
+        )
     results.machine["load after"] = " ".join(f"{one:.2f}" for one in os.getloadavg())
     return results
 

@@ -145,7 +145,8 @@ def memory(bench: Bench) -> None:
             f" {len(rest):,} users, and {mapped:,.0f} bytes of mapped run files, which the system"
             " may take back",
         )
-    values["memory.user_kb"] = each["windows"] / 1_024
+    if bench.has("cache.resident_mb"):
+        values["memory.user_kb"] = each["windows"] / 1_024
     if bench.has("cache.pages_mb"):
         values["memory.page_bytes"] = each["pages"] - each["windows"]
 

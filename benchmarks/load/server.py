@@ -182,6 +182,10 @@ class Series:
         values = self.cpu.get(name, [])
         return sum(values) / len(values) if values else 0.0
 
+    def mean_others(self) -> float:
+        """Cores that everything else on the machine used."""
+        return sum(self.others) / len(self.others) if self.others else 0.0
+
 
 class Watch:
     """Samples processes and a counter in a thread while a scenario runs. Context manager."""
