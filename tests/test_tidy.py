@@ -255,7 +255,8 @@ def test_nothing_is_swallowed() -> None:
 def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # The binding of libnghttp2 has no twin: the grpcio transport is its alternative.
     transport = ("h2", "h2head", "h2stream", "grpcframe")
-    load = ("h2call", "h2client", "loadstats", "pagescan")  # the load generator's: there is no other
+    # Nor have those of the load generator: there is no slower one.
+    load = ("h2call", "h2client", "loadstats", "pagescan")
     native = ROOT / "feedcore" / "native.py"
     switch = native.read_text(encoding="utf-8") if native.exists() else ""
     found = []

@@ -179,11 +179,8 @@ class Connections:
             self.deliver(connection, now_ns)
         if client.going_away and connection in self.active:
             self.active.remove(connection)
-        if client.is_over():
-            self.flush(connection)
-            self._ended(connection, client.verdict or "the server sent the connection away")
-            return False
-        return True
+        # Acknowledgements and window updates; flush also sees when the session has ended.
+        return not (client.wants_write() or client.is_over()) or self.flush(connection)
 
     def _ended(self, connection: Connection, why: str) -> None:
         if connection.sock.fileno() in self._by_fd:
@@ -214,6 +211,12 @@ class Connections:
             blocked = True
         except OSError as error:
             self._ended(connection, error.strerror or str(error))
+            return False
+        if connection.client.pending():
+            self.deliver(connection, time.monotonic_ns())
+        if not blocked and connection.client.is_over():
+            why = connection.client.verdict or "the server sent the connection away"
+            self._ended(connection, why)
             return False
         wanted = _WANTED | (select.EPOLLOUT if blocked else 0)
         if wanted != connection.watched:

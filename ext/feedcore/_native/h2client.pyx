@@ -245,6 +245,15 @@ cdef class Client:
             raise self.fault
         return PyBytes_FromStringAndSize(<const char *>OUT, length) if length else None
 
+    def wants_write(self):
+        """Whether `pull` would give anything."""
+        return self.h2 != NULL and h2.nghttp2_session_want_write(self.h2) != 0
+
+    def pending(self):
+        """Calls that are finished and neither taken nor delivered. Also a pull may finish calls:
+        those that cannot be sent any more."""
+        return len(self.done)
+
     def is_over(self):
         """Whether nothing more can come of this connection: `lost` and close the socket."""
         if self.h2 == NULL or self.verdict is not None:

@@ -1,0 +1,3 @@
+Page = tuple[bytes, bytes, bytes, str, str, str, bool, bool]
+
+def scan_page(body: bytes) -> Page: ...
