@@ -39,7 +39,7 @@ ORDINARY_AUTHORS = 32
 FOLLOWERS_KEPT = 64  # of each of those
 CELEBRITY_FOLLOWERS_KEPT = 10_000  # of the best known: so many load at once when it posts
 
-# The world of windows: each user's window is full and merged with the outboxes of 20 pulled authors.
+# The world of windows: each user's window is full and merged with 20 pulled authors' outboxes.
 WINDOW_PUSHED, WINDOW_PUSHED_OF, WINDOW_PUSHED_POSTS = 100, 1_000, 8
 WINDOW_PULLED, WINDOW_PULLED_OF, WINDOW_PULLED_POSTS = 20, 100, 50
 WINDOW_NOISE = 380  # accounts followed that posted nothing: 500 in all

@@ -12,7 +12,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from feedcore_bench import methods
 from feedcore_pb.v1 import feed_pb2
@@ -52,13 +52,9 @@ def _parse(body: bytes) -> Page:
     )
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def _scanner() -> Callable[[bytes], Page]:
     try:
-        from feedcore._native.h2client import scan_page
+        from feedcore._native.pagescan import scan_page
     except ImportError:
         return _parse
 
@@ -69,11 +65,11 @@ def _scanner() -> Callable[[bytes], Page]:
             list(struct.unpack(f"<{count}Q", ids)),
             list(struct.unpack(f"<{count}Q", authors)),
             list(struct.unpack(f"<{count}d", scores)),
-            _text(cursor),
-            _text(head),
-            _text(etag),
-            bool(not_modified),
-            bool(degraded),
+            cursor,
+            head,
+            etag,
+            not_modified,
+            degraded,
         )
 
     return scan

@@ -117,17 +117,17 @@ def visible(bench: Bench) -> None:
             rate = bench.closed(server, "visible", "ceiling", workload).rate
         workload, prober = people(bench, world, "visible", PROBERS)
         assert prober is not None
-        bench.open(server, "visible", "mixed at 50 %", workload, max(1.0, rate / 2))
+        bench.open(server, "visible", "mixed at half", workload, max(1.0, rate / 2))
         took = sorted(prober.took_ms)
         if not took:
             raise RuntimeError("no post was seen")
-        values["visible.p99_ms"] = took[min(len(took) - 1, int(len(took) * 0.99))]
-        middle = took[len(took) // 2]
+        p50, p99 = (took[min(len(took) - 1, int(len(took) * part))] for part in (0.5, 0.99))
+        values["visible.p99_ms"] = p99
         fans = sorted(count for _, count, _ in world.ordinary)
         bench.results.note(
             "visible",
-            f"{len(took):,} posts of authors with {fans[0]:,} to {fans[-1]:,} followers, each looked"
-            f" for in a follower's page: p50 {middle:.1f} ms, p99 {values['visible.p99_ms']:.1f} ms,"
+            f"{len(took):,} posts of authors with {fans[0]:,} to {fans[-1]:,} followers, each"
+            f" looked for in a follower's page: p50 {p50:.1f} ms, p99 {p99:.1f} ms,"
             f" most {took[-1]:.1f} ms, from the moment Publish was due",
         )
         _fan_out_note(bench, "visible", server)

@@ -1,7 +1,7 @@
 """One run: which scenarios, with what options, the table at the end.
 
-Invariants: a scenario that fails is named with its reason and the others go on; wrong answers of any
-scenario make the run fail, missed speed goals do not.
+Invariants: a scenario that fails is named with its reason and the others go on; wrong answers of
+any scenario make the run fail, missed speed goals do not.
 """
 
 from __future__ import annotations

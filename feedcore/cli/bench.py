@@ -16,7 +16,6 @@ NEEDS = (
 )
 SPARK = "▁▂▃▄▅▆▇█"
 SPARKS_SHOWN = 40  # samples of a quarter of a second
-ROWS_LOST = "exit code 1: wrong answers, or a scenario that failed"
 
 
 @click.command(
@@ -80,14 +79,22 @@ def bench(
                 live.update(progress_line(name, seen), refresh=True)
 
         results = run.run(scenarios, options, say, tell)
-    click.echo("\n" + "\n".join(report.verdict_table(results)) + "\n")
-    for scenario, notes in results.notes.items():
-        for note in notes:
-            click.echo(f"  {scenario}: {note}")
+    if size == "tiny":
+        click.echo(f"load benchmark, tiny: {results.machine['pages judged']} pages judged")
+    else:
+        show(results, report.verdict_table(results))
     if out is not None:
         for path in report.write(results, out, f"{results.machine['date']}-load"):
             click.echo(str(path))
     return outcome(results)
+
+
+def show(results, table: list[str]) -> None:
+    """The table, then what must be known to read it."""
+    click.echo("\n" + "\n".join(table) + "\n")
+    for scenario, notes in results.notes.items():
+        for note in notes:
+            click.echo(f"  {scenario}: {note}")
 
 
 def progress_line(name: str, seen) -> Text:
