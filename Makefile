@@ -61,6 +61,7 @@ bench-small: build
 	    echo "benchmarks.micro.$$name --small"; $(PY) -m benchmarks.micro.$$name --small; done
 	$(PY) -m benchmarks.transport --small
 	$(PY) -m benchmarks.transport.spread --small
+	$(PY) -m feedcore_bench.ceiling --small
 	$(PY) -m feedcore_bench --tiny
 
 # A server of its own on one core, people on the other, every answer checked; docs/benchmarks.md says what it measures.

@@ -25,9 +25,14 @@ cdef enum:
     BOOLEAN = 7
 
 FAULTS = (
-    "", "ends within a field", "varint of more than 64 bits",
-    "field or wire type that is not known", "single field that comes twice", "item without content_id or author_id",
-    "more than 1024 items", "bool that is neither 0 nor 1",
+    "",
+    "ends within a field",
+    "varint of more than 64 bits",
+    "field or wire type that is not known",
+    "single field that comes twice",
+    "item without content_id or author_id",
+    "more than 1024 items",
+    "bool that is neither 0 nor 1",
 )
 
 cdef struct Walk:
