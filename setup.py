@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 
 # Modules that need libnghttp2. Their version floor: Debian 12's; see server/transports/library.py.
-NGHTTP2_MODULES = frozenset({"h2", "h2call", "h2client", "h2head", "h2stream"})
+NGHTTP2_MODULES = frozenset({"fastfeed", "h2", "h2call", "h2client", "h2head", "h2stream"})
 NGHTTP2_FLOOR = "libnghttp2 >= 1.52"
 NGHTTP2_NEEDED = "nghttp2_option_set_stream_reset_rate_limit"  # the fix of CVE-2023-44487
 # What FEEDCORE_SANITIZE=1 builds with. Errors of both kinds end the process.

@@ -51,6 +51,7 @@ WORKERS_MAX = NODE_MAX  # each worker needs its own node number, and a rolling r
 PORT_MAX = 65_535
 DRAIN_GRACE_S_MAX = 300  # init systems kill after 90 s to 300 s anyway
 AGE_S_MAX = 7 * 86_400  # a week; longer is as good as never
+CACHE_MB_MAX = 1 << 20  # a terabyte: no machine gives a process more
 PUSH_THRESHOLD_MAX = 2**32  # more than there are people
 HYSTERESIS_PERCENT_MAX = 50  # more would keep an author pulled that lost half of the followers
 
@@ -166,6 +167,24 @@ class IdSettings(_Section):
     )
 
 
+class CacheSettings(_Section):
+    """What each worker keeps in memory; nothing kept is needed for an answer."""
+
+    pages_mb: int = Field(
+        128,
+        ge=0,
+        le=CACHE_MB_MAX,
+        description="megabytes a worker keeps of whole pages, for refreshes and retries; 0: none",
+    )
+    resident_mb: int = Field(
+        512,
+        ge=0,
+        le=CACHE_MB_MAX,
+        description="megabytes a worker keeps of what pages are made from: packed windows,"
+        " outboxes, posts; 0: none, every page reads the store",
+    )
+
+
 class FanoutSettings(_Section):
     """Start values of the hot settings (feedcore admin settings)."""
 
@@ -212,6 +231,7 @@ class Settings(_Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     ids: IdSettings = Field(default_factory=IdSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     fanout: FanoutSettings = Field(default_factory=FanoutSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
 

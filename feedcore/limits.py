@@ -25,6 +25,22 @@ CURSOR_BYTES_MAX = 2_048  # cursors travel in URLs and metadata of callers
 CHECK_NEW_COUNT_MAX = 99  # user interfaces print "99+"
 TRENDING_ENTRIES = WINDOW_ENTRIES  # the cold-start feed is ranked like any other window
 
+# --- what a worker keeps in memory ----------------------------------------------------------------
+# entries that a window grows by when a scroll goes below it: five pages, so that deep scrolls load
+# once in five pages
+WINDOW_STEP_ENTRIES = 250
+# a kept page is served at most so old: half the freshness bound of 60 s, and then only where
+# fan-out to its user has not come through, since deliveries invalidate it
+PAGE_AGE_MAX_MS = 30 * SECOND_MS
+PAGE_SOFT_AGE_MS = 10 * SECOND_MS  # from here on a fresh one is made behind its back
+REFRESH_QUEUE_MAX = 1_024  # pages past their soft age that wait for a fresh one; others just age
+# different pages whose impressions wait to be counted; more are dropped and counted as dropped
+SHOWN_PAGES_MAX = 20_000
+# answers of one kind that are loaded together: an IN list of this length stays in SQLite's
+# statement cache
+LOAD_BATCH_MAX = 500
+LOADS_WAITING_MAX = 10_000  # keys that wait for one batch; more are refused as overload
+
 # --- retention ------------------------------------------------------------------------------------
 RETENTION_MS = 7 * DAY_MS  # feed items and outboxes
 CURSOR_AGE_MAX_MS = RETENTION_MS  # an older cursor points below everything that is kept
@@ -99,6 +115,7 @@ assert CURSOR_AGE_MAX_MS <= RETENTION_MS <= TOMBSTONE_AGE_MAX_MS
 # 7 low bytes an id, a bit vector of 192 + 2^63 / 2^56 bits for the high ones (Elias-Fano), and 76
 # bytes of header and signature, in base64 (4/3)
 assert (SERVED_SET_MAX * 7 + (SERVED_SET_MAX + 128) // 8 + 1 + 76) * 4 // 3 < CURSOR_BYTES_MAX
+assert PAGE_SOFT_AGE_MS < PAGE_AGE_MAX_MS
 assert RECENTLY_ACTIVE_MS < INACTIVE_AFTER_MS
 assert FANOUT_JOBS_PER_TURN * FANOUT_QUOTA_FOLLOWERS <= MERGE_DELIVERIES_MAX
 assert MERGE_DELIVERIES_MAX < DELIVERY_BACKLOG_MAX

@@ -20,6 +20,7 @@ COMPILED = os.environ.get("FEEDCORE_NO_EXTENSIONS") != "1"
 if COMPILED and not TYPE_CHECKING:
     try:
         from feedcore._native.engagement import engagement_lookup, engagement_store
+        from feedcore._native.epochs import Epochs
         from feedcore._native.idset import (
             U64Set,
             ids_contain,
@@ -30,9 +31,10 @@ if COMPILED and not TYPE_CHECKING:
             pack_ids,
             unpack_ids,
         )
-        from feedcore._native.merge import merge_newest, sort_entries
+        from feedcore._native.merge import count_within, merge_newest, sort_entries
         from feedcore._native.paging import select
         from feedcore._native.ranking import score
+        from feedcore._native.runlookup import RunIndex
         from feedcore._native.runs import build_runs, merge_runs
         from feedcore._native.visibility import judge
         from feedcore._native.wire import encode_not_modified, encode_page, page_etag
@@ -47,6 +49,7 @@ if COMPILED and not TYPE_CHECKING:
 
 if TYPE_CHECKING or not COMPILED:
     from feedcore.domain.engagement import engagement_lookup, engagement_store
+    from feedcore.domain.epochs import Epochs
     from feedcore.domain.idset import (
         U64Set,
         ids_contain,
@@ -57,20 +60,23 @@ if TYPE_CHECKING or not COMPILED:
         pack_ids,
         unpack_ids,
     )
-    from feedcore.domain.merge import merge_newest, sort_entries
+    from feedcore.domain.merge import count_within, merge_newest, sort_entries
     from feedcore.domain.paging import select
     from feedcore.domain.ranking import score
-    from feedcore.domain.runs import build_runs, merge_runs
+    from feedcore.domain.runs import RunIndex, build_runs, merge_runs
     from feedcore.domain.visibility import judge
     from feedcore.domain.wire import encode_not_modified, encode_page, page_etag
 
 __all__ = [
     "COMPILED",
     "Audience",
+    "Epochs",
+    "RunIndex",
     "Selection",
     "U64Set",
     "Verdict",
     "build_runs",
+    "count_within",
     "encode_not_modified",
     "encode_page",
     "engagement_lookup",

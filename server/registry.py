@@ -25,7 +25,7 @@ from feedcore_server.context import CallContext
 
 Reply = bytes | Message
 UnaryHandler = Callable[[Any, CallContext], Awaitable[Reply]]
-FastHandler = Callable[[bytes], bytes | None]
+FastHandler = Any  # Callable[[bytes], bytes | None], or a compiled handler of the native transport
 StreamHandler = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Reply]]
 
 

@@ -14,13 +14,14 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import Clock
-from feedcore.config import FanoutSettings, Settings
+from feedcore.config import CacheSettings, FanoutSettings, Settings
 from feedcore.domain.ids import time_ms
 from feedcore.errors import ClockWentBack
 from feedcore.limits import CLOCK_AHEAD_MAX_MS
 from feedcore.observe import logs
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
+from feedcore.services.resident_budget import CacheBudget
 from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
 from feedcore_server.dispatch import Dispatcher, Interceptor
@@ -35,7 +36,9 @@ from feedcore_server.interceptors.logging import logged
 from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.limits import LAME_DUCK_S
-from feedcore_server.registry import Registry
+from feedcore_server.registry import FastHandler, Registry
+
+MEGABYTE = 1 << 20
 
 
 class Stops(Protocol):
@@ -61,7 +64,14 @@ class Api:
 
     async def close(self) -> None:
         """Closes the store; after the transport has stopped."""
+        if self.engine.resident is not None:
+            await self.engine.resident.close()
         await self.store.close()
+
+
+def budget_of(cache: CacheSettings) -> CacheBudget:
+    """Bytes a worker."""
+    return CacheBudget(cache.pages_mb * MEGABYTE, cache.resident_mb * MEGABYTE)
 
 
 def hot_start(fanout: FanoutSettings) -> HotSettings:
@@ -86,6 +96,7 @@ async def open_worker(settings: Settings, node: int, clock: Clock) -> Api:
             clock,
             region=settings.ids.region,
             node=node,
+            budget=budget_of(settings.cache),
         )
     except BaseException:
         await store.close()
@@ -106,7 +117,8 @@ def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Regi
     admin = AdminServices(engine.admin, engine.explain, engine.audit, engine.importing, clock)
     reflection = ReflectionHandlers()
     registry = Registry()
-    feed, publish = FeedHandlers(engine.feed, engine.preferences), PublishHandlers(engine.publish)
+    feed = FeedHandlers(engine.feed, engine.preferences, engine.resident)
+    publish = PublishHandlers(engine.publish)
     for module, name, handlers in (
         (feed_pb2, "FeedService", feed),
         (publish_pb2, "PublishService", publish),
@@ -114,7 +126,8 @@ def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Regi
         (graph_pb2, "GraphService", GraphHandlers(engine.graph)),
         (content_pb2, "ContentService", ContentHandlers(engine.publish)),
     ):
-        registry.add_service(module.DESCRIPTOR.services_by_name[name], handlers.table())
+        fast = fast_feed(engine) if handlers is feed else None
+        registry.add_service(module.DESCRIPTOR.services_by_name[name], handlers.table(), fast=fast)
     health.add(registry.services())
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
     registry.add_service(health_service, health.table(), fast=health.fast_table(), prefix="Health")
@@ -123,6 +136,18 @@ def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Regi
     registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)
     reflection.set_services(registry.services())
     return registry
+
+
+def fast_feed(engine: Engine) -> dict[str, FastHandler]:
+    """Fast handlers of FeedService; none without what they need."""
+    if engine.resident is None:
+        return {}
+    try:
+        from feedcore._native.fastfeed import FastCheckNew, FastGetFeed, Gate
+    except ImportError:  # built without libnghttp2: grpc.aio serves, and has no fast handlers
+        return {}
+    maker, gate = engine.resident.maker, Gate()
+    return {"GetFeed": FastGetFeed(maker, gate), "CheckNew": FastCheckNew(maker, gate)}
 
 
 async def _wait_for_clock(store: EmbeddedStore, clock: Clock) -> None:

@@ -20,6 +20,8 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
     _allow_open_files()
     api = await open_worker(child.settings, child.node, clock)
     try:
+        if api.engine.resident is not None:
+            api.engine.resident.start()
         serving: Serving = serving_of(child, api.dispatcher, clock)
         port = await serving.start()
         # What start-up has made stays: looking at it in a full collection stops calls for 100 ms.

@@ -61,3 +61,15 @@ def sort_entries(entries: bytes) -> bytes:
         one = entries[offset : offset + ENTRY_BYTES]
         by_key.setdefault(one[:8], one)
     return b"".join(by_key[key] for key in sorted(by_key))
+
+
+def count_within(entries: bytes, at_or_below: int, not_below: int) -> int:
+    """How many entries, newest first, have not_below <= content_id <= at_or_below."""
+    if at_or_below < 0:
+        return 0
+    entries = bytes(entries)
+    begin = _start(entries, order_key(min(at_or_below, U64_MAX)))
+    end = len(entries)
+    if not_below > 0:
+        end = _start(entries, order_key(min(not_below - 1, U64_MAX)))
+    return max(end - begin, 0) // ENTRY_BYTES

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from feedcore.domain.ids import day as day_of
 
@@ -25,6 +27,17 @@ SINK_BYTES = 4 * 1024 * 1024  # merged entries are handed over in pieces of this
 _U64_MASK = (1 << 64) - 1
 
 Run = tuple[bytes, bytes, bytes]
+
+
+class RunView(NamedTuple):
+    """One run as it is mapped. `has_removed`: some of its entries may have the REMOVED bit."""
+
+    run_id: int
+    day: int
+    users: memoryview  # of u64
+    offsets: memoryview  # of u32
+    entries: memoryview
+    has_removed: bool
 
 
 def build_runs(rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[int, bytes, bytes, bytes]]:
@@ -112,3 +125,49 @@ def first_at_or_below(entries: bytes, at_or_below: int) -> int:
         else:
             high = middle
     return low
+
+
+class RunIndex:
+    """Looks users up in a set of mapped runs, newest day first. Holds the views it is given."""
+
+    def __init__(self, views: Sequence[RunView]) -> None:
+        self._views = sorted(views, key=lambda view: (-view.day, view.run_id))
+        self.newest_run = max((view.run_id for view in views), default=0)
+
+    def window(
+        self, user_id: int, first_day: int, last_day: int, at_or_below: int, limit: int
+    ) -> list[bytes]:
+        """Slices that together hold the newest `limit` entries at or below, of days in bounds."""
+        found: list[bytes] = []
+        have = longest = day = 0
+        for view in self._views:
+            if view.day > last_day:
+                continue
+            if view.day != day:
+                have, longest, day = have + longest, 0, view.day
+            if view.day < first_day or have >= limit:
+                break
+            entries = _slice(view, user_id)
+            if entries and view.day == last_day:
+                entries = entries[first_at_or_below(entries, at_or_below) * ENTRY_BYTES :]
+            entries = entries[: limit * ENTRY_BYTES]
+            if entries:
+                found.append(entries)
+                # a content in two runs counts twice here: hence the least a day can hold is its
+                # longest slice
+                longest = max(longest, len(entries) // ENTRY_BYTES)
+        return found
+
+    def since(self, user_id: int, seen_run: int) -> list[bytes]:
+        """The user's slices of runs that are newer than `seen_run`."""
+        found = [_slice(view, user_id) for view in self._views if view.run_id > seen_run]
+        return [entries for entries in found if entries]
+
+
+def _slice(view: RunView, user_id: int) -> bytes:
+    at = bisect_left(view.users, user_id)
+    if at == len(view.users) or view.users[at] != user_id:
+        return b""
+    start, end = view.offsets[at] * ENTRY_BYTES, view.offsets[at + 1] * ENTRY_BYTES
+    entries = bytes(view.entries[start:end])
+    return live_entries(entries) if view.has_removed else entries

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+import zlib
 from collections.abc import Sequence
 
 from feedcore.domain.ids import time_ms
@@ -22,7 +23,7 @@ VIEW_IDS = 2
 
 ETAG_BYTES = 12  # 96 bits: a collision needs 2^48 pages of one user
 PAGE_NUMBERS = struct.Struct("<QQ?")
-ITEM_NUMBERS = struct.Struct("<QQQQQq")
+ITEM_NUMBERS = struct.Struct("<QQQQQqI")
 
 # content_id, author_id, content or None, likes, comments, shares, score, reason
 PageItem = tuple[int, int, "bytes | None", int, int, int, float, int]
@@ -79,13 +80,14 @@ def page_etag(items: Sequence[PageItem], config_version: int, next_exists: bool,
     """Names a page by its ids, their order, counts and contents; not by scores, which fall as time
     passes.
 
-    `flags`: what else the caller's answer depends on, such as the view. 16 characters of base64url.
-
+    `flags`: what else the caller's answer depends on, such as the view. A content counts by its
+    size and CRC-32: a post never changes, so the id alone nearly names it. 16 characters of
+    base64url.
     """
     parts = [PAGE_NUMBERS.pack(config_version, flags, next_exists)]
     for content_id, author_id, content, likes, comments, shares, _, _ in items:
         size = -1 if content is None else len(content)
-        parts.append(ITEM_NUMBERS.pack(content_id, author_id, likes, comments, shares, size))
-        parts.append(content or b"")
+        crc = zlib.crc32(content or b"")
+        parts.append(ITEM_NUMBERS.pack(content_id, author_id, likes, comments, shares, size, crc))
     digest = hashlib.blake2b(b"".join(parts), digest_size=ETAG_BYTES).digest()
     return base64.urlsafe_b64encode(digest).decode()

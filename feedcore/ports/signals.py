@@ -50,6 +50,9 @@ class SignalStore(Protocol):
     def impressions(self, content_ids: Sequence[int]) -> None:
         """The items were on a page that was served: buffered, bounded, counted behind."""
 
+    def impressions_of(self, pages: Sequence[tuple[bytes, int]]) -> None:
+        """(id array, how often a page of these items was served), as `impressions`."""
+
     async def apply_counters(self, limit: int, now_ms: int) -> int:
         """Folds up to `limit` waiting interactions into counters, engagement and affinity; how
         many.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from feedcore import native
 from feedcore.clock import Clock
 from feedcore.domain.ids import IdGenerator
 from feedcore.ports import (
@@ -23,6 +24,7 @@ from feedcore.ports import (
     SettingsStore,
     SignalStore,
 )
+from feedcore.ports.resident import ResidentSource
 from feedcore.services.admin import AdminService
 from feedcore.services.audit import AuditService
 from feedcore.services.explain import ExplainService
@@ -33,6 +35,10 @@ from feedcore.services.importing import ImportService
 from feedcore.services.policy import PolicyReview
 from feedcore.services.preferences import PreferenceService
 from feedcore.services.publish import PublishService
+from feedcore.services.resident_budget import CacheBudget
+
+if TYPE_CHECKING:
+    from feedcore.services.resident import ResidentFeed
 
 
 class Store(Protocol):
@@ -46,6 +52,8 @@ class Store(Protocol):
     signals: SignalStore
     queue: FanoutQueue
     settings: SettingsStore
+    resident: ResidentSource
+    epochs: native.Epochs
     secret: bytes
     counts: Callable[[], Awaitable[dict[str, int]]]
 
@@ -64,12 +72,21 @@ class Engine:
     importing: ImportService
     policy: PolicyReview
     hot: Hot
+    resident: ResidentFeed | None  # None without compiled modules, and where nothing is served
 
 
 def build_engine(
-    store: Store, hot_start: HotSettings, clock: Clock, *, region: int = 0, node: int = 0
+    store: Store,
+    hot_start: HotSettings,
+    clock: Clock,
+    *,
+    region: int = 0,
+    node: int = 0,
+    budget: CacheBudget | None = None,
 ) -> Engine:
-    """Wires the services. `node` must differ between all processes that publish."""
+    """Wires the services. `node` must differ between all processes that publish. `budget`: what a
+    process that serves feeds may keep in memory.
+    """
     hot = Hot(store.settings, hot_start)
     policy = PolicyReview(store.settings, hot)
     feed = FeedService(
@@ -103,4 +120,24 @@ def build_engine(
         ),
         policy=policy,
         hot=hot,
+        resident=_resident(store, feed, clock, budget),
+    )
+
+
+def _resident(
+    store: Store, feed: FeedService, clock: Clock, budget: CacheBudget | None
+) -> ResidentFeed | None:
+    if budget is None or not native.COMPILED:
+        return None
+    from feedcore.services.resident import ResidentFeed
+
+    return ResidentFeed(
+        feed,
+        store.resident,
+        store.epochs,
+        store.preferences,
+        store.signals,
+        store.secret,
+        clock,
+        budget,
     )

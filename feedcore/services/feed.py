@@ -186,7 +186,7 @@ class FeedService:
         scroll.chosen.sort(reverse=True)
         return rebuild_due
 
-    def check_new(self, user_id: int, head: str) -> NewContent:
+    async def check_new(self, user_id: int, head: str) -> NewContent:
         """How many visible items are newer than `head`."""
         check_id("user_id", user_id)
         head_id = decode_head(head, self._secret, user_id)
@@ -283,15 +283,31 @@ class FeedService:
             return self._trending_skeleton(scroll)
         pulled, total = self._pull_sources(viewer, window.built, window.pending_authors)
         outboxes = self._posts.outboxes(pulled, at_or_below, not_below, WINDOW_ENTRIES)
-        sources = [*window.sources, *outboxes]
-        entries = native.merge_newest(sources, at_or_below, not_below, WINDOW_ENTRIES)
+        bounds = at_or_below, not_below, WINDOW_ENTRIES
+        stored = native.merge_newest(window.sources, *bounds)
+        entries = native.merge_newest([stored, *outboxes], *bounds)
         if not receipt.sources:
             receipt.origin = Origin.STORED if window.built else Origin.REBUILT
-            receipt.report("stored", sum(map(len, window.sources)) // ENTRY_BYTES)
-            receipt.report("outboxes", sum(map(len, outboxes)) // ENTRY_BYTES)
+            self._report_sources(receipt, entries, stored, outboxes, at_or_below, not_below)
             receipt.pull_total, receipt.pull_considered = total, len(pulled) - 1
         receipt.candidates += len(entries) // ENTRY_BYTES
         return Skeleton(entries, window.built)
+
+    def _report_sources(
+        self,
+        receipt: Receipt,
+        entries: bytes,
+        stored: bytes,
+        outboxes: list[bytes],
+        at_or_below: int,
+        not_below: int,
+    ) -> None:
+        """What each source has within the merged window, whatever else it may hold."""
+        if len(entries) == WINDOW_ENTRIES * ENTRY_BYTES:
+            not_below, _ = key_at(entries, WINDOW_ENTRIES - 1)
+        within = [native.count_within(one, at_or_below, not_below) for one in (stored, *outboxes)]
+        receipt.report("stored", within[0])
+        receipt.report("outboxes", sum(within[1:]))
 
     def _pull_sources(
         self, viewer: Viewer, built: bool, pending: tuple[int, ...]

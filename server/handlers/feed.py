@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from feedcore.errors import InvalidField
 from feedcore.observe import metrics
@@ -11,6 +11,9 @@ from feedcore.services.feed import FeedService
 from feedcore.services.preferences import PreferenceService
 from feedcore_pb.v1 import feed_pb2 as pb
 from feedcore_server.context import CallContext
+
+if TYPE_CHECKING:
+    from feedcore.services.resident import ResidentFeed
 
 INTERACTIONS = {
     pb.INTERACTION_KIND_LIKE: (InteractionKind.LIKE, True),
@@ -35,8 +38,13 @@ _LISTED = {kind: number for number, (kind, on) in PREFERENCES.items() if on}
 class FeedHandlers:
     """Handlers by method name are in `table`."""
 
-    def __init__(self, feed: FeedService, preferences: PreferenceService) -> None:
-        self._feed = feed
+    def __init__(
+        self,
+        feed: FeedService,
+        preferences: PreferenceService,
+        resident: ResidentFeed | None = None,
+    ) -> None:
+        self._feed = feed if resident is None else resident
         self._preferences = preferences
         self._pages: dict[str, Any] = {}
         self._outbox_hits = metrics.OUTBOX_READS.labels("hit")
@@ -81,10 +89,12 @@ class FeedHandlers:
 
     async def check_new(
         self, request: pb.CheckNewRequest, call: CallContext
-    ) -> pb.CheckNewResponse:
+    ) -> pb.CheckNewResponse | bytes:
         """How many items are newer than the caller's page."""
         call.user_id = request.user_id
-        new = self._feed.check_new(request.user_id, request.head)
+        new = await self._feed.check_new(request.user_id, request.head)
+        if isinstance(new, bytes):
+            return new
         call.note(items=new.count)
         return pb.CheckNewResponse(
             count=new.count,

@@ -25,12 +25,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
+from feedcore.domain import ids
+from feedcore.domain.cursor import encode_head
 from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import InteractionKind, PreferenceKind
 from feedcore.services.engine import build_engine
+from feedcore.services.feed import NewContent
 from feedcore.services.hot import HotSettings
+from feedcore.services.resident_budget import CacheBudget
 from feedcore.workers.fanout import FanoutWorker
 from feedcore_pb.v1 import feed_pb2
 
@@ -122,7 +127,9 @@ class Model:
 
 
 class FeedMachine(RuleBasedStateMachine):
-    """Random histories of a small network."""
+    """Random histories of a small network, served from the store alone."""
+
+    budget: CacheBudget | None = None
 
     @initialize(edges=EDGES)
     def begin(self, edges: set[tuple[int, int]]) -> None:
@@ -143,15 +150,24 @@ class FeedMachine(RuleBasedStateMachine):
 
         self.run(opened())
         self.engine = build_engine(
-            self.store, HotSettings(push_threshold=2, hysteresis_percent=0), self.clock, node=1
+            self.store,
+            HotSettings(push_threshold=2, hysteresis_percent=0),
+            self.clock,
+            node=1,
+            budget=self.budget,
         )
+
+    def _close(self) -> None:
+        if self.engine.resident is not None:
+            self.run(self.engine.resident.close())
+        self.run(self.store.close())
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
-            self.run(self.store.close())
+            self._close()
             self.loop.close()
             shutil.rmtree(self.folder)
 
@@ -342,7 +358,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        self.run(self.store.close())
+        self._close()
         self._open()
 
     @rule(user=USERS, size=PAGES)
@@ -353,6 +369,7 @@ class FeedMachine(RuleBasedStateMachine):
         if due:
             scroll = OpenScroll(user, "", set(), due)
             self._next_page(scroll, size)
+            self._began(scroll)
 
     @precondition(lambda self: self.scrolls)
     @rule(data=st.data(), size=PAGES)
@@ -373,6 +390,9 @@ class FeedMachine(RuleBasedStateMachine):
         else:
             assert scroll.due <= scroll.served, "skipped what was there all along"
 
+    def _began(self, scroll: OpenScroll) -> None:
+        """The first page of a scroll was loaded."""
+
     def _page(self, user: int, size: int, cursor: str) -> feed_pb2.GetFeedResponse:
         page = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
         return feed_pb2.GetFeedResponse.FromString(page.body)
@@ -390,10 +410,98 @@ class FeedMachine(RuleBasedStateMachine):
             assert set(served) == self.model.visible(user, now_ms), f"user {user}"
 
 
-FeedMachine.TestCase.settings = settings(
+class ResidentFeedMachine(FeedMachine):
+    """The same, made by compiled code from what is kept in memory: byte for byte what the store
+    alone gives at that moment, whichever page of whichever scroll."""
+
+    budget = CacheBudget(0, 1 << 20)
+
+    def _page(self, user: int, size: int, cursor: str) -> feed_pb2.GetFeedResponse:
+        page = self.run(self.engine.resident.get_feed(user, size, cursor, 0, ""))
+        plain = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
+        assert page.body == plain.body, readable(page.body, plain.body)
+        return feed_pb2.GetFeedResponse.FromString(page.body)
+
+    @invariant()
+    def first_pages_are_the_same(self) -> None:
+        if hasattr(self, "store"):
+            for user in range(1, USER_COUNT + 1):
+                page = self._page(user, 3, "")
+                new = self.run(self.engine.resident.check_new(user, page.head))
+                plain = self.run(self.engine.feed.check_new(user, page.head))
+                if isinstance(new, bytes):
+                    new = NewContent(*check_of(new))
+                assert new == plain
+
+    @rule(user=USERS, after=st.integers(0, 5_000))
+    def check_from_the_past(self, user: int, after: int) -> None:
+        head_id = ids.first_id_at(self.clock.now_ms() - after * 60_000)
+        head = encode_head(user, head_id, self.store.secret)
+        new = self.run(self.engine.resident.check_new(user, head))
+        plain = self.run(self.engine.feed.check_new(user, head))
+        assert (NewContent(*check_of(new)) if isinstance(new, bytes) else new) == plain
+
+
+class KeptFeedMachine(FeedMachine):
+    """The same with pages kept, too. A kept page may lack what is acknowledged and not delivered
+    yet; it shows nothing that is not visible, and deliveries end it."""
+
+    budget = CacheBudget(1 << 20, 1 << 20)
+
+    def _page(self, user: int, size: int, cursor: str) -> feed_pb2.GetFeedResponse:
+        maker = self.engine.resident.maker
+        hits = maker.page_hits
+        page = self.run(self.engine.resident.get_feed(user, size, cursor, 0, ""))
+        self.kept = maker.page_hits > hits
+        if not self.kept:
+            plain = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
+            assert page.body == plain.body, readable(page.body, plain.body)
+        return feed_pb2.GetFeedResponse.FromString(page.body)
+
+    def _began(self, scroll: OpenScroll) -> None:
+        if self.kept:
+            scroll.due.clear()
+
+    @invariant()
+    def kept_pages_show_what_is_visible(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        for user in range(1, USER_COUNT + 1):
+            if not any(follower == user for follower, _ in self.model.follows):
+                continue
+            maker = self.engine.resident.maker
+            made = maker.pages_made
+            first = self._page(user, 3, "")
+            made = maker.pages_made - made
+            again = self._page(user, 3, "")
+            if made:
+                assert self.kept and again == first, "a page that was made is kept"
+            visible = self.model.visible(user, self.clock.now_ms())
+            assert {item.content_id for item in again.items} <= visible
+
+
+def readable(body: bytes, plain: bytes) -> str:
+    """Both answers, for the report of a failure."""
+    parse = feed_pb2.GetFeedResponse.FromString
+    return f"resident: {parse(body)}\nplain: {parse(plain)}"
+
+
+def check_of(body: bytes) -> tuple[int, bool, int, int]:
+    """The fields of an encoded CheckNewResponse."""
+    new = feed_pb2.CheckNewResponse.FromString(body)
+    return new.count, new.capped, new.newest_published_at_ms, new.newest_content_id
+
+
+SETTINGS = settings(
     max_examples=1_000 if LONG else 200,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+FeedMachine.TestCase.settings = SETTINGS
 TestFeedMachine = FeedMachine.TestCase
+if native.COMPILED:
+    ResidentFeedMachine.TestCase.settings = SETTINGS
+    TestResidentFeedMachine = ResidentFeedMachine.TestCase
+    KeptFeedMachine.TestCase.settings = SETTINGS
+    TestKeptFeedMachine = KeptFeedMachine.TestCase

@@ -165,3 +165,18 @@ def sort_entries(entries):
         return out if made == n else out[: made * ENTRY_BYTES]
     finally:
         free(keys)
+
+
+def count_within(entries, at_or_below, not_below):
+    """See the twin."""
+    cdef bytes data = as_bytes(entries)
+    cdef Py_ssize_t n = entries_count(data)
+    cdef const uint8_t* at = data_of(data)
+    cdef uint64_t last = _key(not_below)
+    cdef const uint8_t* begin = _start(at, n, _key(at_or_below))
+    cdef const uint8_t* end = at + n * ENTRY_BYTES
+    if at_or_below < 0:
+        return 0
+    if last != <uint64_t>-1:
+        end = _start(at, n, last + 1)
+    return (end - begin) // ENTRY_BYTES if end > begin else 0

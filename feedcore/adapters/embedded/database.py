@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from feedcore import native
+from feedcore.adapters.embedded.epochs import Changes
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.errors import Overloaded, StoreError, StoreFull
 from feedcore.limits import DISK_RESERVE_BYTES, WRITE_BATCH_MAX, WRITE_QUEUE_MAX
@@ -35,13 +37,28 @@ WAL_CHECKPOINT_PAGES = 20_000  # 80 MB: only reached if no fan-out process check
 STATEMENTS_CACHED = 256  # every statement of the engine
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """Notes what its transaction changes of what processes keep."""
+
+    changes: Changes
+
+
+def connect(
+    path: Path, *, read_only: bool, epochs: native.Epochs | None = None
+) -> Connection:
     """A connection in autocommit; transactions are written out. StoreError if the file cannot be
     read.
+
+    `epochs`: where its transactions announce what they changed; None: nobody keeps anything.
     """
     conn = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS_CACHED,
+        factory=Connection,
     )
+    conn.changes = Changes(epochs)
     try:
         conn.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         conn.execute("PRAGMA journal_mode = WAL")
@@ -59,9 +76,10 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return conn
 
 
-def bump(conn: sqlite3.Connection, column: str) -> None:
+def bump(conn: Connection, column: str) -> None:
     """Tells all processes that what they keep of `column` has changed, with this transaction."""
     conn.execute(f"UPDATE versions SET {column} = {column} + 1")
+    conn.changes.mirrored = True
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -72,17 +90,21 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def transaction(conn: sqlite3.Connection, lock: FileLock) -> Iterator[sqlite3.Connection]:
-    """One write transaction under the lock of all processes. Disk full is raised as StoreFull."""
+def transaction(conn: Connection, lock: FileLock) -> Iterator[Connection]:
+    """One write transaction under the lock of all processes; what it changed is announced before
+    the lock is let go. Disk full is raised as StoreFull.
+    """
     lock.acquire()
     try:
         conn.execute("BEGIN IMMEDIATE")
         try:
             yield conn
             conn.execute("COMMIT")
+            conn.changes.announce()
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
+            conn.changes.forget()
             raise
     except (sqlite3.OperationalError, OSError) as error:
         if is_disk_full(error):
@@ -97,10 +119,13 @@ def transaction(conn: sqlite3.Connection, lock: FileLock) -> Iterator[sqlite3.Co
 class _Operation:
     """One queued write and who waits for it."""
 
-    __slots__ = ("error", "future", "result", "work")
+    __slots__ = ("error", "future", "mirrored", "result", "work")
 
-    def __init__(self, work: Callable[[sqlite3.Connection], Any], future: asyncio.Future) -> None:
+    def __init__(
+        self, work: Callable[[Connection], Any], future: asyncio.Future, mirrored: bool
+    ) -> None:
         self.work = work
+        self.mirrored = mirrored
         self.future = future
         self.result: Any = None
         self.error: BaseException | None = None
@@ -111,10 +136,10 @@ class Writer:
     disk.
     """
 
-    def __init__(self, path: Path, lock_path: Path) -> None:
+    def __init__(self, path: Path, lock_path: Path, epochs: native.Epochs | None = None) -> None:
         self._directory = path.parent
         self._log = path.with_name(path.name + "-wal")
-        self._conn = connect(path, read_only=False)
+        self._conn = connect(path, read_only=False, epochs=epochs)
         self._lock = FileLock(lock_path)
         self._waiting: deque[_Operation] = deque()
         self._wake = threading.Condition()
@@ -122,8 +147,11 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="feedcore-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[Connection], T], *, mirrored: bool = True) -> T:
         """Runs `work` inside the next shared transaction; returns its result once that is durable.
+
+        `mirrored` False: it changes nothing that every process keeps a mirror of (`tail`), so that
+        nobody has to look.
 
         What `work` raises is raised here, and of its changes none is left. Raises Overloaded and
         StoreFull.
@@ -134,7 +162,7 @@ class Writer:
                 raise StoreError("the store is closed; open it again")
             if len(self._waiting) >= WRITE_QUEUE_MAX:
                 raise Overloaded("the write queue", f"{WRITE_QUEUE_MAX} writes")
-            self._waiting.append(_Operation(work, future))
+            self._waiting.append(_Operation(work, future, mirrored))
             self._wake.notify()
         return await future
 
@@ -198,10 +226,11 @@ class _FailedLate(Exception):
     """An operation failed after it had written: its batch starts again, in savepoints."""
 
 
-def _apply(conn: sqlite3.Connection, operation: _Operation) -> None:
+def _apply(conn: Connection, operation: _Operation) -> None:
     if operation.future.cancelled():
         return
     before = conn.total_changes
+    conn.changes.mirrored |= operation.mirrored
     try:
         operation.result = operation.work(conn)
     except Exception as error:
@@ -212,11 +241,12 @@ def _apply(conn: sqlite3.Connection, operation: _Operation) -> None:
         operation.error = _translated(error)
 
 
-def _apply_in_savepoint(conn: sqlite3.Connection, operation: _Operation) -> None:
+def _apply_in_savepoint(conn: Connection, operation: _Operation) -> None:
     operation.error = None
     if operation.future.cancelled():
         return
     conn.execute("SAVEPOINT one")
+    conn.changes.mirrored |= operation.mirrored
     try:
         operation.result = operation.work(conn)
     except Exception as error:

@@ -33,19 +33,19 @@ class EngagementMap:
             _build(path, store_id, conn)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
-        self._slots = memoryview(self._map)[_HEADER_BYTES:]
+        self.slots = memoryview(self._map)[_HEADER_BYTES:]
 
     def lookup(self, entries: bytes) -> bytes:
         """One f32 LE an entry."""
-        return native.engagement_lookup(self._slots, entries)
+        return native.engagement_lookup(self.slots, entries)
 
     def store(self, content_id: int, weight: float) -> None:
         """Absolute, so that storing again is the same."""
-        native.engagement_store(self._slots, content_id, engagement_of(weight))
+        native.engagement_store(self.slots, content_id, engagement_of(weight))
 
     def close(self) -> None:
         """Lets the map go."""
-        self._slots.release()
+        self.slots.release()
         self._map.close()
 
 

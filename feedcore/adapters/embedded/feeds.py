@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import AbstractContextManager
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Writer
+from feedcore.adapters.embedded.database import Connection, Writer
 from feedcore.adapters.embedded.sqlids import to_sql
 from feedcore.adapters.embedded.tail import Tail
 from feedcore.domain import ids
@@ -65,7 +65,8 @@ class EmbeddedFeedStore:
         first_day, last_day, at_or_below, limit = bounds
         for _ in range(_REOPENS_MAX):
             try:
-                return self._tail.runs.window(user_id, first_day, last_day, at_or_below, limit)
+                index = self._tail.runs.index()
+                return index.window(user_id, first_day, last_day, at_or_below, limit)
             except FileNotFoundError as error:
                 missing = error
                 self._tail.reload_runs()
@@ -82,12 +83,12 @@ class EmbeddedFeedStore:
         """Active again and queued, in one commit; a read only, if that is so already."""
         user = (to_sql(user_id),)
 
-        def work(conn: sqlite3.Connection) -> None:
+        def work(conn: Connection) -> None:
             if conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
                 queue_rebuild(conn, user_id, now_ms)
 
         if self._conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
-            await self._writer.run(work)
+            await self._writer.run(work, mirrored=False)
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """One row each in the delivery log."""
@@ -104,15 +105,16 @@ class EmbeddedFeedStore:
         if not rows:
             return
 
-        def work(conn: sqlite3.Connection) -> None:
+        def work(conn: Connection) -> None:
             sql = (
                 "INSERT INTO deliveries (items, remove_author, entries, recipients)"
                 " VALUES (?, ?, ?, ?)"
             )
             conn.executemany(sql, rows)
             conn.execute("UPDATE versions SET backlog = backlog + ?", (total,))
+            conn.changes.feeds.extend(recipients for *_, recipients in rows)
 
-        await self._writer.run(work)
+        await self._writer.run(work, mirrored=False)
 
     def delivered(self, user_id: int, content_id: int) -> bool:
         """Looks into the runs of the content's day."""
@@ -139,12 +141,13 @@ def merged_delivery(conn: sqlite3.Connection) -> int:
     return conn.execute("SELECT merged_seq FROM versions").fetchone()[0]
 
 
-def queue_rebuild(conn: sqlite3.Connection, user_id: int, now_ms: int) -> None:
+def queue_rebuild(conn: Connection, user_id: int, now_ms: int) -> None:
     """Marks the user active and rebuilding, with a REBUILD job of its own.
 
     A job that waits already may be at work in this moment, with what it read before this commit.
     """
     user = to_sql(user_id)
+    conn.changes.viewers.append(user_id)
     conn.execute("DELETE FROM inactive_users WHERE user_id = ?", (user,))
     sql = (
         "INSERT INTO viewers VALUES (?, ?)"

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Writer
+from feedcore.adapters.embedded.database import Connection, Writer
 from feedcore.adapters.embedded.feeds import insert_user_job, queue_rebuild
 from feedcore.adapters.embedded.sqlids import MASK, ascending, from_sql, pack, signed_ids, to_sql
 from feedcore.domain.policy import Mode
@@ -145,7 +145,7 @@ class EmbeddedGraphSource:
         """Two rows, so that either side's filters are one range."""
         _check_pair(blocker_id, blocked_id)
 
-        def work(conn: sqlite3.Connection) -> bool:
+        def work(conn: Connection) -> bool:
             sql = "INSERT OR IGNORE INTO relations VALUES (?, ?, ?, 0, ?)"
             blocker, blocked = to_sql(blocker_id), to_sql(blocked_id)
             check_relation_room(conn, blocker)
@@ -153,6 +153,7 @@ class EmbeddedGraphSource:
             conn.execute(sql, (blocked, BLOCKED_BY, blocker, now_ms))
             _unfollow(conn, blocker_id, blocked_id, now_ms)
             _unfollow(conn, blocked_id, blocker_id, now_ms)
+            conn.changes.viewers += (blocker_id, blocked_id)
             return new
 
         return await self._writer.run(work)
@@ -160,10 +161,11 @@ class EmbeddedGraphSource:
     async def unblock(self, blocker_id: int, blocked_id: int, now_ms: int) -> bool:
         """Ends this direction only."""
 
-        def work(conn: sqlite3.Connection) -> bool:
+        def work(conn: Connection) -> bool:
             sql = "DELETE FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
             blocker, blocked = to_sql(blocker_id), to_sql(blocked_id)
             conn.execute(sql, (blocked, BLOCKED_BY, blocker))
+            conn.changes.viewers += (blocker_id, blocked_id)
             return conn.execute(sql, (blocker, BLOCK, blocked)).rowcount == 1
 
         return await self._writer.run(work)
@@ -177,15 +179,17 @@ class EmbeddedGraphSource:
     async def mark_inactive(self, now_ms: int, limit: int) -> int:
         """Moves users not seen for INACTIVE_AFTER_MS to the inactive ones; how many."""
 
-        def work(conn: sqlite3.Connection) -> int:
+        def work(conn: Connection) -> int:
             sql = (
                 "INSERT INTO inactive_users SELECT user_id FROM viewers WHERE last_seen_ms < ?1"
                 " AND NOT EXISTS (SELECT 1 FROM inactive_users i WHERE i.user_id = viewers.user_id)"
-                " ORDER BY last_seen_ms LIMIT ?2"
+                " ORDER BY last_seen_ms LIMIT ?2 RETURNING user_id"
             )
-            return conn.execute(sql, (now_ms - INACTIVE_AFTER_MS, limit)).rowcount
+            gone = conn.execute(sql, (now_ms - INACTIVE_AFTER_MS, limit)).fetchall()
+            conn.changes.viewers.extend(from_sql(row[0]) for row in gone)
+            return len(gone)
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, mirrored=False)
 
 
 def _range(found: list[int], negative: bool) -> tuple[int, int] | None:
@@ -220,8 +224,9 @@ def _packed(conn: sqlite3.Connection, user_id: int) -> bytes:
     return row[0] if row else b""
 
 
-def _store_packed(conn: sqlite3.Connection, user_id: int, packed: bytes) -> None:
+def _store_packed(conn: Connection, user_id: int, packed: bytes) -> None:
     user = to_sql(user_id)
+    conn.changes.viewers.append(user_id)
     if packed:
         conn.execute("INSERT OR REPLACE INTO followees VALUES (?, ?)", (user, packed))
     else:
@@ -244,7 +249,7 @@ def _count_follower(conn: sqlite3.Connection, followee: int, change: int) -> int
     return conn.execute(sql, (followee, change)).fetchone()[0]
 
 
-def _follow(conn: sqlite3.Connection, follower_id: int, followee_id: int, now_ms: int) -> bool:
+def _follow(conn: Connection, follower_id: int, followee_id: int, now_ms: int) -> bool:
     follower, followee = to_sql(follower_id), to_sql(followee_id)
     packed = _packed(conn, follower_id)
     if native.ids_contain(packed, followee_id):
@@ -263,7 +268,7 @@ def _follow(conn: sqlite3.Connection, follower_id: int, followee_id: int, now_ms
     return True
 
 
-def _unfollow(conn: sqlite3.Connection, follower_id: int, followee_id: int, now_ms: int) -> bool:
+def _unfollow(conn: Connection, follower_id: int, followee_id: int, now_ms: int) -> bool:
     follower, followee = to_sql(follower_id), to_sql(followee_id)
     packed = _packed(conn, follower_id)
     if not native.ids_contain(packed, followee_id):
@@ -278,7 +283,7 @@ def _unfollow(conn: sqlite3.Connection, follower_id: int, followee_id: int, now_
     return True
 
 
-def _import(conn: sqlite3.Connection, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
+def _import(conn: Connection, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
     wanted: dict[int, list[int]] = {}
     for follower_id, followee_id in edges:
         _check_pair(follower_id, followee_id)

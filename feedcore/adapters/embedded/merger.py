@@ -63,13 +63,15 @@ class _Row(NamedTuple):
 class Merger:
     """`run_once` and `compact_once` may be called by hand, or by the thread that `start` makes."""
 
-    def __init__(self, data_dir: Path, store_id: bytes, clock: Clock) -> None:
+    def __init__(
+        self, data_dir: Path, store_id: bytes, clock: Clock, epochs: native.Epochs | None = None
+    ) -> None:
         self._data_dir = data_dir
         self._feeds_dir = data_dir / "feeds"
         self._store_id = store_id
         self._clock = clock
         self._pace = SystemClock()
-        self._conn = connect(data_dir / "store.db", read_only=False)
+        self._conn = connect(data_dir / "store.db", read_only=False, epochs=epochs)
         self._write_lock = FileLock(data_dir / "write.lock")
         self._turn = threading.Lock()
         self._stop = threading.Event()
@@ -99,7 +101,7 @@ class Merger:
             additions, removals = separate(rows)
             files = self._write_files(native.build_runs(additions))
             removed = self._mark_removed(removals)
-            self._commit(rows, files, removed)
+            self._commit(rows, files, removed, removals)
             return sum(row.items for row in rows)
 
     def compact_once(self, *, quiet: bool = False) -> bool:
@@ -187,9 +189,18 @@ class Merger:
             os.close(fd)
         return len(places)
 
-    def _commit(self, rows: list[_Row], files: list[RunRow], removed: dict[int, int]) -> None:
+    def _commit(
+        self,
+        rows: list[_Row],
+        files: list[RunRow],
+        removed: dict[int, int],
+        removals: list[tuple[int, bytes]],
+    ) -> None:
         last, items = rows[-1].seq, sum(row.items for row in rows)
         with transaction(self._conn, self._write_lock) as conn:
+            conn.changes.mirrored = True
+            for _, recipients in removals:
+                conn.changes.viewers.extend(native.unpack_ids(recipients))
             conn.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", files)
             conn.executemany(
                 "UPDATE runs SET removed = removed + ? WHERE run_id = ?",
@@ -225,6 +236,7 @@ class Merger:
             lambda sink: native.merge_runs([file.parts() for file in files], sink),
         )
         with transaction(self._conn, self._write_lock) as conn:
+            conn.changes.mirrored = True
             gone = [(row.run_id,) for row in group]
             conn.executemany("DELETE FROM runs WHERE run_id = ?", gone)
             if entries:

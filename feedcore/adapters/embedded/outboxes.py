@@ -58,7 +58,7 @@ class OutboxCache:
         if not missed:
             return found  # type: ignore[return-value]
         missing = [a for a, entries in zip(author_ids, found, strict=True) if entries is None]
-        loaded = self._load(missing, first_day)
+        loaded = self.load(missing, first_day)
         for author_id, entries in loaded.items():
             self._keep(author_id, entries)
         return [
@@ -66,7 +66,8 @@ class OutboxCache:
             for author_id, entries in zip(author_ids, found, strict=True)
         ]
 
-    def _load(self, author_ids: Sequence[int], first_day: int) -> dict[int, bytes]:
+    def load(self, author_ids: Sequence[int], first_day: int) -> dict[int, bytes]:
+        """author -> entries, newest first, b"" if there are none; past the cache."""
         days: dict[int, list[bytes]] = {}
         asked = [to_sql(author_id) for author_id in author_ids]
         for start in range(0, len(asked), _AUTHORS_PER_QUERY):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump
 from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
 from feedcore.adapters.embedded.tail import Tail
 from feedcore.clock import Clock
@@ -54,7 +54,7 @@ class EmbeddedPostStore:
         self._writer.require_room()
         now_ms = self._clock.now_ms()
 
-        def work(conn: sqlite3.Connection) -> list[Published | None]:
+        def work(conn: Connection) -> list[Published | None]:
             answers: list[Published | None] = []
             for post in posts:
                 try:
@@ -147,7 +147,7 @@ class EmbeddedContentSource:
         return self._conn.execute(_content_sql(len(asked)), asked)
 
 
-def _publish(conn: sqlite3.Connection, post: NewPost, now_ms: int) -> Published:
+def _publish(conn: Connection, post: NewPost, now_ms: int) -> Published:
     author = to_sql(post.author_id)
     if post.idempotency_key:
         sql = "SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?"
@@ -189,6 +189,9 @@ def _publish(conn: sqlite3.Connection, post: NewPost, now_ms: int) -> Published:
         (author, ids.day(content_id), entry),
     )
     conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (author,))
+    conn.changes.authors.append(post.author_id)
+    conn.changes.feed(post.author_id)
+    conn.changes.contents.append(content_id)
     if queued:
         lanes = (Lane.ACTIVE, Lane.REST) if followers > LANE_SPLIT_FOLLOWERS else (Lane.ALL,)
         conn.executemany(
@@ -214,7 +217,7 @@ def _free_id(conn: sqlite3.Connection, content_id: int) -> int:
     )
 
 
-def _delete(conn: sqlite3.Connection, author_id: int, content_id: int, now_ms: int) -> None:
+def _delete(conn: Connection, author_id: int, content_id: int, now_ms: int) -> None:
     content = to_sql(content_id)
     row = conn.execute("SELECT author_id FROM posts WHERE content_id = ?", (content,)).fetchone()
     known = (
@@ -236,6 +239,7 @@ def _delete(conn: sqlite3.Connection, author_id: int, content_id: int, now_ms: i
         (content, row[0], now_ms),
     )
     conn.execute("DELETE FROM posts WHERE content_id = ?", (content,))
+    conn.changes.contents.append(content_id)
     bump(conn, "tombstones")
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Writer
+from feedcore.adapters.embedded.database import Connection, Writer
 from feedcore.adapters.embedded.graph import BLOCKED_BY, check_relation_room
 from feedcore.adapters.embedded.sqlids import from_sql, pack, to_sql
 from feedcore.adapters.embedded.writebehind import WriteBehind
@@ -35,17 +35,7 @@ class EmbeddedPreferenceStore:
         user = to_sql(user_id)
         rows = self._conn.execute(_RELATIONS, (user,)).fetchall()
         row = self._conn.execute(_AFFINITY, (user,)).fetchone()
-        affinity = row[0] if row else b""
-        if not rows:
-            return ViewerFilters(b"", b"", b"", b"", b"", affinity)
-        sets: dict[int, list[int]] = {1: [], 2: [], 3: [], 4: [], 10: []}
-        for kind, target, until_ms in rows:
-            if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
-                continue
-            sets[10 if kind == BLOCKED_BY else kind].append(target)
-        muted, snoozed, see_less, hidden, _ = (_packed(targets) for targets in sets.values())
-        blocked = native.pack_ids([from_sql(target) for target in sets[10]])
-        return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
+        return filters_of(rows, row[0] if row else b"", now_ms)
 
     def list(self, user_id: int, now_ms: int) -> list[Preference]:
         """Newest first; snoozes that are over are left out."""
@@ -61,16 +51,21 @@ class EmbeddedPreferenceStore:
 
     async def set(self, user_id: int, preference: Preference) -> bool:
         """Setting again with another end of a snooze is a change."""
-        return await self._writer.run(lambda conn: set_preference(conn, user_id, preference))
+        return await self._writer.run(
+            lambda conn: set_preference(conn, user_id, preference), mirrored=False
+        )
 
     async def clear(self, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
         """One row."""
-        return await self._writer.run(lambda conn: clear_preference(conn, user_id, kind, target_id))
+        return await self._writer.run(
+            lambda conn: clear_preference(conn, user_id, kind, target_id), mirrored=False
+        )
 
     async def import_preferences(self, rows: Sequence[tuple[int, Preference]]) -> int:
         """In one commit."""
         return await self._writer.run(
-            lambda conn: sum(set_preference(conn, user_id, one) for user_id, one in rows)
+            lambda conn: sum(set_preference(conn, user_id, one) for user_id, one in rows),
+            mirrored=False,
         )
 
     def seen(self, user_id: int, now_ms: int) -> None:
@@ -98,8 +93,24 @@ class EmbeddedPreferenceStore:
         def work(conn: sqlite3.Connection) -> None:
             conn.executemany(sql, rows)
 
-        await self._writer.run(work)
+        await self._writer.run(work, mirrored=False)
         return len(rows)
+
+
+def filters_of(
+    relations: Sequence[tuple[int, int, int]], affinity: bytes, now_ms: int
+) -> ViewerFilters:
+    """Of rows (kind, target_id, until_ms), those of one kind ascending by target."""
+    if not relations:
+        return ViewerFilters(b"", b"", b"", b"", b"", affinity)
+    sets: dict[int, list[int]] = {1: [], 2: [], 3: [], 4: [], 10: []}
+    for kind, target, until_ms in relations:
+        if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
+            continue
+        sets[10 if kind == BLOCKED_BY else kind].append(target)
+    muted, snoozed, see_less, hidden, _ = (_packed(targets) for targets in sets.values())
+    blocked = native.pack_ids([from_sql(target) for target in sets[10]])
+    return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
 
 
 def _packed(targets: list[int]) -> bytes:
@@ -109,7 +120,7 @@ def _packed(targets: list[int]) -> bytes:
     return pack(targets)
 
 
-def set_preference(conn: sqlite3.Connection, user_id: int, preference: Preference) -> bool:
+def set_preference(conn: Connection, user_id: int, preference: Preference) -> bool:
     """False if exactly this is set."""
     user, target = to_sql(user_id), to_sql(preference.target_id)
     key = (user, int(preference.kind), target)
@@ -119,6 +130,7 @@ def set_preference(conn: sqlite3.Connection, user_id: int, preference: Preferenc
         return False
     if row is None:
         check_relation_room(conn, user)
+    conn.changes.viewers.append(user_id)
     conn.execute(
         "INSERT OR REPLACE INTO relations VALUES (?, ?, ?, ?, ?)",
         (*key, preference.until_ms, preference.set_at_ms),
@@ -127,8 +139,9 @@ def set_preference(conn: sqlite3.Connection, user_id: int, preference: Preferenc
 
 
 def clear_preference(
-    conn: sqlite3.Connection, user_id: int, kind: PreferenceKind, target_id: int
+    conn: Connection, user_id: int, kind: PreferenceKind, target_id: int
 ) -> bool:
     """False if it was not set."""
     sql = "DELETE FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
+    conn.changes.viewers.append(user_id)
     return conn.execute(sql, (to_sql(user_id), int(kind), to_sql(target_id))).rowcount == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump
 from feedcore.adapters.embedded.feeds import last_delivery, merged_delivery
 from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
 from feedcore.limits import FANOUT_ATTEMPTS_MAX
@@ -47,7 +47,7 @@ class EmbeddedFanoutQueue:
 
     async def advance(self, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
         """New continuations; finished jobs wait for the merge of all that is delivered by now."""
-        await self._writer.run(lambda conn: _advance(conn, progress, now_ms))
+        await self._writer.run(lambda conn: _advance(conn, progress, now_ms), mirrored=False)
 
     async def fail(self, job: FanoutJob, error: str, now_ms: int) -> None:
         """Counts the attempt and moves the job to the end of the line."""
@@ -62,7 +62,7 @@ class EmbeddedFanoutQueue:
             state = 2 if dead else 0
             conn.execute(sql, (job.attempts + 1, error, now_ms, turn, state, job.job_id))
 
-        await self._writer.run(work)
+        await self._writer.run(work, mirrored=False)
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """By job number, which is the order they were made in."""
@@ -87,7 +87,7 @@ class EmbeddedFanoutQueue:
             found = conn.executemany(f"{sql} AND job_id = ?", [(turn, one) for one in set(job_ids)])
             return found.rowcount
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, mirrored=False)
 
     def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
         """Of jobs to do."""
@@ -125,7 +125,7 @@ def _next_turn(conn: sqlite3.Connection) -> int:
 
 
 def _advance(
-    conn: sqlite3.Connection, progress: list[tuple[FanoutJob, int, int]], now_ms: int
+    conn: Connection, progress: list[tuple[FanoutJob, int, int]], now_ms: int
 ) -> None:
     turn = _next_turn(conn)
     going = [(to_sql(after), new, turn, job.job_id) for job, after, new in progress if after >= 0]
@@ -167,7 +167,7 @@ def _advance(
     )
 
 
-def _finish_now(conn: sqlite3.Connection, jobs: list[FanoutJob]) -> None:
+def _finish_now(conn: Connection, jobs: list[FanoutJob]) -> None:
     rebuilt = [(to_sql(job.user_id),) for job in jobs if job.kind is JobKind.REBUILD]
     drop_jobs(conn, [job.job_id for job in jobs])
     conn.executemany(
@@ -177,7 +177,7 @@ def _finish_now(conn: sqlite3.Connection, jobs: list[FanoutJob]) -> None:
     )
 
 
-def drop_jobs(conn: sqlite3.Connection, job_ids: Iterable[int]) -> None:
+def drop_jobs(conn: Connection, job_ids: Iterable[int]) -> None:
     """Removes job rows and tells the tails."""
     rows = [(job_id,) for job_id in job_ids]
     if not rows:
@@ -187,7 +187,7 @@ def drop_jobs(conn: sqlite3.Connection, job_ids: Iterable[int]) -> None:
     bump(conn, "jobs_dropped")
 
 
-def drop_merged_jobs(conn: sqlite3.Connection, merged_seq: int) -> None:
+def drop_merged_jobs(conn: Connection, merged_seq: int) -> None:
     """After a merge up to `merged_seq`: jobs and rebuilds that have nothing left to wait for."""
     found = conn.execute(
         "SELECT job_id FROM fanout_jobs WHERE state = 1 AND done_seq <= ?", (merged_seq,)

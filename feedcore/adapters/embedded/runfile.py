@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from feedcore import native
 from feedcore.domain.entry import ENTRY_BYTES
-from feedcore.domain.runs import Run, first_at_or_below, live_entries
+from feedcore.domain.runs import Run, RunView
 from feedcore.errors import StoreError
 
 _HEADER = struct.Struct("<8s16sQQQQII")
@@ -133,13 +134,9 @@ class RunFile:
             HEADER_BYTES + offsets[at + 1] * ENTRY_BYTES,
         )
 
-    def read(self, user_id: int) -> bytes:
-        """The user's entries."""
-        start, end = self.slice_of(user_id)
-        if start == end:
-            return b""
-        entries = self._map[start:end]
-        return live_entries(entries) if self.row.removed else entries
+    def view(self) -> RunView:
+        """For lookups of one user after the other."""
+        return RunView(self.row.run_id, self.row.day, *self.parts(), self.row.removed > 0)
 
     def bytes_at(self, start: int, end: int) -> bytes:
         """A piece of the file as it is, removed entries and all."""
@@ -163,7 +160,7 @@ class RunSet:
         self._rows: dict[int, RunRow] = {}
         self._open: dict[int, RunFile] = {}
         self._days: dict[int, list[RunRow]] = {}
-        self._newest_first: list[int] = []
+        self._index: native.RunIndex | None = None
 
     def replace(self, rows: Sequence[RunRow]) -> None:
         """Takes a new set; files that are no longer in it are let go."""
@@ -176,11 +173,7 @@ class RunSet:
         for row in rows:
             days.setdefault(row.day, []).append(row)
         self._days = days
-        self._newest_first = sorted(days, reverse=True)
-
-    def days(self) -> list[int]:
-        """Days that have runs, newest first."""
-        return self._newest_first
+        self._index = None
 
     def rows(self, day: int) -> list[RunRow]:
         """The runs of one day."""
@@ -194,30 +187,14 @@ class RunSet:
             file = self._open[row.run_id] = RunFile(path, self._store_id, row)
         return file
 
-    def window(
-        self, user_id: int, first_day: int, last_day: int, at_or_below: int, limit: int
-    ) -> list[bytes]:
-        """Slices that together hold the newest `limit` entries at or below, of days in bounds."""
-        found: list[bytes] = []
-        have = 0
-        for day in self._newest_first:
-            if day > last_day:
-                continue
-            if day < first_day or have >= limit:
-                break
-            # a content in two runs counts twice here: hence the least a day can hold is its longest
-            # slice
-            longest = 0
-            for row in self._days[day]:
-                entries = (self._open.get(row.run_id) or self.file(row)).read(user_id)
-                if entries:
-                    if day == last_day:
-                        entries = entries[first_at_or_below(entries, at_or_below) * ENTRY_BYTES :]
-                    found.append(entries[: limit * ENTRY_BYTES])
-                    longest = max(longest, len(entries))
-            have += longest // ENTRY_BYTES
-        return found
+    def index(self) -> native.RunIndex:
+        """Lookups in all of them. FileNotFoundError if another process has replaced the set."""
+        if self._index is None:
+            rows = self._rows.values()
+            self._index = native.RunIndex([self.file(row).view() for row in rows])
+        return self._index
 
     def close(self) -> None:
         """Lets all maps go."""
+        self._index = None
         self._open.clear()

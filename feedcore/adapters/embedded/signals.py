@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.preferences import clear_preference, set_preference
 from feedcore.adapters.embedded.sqlids import from_sql, to_sql
@@ -64,7 +64,7 @@ class EmbeddedSignalStore:
     async def record(self, interaction: Interaction) -> bool:
         """One row, and one in the log."""
 
-        def work(conn: sqlite3.Connection) -> bool:
+        def work(conn: Connection) -> bool:
             user, key = to_sql(interaction.user_id), interaction.idempotency_key
             if key:
                 sql = "SELECT changed FROM interaction_keys WHERE user_id = ? AND key = ?"
@@ -79,12 +79,12 @@ class EmbeddedSignalStore:
                 conn.execute("INSERT INTO interaction_keys VALUES (?, ?, ?, ?)", row)
             return changed
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, mirrored=False)
 
     async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
         """What the post had elsewhere is kept apart from what is counted here."""
 
-        def work(conn: sqlite3.Connection) -> None:
+        def work(conn: Connection) -> None:
             for content_id, likes, comments, shares in rows:
                 if not _post_exists(conn, content_id):
                     continue
@@ -99,8 +99,9 @@ class EmbeddedSignalStore:
                     (content, likes, comments, shares),
                 )
                 self._weigh(conn, content)
+                conn.changes.contents.append(content_id)
 
-        await self._writer.run(work)
+        await self._writer.run(work, mirrored=False)
 
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """As `record`, without keys."""
@@ -108,7 +109,7 @@ class EmbeddedSignalStore:
         def work(conn: sqlite3.Connection) -> int:
             return sum(_apply(conn, one) for one in rows if _post_exists(conn, one.content_id))
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, mirrored=False)
 
     def impressions(self, content_ids: Sequence[int]) -> None:
         """Added up in memory until `write_impressions`."""
@@ -119,6 +120,19 @@ class EmbeddedSignalStore:
         counts = self._impressions
         for content_id in content_ids:
             counts[content_id] = counts.get(content_id, 0) + 1
+        self._behind.touch()
+
+    def impressions_of(self, pages: Sequence[tuple[bytes, int]]) -> None:
+        """Added up as the others; a page counts as one in what may be buffered."""
+        counts = self._impressions
+        for shown, times in pages:
+            content_ids = memoryview(shown).cast("Q")
+            if self._buffered + len(content_ids) > IMPRESSION_BUFFER_MAX:
+                self.impressions_dropped += len(content_ids) * times
+                continue
+            self._buffered += len(content_ids)
+            for content_id in content_ids:
+                counts[content_id] = counts.get(content_id, 0) + times
         self._behind.touch()
 
     async def write_impressions(self) -> int:
@@ -141,7 +155,7 @@ class EmbeddedSignalStore:
             )
 
         try:
-            await self._writer.run(work)
+            await self._writer.run(work, mirrored=False)
         except BaseException:
             self.impressions_dropped += dropped
             raise
@@ -151,7 +165,7 @@ class EmbeddedSignalStore:
         """Oldest first. Asking costs one read if nothing waits."""
         if self._conn.execute("SELECT 1 FROM counter_log LIMIT 1").fetchone() is None:
             return 0
-        return await self._writer.run(lambda conn: self._fold(conn, limit))
+        return await self._writer.run(lambda conn: self._fold(conn, limit), mirrored=False)
 
     def engagement(self, entries: bytes) -> bytes:
         """From the shared map."""
@@ -169,7 +183,7 @@ class EmbeddedSignalStore:
         if (row[0] if row else b"") != value:
             await self._writer.run(work)
 
-    def _fold(self, conn: sqlite3.Connection, limit: int) -> int:
+    def _fold(self, conn: Connection, limit: int) -> int:
         sql = "SELECT seq, user_id, content_id, kind, delta FROM counter_log ORDER BY seq LIMIT ?"
         rows = conn.execute(sql, (limit,)).fetchall()
         if not rows:
@@ -195,8 +209,10 @@ class EmbeddedSignalStore:
             conn.execute("INSERT OR IGNORE INTO post_counts (content_id) VALUES (?)", (content,))
             conn.execute(f"UPDATE post_counts SET {sets} WHERE content_id = ?", (*changes, content))
             self._weigh(conn, content)
+            conn.changes.contents.append(from_sql(content))
         for user, taste in tastes.items():
             _add_affinity(conn, user, taste)
+            conn.changes.viewers.append(from_sql(user))
         conn.execute("DELETE FROM counter_log WHERE seq <= ?", (rows[-1][0],))
         return len(rows)
 
@@ -211,7 +227,7 @@ def _post_exists(conn: sqlite3.Connection, content_id: int) -> bool:
     return conn.execute(sql, (to_sql(content_id),)).fetchone() is not None
 
 
-def _apply(conn: sqlite3.Connection, one: Interaction) -> bool:
+def _apply(conn: Connection, one: Interaction) -> bool:
     key = (to_sql(one.content_id), to_sql(one.user_id), int(one.kind))
     if one.on:
         sql = "INSERT OR IGNORE INTO interactions VALUES (?, ?, ?, ?)"

@@ -22,6 +22,7 @@ from pathlib import Path
 from feedcore.adapters.embedded import retention
 from feedcore.adapters.embedded.database import Writer, connect
 from feedcore.adapters.embedded.engagement import EngagementMap
+from feedcore.adapters.embedded.epochs import EpochMap
 from feedcore.adapters.embedded.feeds import EmbeddedFeedStore
 from feedcore.adapters.embedded.graph import EmbeddedGraphSource
 from feedcore.adapters.embedded.locks import FileLock
@@ -29,6 +30,7 @@ from feedcore.adapters.embedded.merger import Merger
 from feedcore.adapters.embedded.posts import EmbeddedContentSource, EmbeddedPostStore
 from feedcore.adapters.embedded.preferences import EmbeddedPreferenceStore
 from feedcore.adapters.embedded.queue import EmbeddedFanoutQueue
+from feedcore.adapters.embedded.resident import EmbeddedResidentSource
 from feedcore.adapters.embedded.runfile import RunSet, sync_directory
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, migrate, stored_version
 from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
@@ -81,7 +83,9 @@ class EmbeddedStore:
             raise
         conn, runs = self.connection, RunSet(self.feeds_dir, self.store_id)
         self._engagement = EngagementMap(data_dir / "engagement.map", self.store_id, conn)
-        self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock")
+        self._epoch_map = EpochMap(data_dir, self.store_id)
+        self.epochs = epochs = self._epoch_map.epochs
+        self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock", epochs)
         self._runs, self.tail = runs, Tail(conn, runs)
         self.feeds = EmbeddedFeedStore(conn, writer, self.tail)
         self.posts = EmbeddedPostStore(conn, writer, self.tail, clock)
@@ -93,8 +97,9 @@ class EmbeddedStore:
         self._behind = behind
         self.preferences = EmbeddedPreferenceStore(conn, writer, behind)
         self.signals = EmbeddedSignalStore(conn, writer, self._engagement, behind)
+        self.resident = EmbeddedResidentSource(conn, self.tail, self.contents, self._engagement)
         if writer_role:
-            self.merger = Merger(data_dir, self.store_id, clock)
+            self.merger = Merger(data_dir, self.store_id, clock, epochs)
 
     @classmethod
     def open(
@@ -147,6 +152,7 @@ class EmbeddedStore:
         await asyncio.to_thread(self.writer.close)
         self._runs.close()
         self._engagement.close()
+        self._epoch_map.close()
         self.connection.close()
         for lock in self._locks:
             lock.close()

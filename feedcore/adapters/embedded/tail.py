@@ -51,6 +51,12 @@ class Tail:
         self.outboxes = OutboxCache(conn)
         self._last_outbox = -1
         self._held = False
+        self.reads = 0  # changes that were read so far
+
+    @property
+    def pulled_version(self) -> int:
+        """Changes with the set of pulled authors."""
+        return self._versions[1]
 
     @property
     def backlog(self) -> int:
@@ -128,6 +134,7 @@ class Tail:
                 row = conn.execute("SELECT value FROM blobs WHERE name = 'trending'").fetchone()
                 self.trending = row[0] if row else b""
             self._versions = now
+            self.reads += 1
         finally:
             if own:
                 conn.execute("COMMIT")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feedcore._native.h2stream import Account, CallableFast, Row, Rules
+from feedcore._native.h2stream import Account, CallableFast, FastHandler, Row, Rules
 from feedcore.clock import Clock
 from feedcore.observe import logs
 from feedcore_server import limits
@@ -103,7 +103,9 @@ def table(dispatcher: Dispatcher) -> dict[bytes, Row]:
     """The rows of the dispatcher's registry, by path."""
     rows = {}
     for method in dispatcher.registry.methods():
-        fast = CallableFast(method.fast) if method.fast is not None else None
+        fast = method.fast
+        if fast is not None and not isinstance(fast, FastHandler):
+            fast = CallableFast(fast)
         kind = method.kind
         rows[method.path.encode()] = Row(
             method, dispatcher.chain(method), kind.one_request, kind.one_reply, fast

@@ -1,0 +1,83 @@
+"""Making a page from resident data, for the fast handlers."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from feedcore._native.idset cimport U64Set
+from feedcore._native.resident cimport Outbox, Page, Resident, Viewer
+from feedcore._native.runlookup cimport RunIndex
+from feedcore._native.wire cimport page_item_t
+
+# What a draft needs next.
+cdef enum:
+    DONE = 0
+    NEEDS_VIEWER = 1
+    NEEDS_DEPTH = 2
+    NEEDS_OUTBOXES = 3
+    NEEDS_CONTENTS = 4
+    PLAIN = 5
+
+cdef class Draft:
+    cdef readonly uint64_t user_id
+    cdef readonly int view
+    cdef Py_ssize_t page_size
+    cdef bytes cursor, etag, served
+    cdef object key
+    cdef int64_t now_ms, ranked_at_ms
+    cdef uint64_t head, low_water, newer_than
+    cdef bint checking  # a check for new content, not a page
+    cdef bint scrolling
+    cdef uint64_t config_version
+    cdef readonly Viewer viewer
+    cdef readonly Py_ssize_t depth  # of the window that is needed
+    cdef dict outboxes, contents  # what was loaded for it, whether the caches keep it or not
+    cdef readonly list missing
+    cdef page_item_t* items
+    cdef Py_ssize_t chosen
+    cdef bint end
+    cdef bytes judged, merged
+    cdef Py_ssize_t stored_count, outboxes_count, pull_total
+    cdef uint32_t viewer_epoch, feed_epoch
+    cdef uint64_t pulled_sum
+    cdef bytes pulled
+    cdef readonly bytes body
+    cdef readonly Py_ssize_t item_count
+    cdef readonly bint not_modified
+    cdef public bint silent  # nobody sees the page: it is made to be kept
+
+cdef class PageMaker:
+    cdef readonly Resident resident
+    cdef object source, mirror, ranking, clock_ms, seen
+    cdef const uint8_t[::1] engagement
+    cdef bytes secret
+    cdef uint64_t generation
+    cdef object mirror_version
+    cdef U64Set tail_authors, pulled, tombstones
+    cdef dict backfills
+    cdef uint64_t pulled_version, ranking_version
+    cdef RunIndex index
+    cdef dict shown  # id array -> pages with these items served and not counted yet
+    cdef list due  # (user_id, page size, view, cursor) of pages past their soft age
+    cdef readonly uint64_t page_hits, pages_made, checks_made, shown_dropped
+    cdef readonly uint64_t items_served, not_modified
+
+    cdef int refresh(self) except -1
+    cdef Draft draft(
+        self, uint64_t user_id, uint32_t page_size, int view, bytes cursor, bytes etag
+    )
+    cdef Draft check_draft(self, uint64_t user_id, bytes head)
+    cdef int advance(self, Draft draft) except -1
+    cdef bytes cached(self, Draft draft)
+    cdef bint _open(self, Draft draft) except -1
+    cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) noexcept
+    cdef Viewer _viewer_of(self, Draft draft)
+    cdef Outbox _outbox_of(self, Draft draft, uint64_t author_id)
+    cdef int _merge(self, Draft draft) except -1
+    cdef bytes _stored(self, Viewer viewer, bytes followees, Py_ssize_t depth)
+    cdef int _pull(self, Draft draft, Viewer viewer, bytes followees, list sources) except -1
+    cdef int _rank(self, Draft draft, bytes followees) except -1
+    cdef int _answer_check(self, Draft draft) except -1
+    cdef int _hydrate(self, Draft draft) except -1
+    cdef int _present(self, Draft draft) except -1
+    cdef bytes _receipt(self, Draft draft)
+    cdef bytes _keep(self, Draft draft, bytes etag, bytes head, bytes receipt)
+    cdef int count_shown(self, bytes shown) except -1

@@ -1,0 +1,670 @@
+"""One page of a feed, or one check for new content, from resident data: the compiled form of
+`services.feed`, which is its twin: the same request at the same moment gives the same bytes.
+
+State of a draft (`advance` says what it needs next; whoever loaded that calls it again):
+
+    state           needs                                   leads to
+    begun           the viewer, current                     NEEDS_VIEWER
+                    a deeper window than is kept            NEEDS_DEPTH
+                    outboxes of pulled authors, current     NEEDS_OUTBOXES
+    ranked          contents of the chosen items            NEEDS_CONTENTS
+    presented       nothing                                 DONE
+    any             what only the twin does                 PLAIN
+
+PLAIN: trending, a feed that is being rebuilt or backfilled, an older ranking version, requests and
+cursors to be refused, filters that leave a window short. The twin also says what is wrong with a
+request.
+
+Invariants: merge, filter and rank read one moment (the mirror is brought up to date first, and
+nothing awaits in between); a draft that was ranked is presented as ranked, less what was deleted
+since; a page is kept with the epochs taken before anything was read.
+
+Not for: loading (services.resident), reading requests off the wire (fastfeed).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from feedcore._native.cursor cimport cursor_t, open_cursor, open_head, seal_cursor, seal_head
+from feedcore._native.epochs cimport AUTHOR, FEED, VIEWER, load64
+from feedcore._native.idset cimport U64Set, table_has
+from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64
+from feedcore._native.resident cimport Content, Outbox, Page, Viewer
+from feedcore._native.runlookup cimport RunIndex
+from feedcore._native.wire cimport (
+    TAG_ETAG,
+    TAG_HEAD,
+    TAG_NEXT_CURSOR,
+    TAG_NOT_MODIFIED,
+    TAG_RECEIPT,
+    VIEW_FULL,
+    VIEW_IDS,
+    blob_size,
+    etag_of,
+    item_measure,
+    item_write,
+    page_item_t,
+    published_at_ms,
+    put_blob,
+    put_number,
+    put_text,
+    text_size,
+    varint_size,
+)
+
+from feedcore import limits
+from feedcore._native.engagement import engagement_lookup
+from feedcore._native.idset import ids_intersect
+from feedcore._native.merge import count_within, merge_newest
+from feedcore._native.paging import select
+from feedcore._native.ranking import score
+from feedcore._native.visibility import judge
+from feedcore.domain import ids
+from feedcore.domain.visibility import Verdict
+
+cdef Py_ssize_t WINDOW = limits.WINDOW_ENTRIES
+cdef Py_ssize_t PAGE_DEFAULT = limits.PAGE_SIZE_DEFAULT, PAGE_MAX = limits.PAGE_SIZE_MAX
+cdef Py_ssize_t PULLED_MAX = limits.PULLED_SOURCES_MAX, DEEPER_BY = limits.WINDOW_STEP_ENTRIES
+cdef Py_ssize_t CHECK_MAX = limits.CHECK_NEW_COUNT_MAX
+cdef Py_ssize_t SHOWN_MAX = limits.SHOWN_PAGES_MAX, DUE_MAX = limits.REFRESH_QUEUE_MAX
+cdef uint64_t USER_MAX = limits.USER_ID_MAX
+cdef int64_t RETENTION_MS = limits.RETENTION_MS, SEEN_EVERY_MS = limits.HOUR_MS
+cdef int64_t AGE_MAX_MS = limits.PAGE_AGE_MAX_MS, SOFT_AGE_MS = limits.PAGE_SOFT_AGE_MS
+cdef uint64_t NEWEST = ids.ID_MAX
+cdef int ORIGIN_STORED = 1
+cdef enum:
+    REASON_FOLLOWED = 1
+    REASON_OWN = 2
+    ORIGIN_TRENDING_CURSOR = 1
+    KEY_BYTES = 200  # a tuple, two numbers and a bytes object
+    RECEIPT_MAX = 1024  # three sources, seven reasons, ten numbers; the arm's name is 130 at most
+
+# (wire bytes of the name, verdict), in the order of their names
+cdef list REASONS = [
+    (verdict.name.lower().encode(), int(verdict))
+    for verdict in sorted(Verdict, key=lambda one: one.name) if verdict is not Verdict.KEEP
+]
+cdef int64_t EPOCH_MS = ids.EPOCH_MS
+
+NEEDS = {
+    "done": DONE,
+    "viewer": NEEDS_VIEWER,
+    "depth": NEEDS_DEPTH,
+    "outboxes": NEEDS_OUTBOXES,
+    "contents": NEEDS_CONTENTS,
+    "plain": PLAIN,
+}
+
+
+cdef class Draft:
+    """One answer on its way."""
+
+    def __dealloc__(self):
+        free(self.items)
+
+    def give_viewer(self, Viewer viewer not None):
+        """What NEEDS_VIEWER or NEEDS_DEPTH asked for."""
+        self.viewer = viewer
+
+    def give_outboxes(self, dict outboxes not None):
+        """author id -> Outbox, for all `missing`."""
+        self.outboxes = outboxes if self.outboxes is None else {**self.outboxes, **outboxes}
+
+    def give_contents(self, dict contents not None):
+        """content id -> Content, for all `missing`."""
+        self.contents = contents if self.contents is None else {**self.contents, **contents}
+
+
+cdef class PageMaker:
+    """Makes pages for one worker. `source`: ports.resident.ResidentSource; `ranking()` gives the
+    configuration in force; `seen(user_id, now_ms)` notes that a user was here."""
+
+    def __init__(self, Resident resident not None, source, ranking, clock, seen, bytes secret):
+        self.resident, self.source, self.ranking = resident, source, ranking
+        self.clock_ms, self.seen, self.secret = clock.now_ms, seen, secret
+        self.engagement = source.engagement_table()
+        self.generation = <uint64_t>-1
+        self.shown, self.due = {}, []
+
+    # --- what processes mirror ----------------------------------------------------------------
+
+    cdef int refresh(self) except -1:
+        """Once a change of the store, not once a call."""
+        cdef uint64_t generation = load64(self.resident.epochs.generation_at)
+        self.resident.begin_turn()
+        if generation == self.generation and self.mirror_version == self.source.mirror_version:
+            return 0
+        mirror = self.source.mirror()
+        self.mirror, self.mirror_version = mirror, self.source.mirror_version
+        self.tail_authors, self.pulled = mirror.tail_authors, mirror.pulled
+        self.tombstones, self.backfills = mirror.tombstones, mirror.backfills
+        self.pulled_version, self.index = mirror.pulled_version, mirror.index
+        self.ranking_version = self.ranking().version
+        self.generation = generation
+        return 0
+
+    # --- requests -----------------------------------------------------------------------------
+
+    cdef Draft draft(
+        self, uint64_t user_id, uint32_t page_size, int view, bytes cursor, bytes etag
+    ):
+        """None if the twin must answer."""
+        cdef Draft draft
+        if user_id == 0 or user_id > USER_MAX or page_size > <uint32_t>PAGE_MAX:
+            return None
+        if view < VIEW_FULL or view > VIEW_IDS:
+            return None
+        draft = Draft.__new__(Draft)
+        draft.user_id, draft.view, draft.cursor, draft.etag = user_id, view, cursor, etag
+        draft.page_size = page_size if page_size else PAGE_DEFAULT
+        draft.key = (user_id, draft.page_size << 2 | view, cursor)
+        draft.now_ms = draft.ranked_at_ms = self.clock_ms()
+        draft.low_water, draft.served, draft.depth = NEWEST, b"", WINDOW
+        return draft
+
+    cdef Draft check_draft(self, uint64_t user_id, bytes head):
+        """None if the twin must answer."""
+        cdef Draft draft = self.draft(user_id, 0, VIEW_IDS, head, b"")
+        if draft is None:
+            return None
+        draft.checking = True
+        draft.key = (user_id, -1, head)
+        return draft
+
+    cdef bint _open(self, Draft draft) except -1:
+        """Reads the cursor or the head; False if the twin must say what is wrong with it."""
+        cdef cursor_t cursor
+        cdef int64_t head
+        cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(draft.cursor)
+        cdef size_t size = PyBytes_GET_SIZE(draft.cursor)
+        if draft.checking:
+            head = open_head(text, size, self.secret, draft.user_id)
+            draft.newer_than = <uint64_t>head
+            return head >= 0
+        if size == 0:
+            return True
+        served = open_cursor(text, size, self.secret, draft.user_id, draft.now_ms, &cursor)
+        if served is None or cursor.origin == ORIGIN_TRENDING_CURSOR:
+            return False
+        draft.served, draft.head, draft.low_water = served, cursor.head, cursor.low_water
+        draft.ranked_at_ms, draft.scrolling = <int64_t>cursor.ranked_at_ms, True
+        return cursor.config_version == self.ranking_version
+
+    cdef bytes cached(self, Draft draft):
+        """The kept page if it is current, else None."""
+        cdef Page page = <Page>self.resident.pages.get(draft.key)
+        cdef int64_t age_ms
+        if page is None:
+            return None
+        age_ms = draft.now_ms - page.made_ms
+        if not self._is_current(page, draft.user_id, age_ms):
+            return None
+        self.page_hits += 1
+        if draft.checking:
+            return page.body
+        if age_ms > SOFT_AGE_MS and not page.due and len(self.due) < DUE_MAX:
+            page.due = True
+            self.due.append((draft.user_id, draft.page_size, draft.view, draft.cursor))
+        if draft.etag and draft.etag == page.etag:
+            self.not_modified += 1
+            draft.not_modified = True
+            return _not_modified(page.head, page.etag, page.receipt)
+        draft.item_count = PyBytes_GET_SIZE(page.shown) // 8
+        self.count_shown(page.shown)
+        return page.body
+
+    cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) noexcept:
+        cdef const uint64_t* shown = <const uint64_t*>PyBytes_AS_STRING(page.shown)
+        cdef Py_ssize_t i
+        if age_ms < 0 or age_ms > AGE_MAX_MS:
+            return False
+        if page.viewer_epoch != self.resident.epochs.at(VIEWER, user_id):
+            return False
+        if page.feed_epoch != self.resident.epochs.at(FEED, user_id):
+            return False
+        if page.pulled_sum != self.resident.sum_of(page.pulled):
+            return False
+        for i in range(PyBytes_GET_SIZE(page.shown) // 8):
+            if table_has(&self.tombstones.table, shown[i]):
+                return False
+        return True
+
+    cdef int count_shown(self, bytes shown) except -1:
+        """Adds up pages that were served, bounded."""
+        self.items_served += PyBytes_GET_SIZE(shown) // 8
+        known = self.shown.get(shown)
+        if known is not None:
+            self.shown[shown] = known + 1
+        elif len(self.shown) < SHOWN_MAX:
+            self.shown[shown] = 1
+        else:
+            self.shown_dropped += PyBytes_GET_SIZE(shown) // 8
+        return 0
+
+    # --- the steps ----------------------------------------------------------------------------
+
+    cdef int advance(self, Draft draft) except -1:
+        """Goes as far as it can; what is needed next."""
+        cdef int need
+        self.refresh()
+        if draft.items == NULL:
+            need = self._merge(draft)
+            if need != DONE or draft.checking:
+                return need
+        need = self._hydrate(draft)
+        if need != DONE:
+            return need
+        return self._present(draft)
+
+    cdef int _merge(self, Draft draft) except -1:
+        """Skeleton, filter and rank."""
+        cdef Viewer viewer
+        cdef bytes followees, stored, merged
+        cdef list sources
+        cdef uint64_t not_below, last
+        cdef Py_ssize_t count
+        cdef int need
+        draft.viewer_epoch = self.resident.epochs.at(VIEWER, draft.user_id)
+        draft.feed_epoch = self.resident.epochs.at(FEED, draft.user_id)
+        viewer = self._viewer_of(draft)
+        if viewer is None:
+            return NEEDS_VIEWER
+        if not viewer.followee_count or not self._open(draft):
+            return PLAIN
+        if self.backfills and draft.user_id in self.backfills:
+            return PLAIN
+        followees = viewer.followee_ids()
+        stored = self._stored(viewer, followees, draft.depth)
+        not_below = <uint64_t>max(draft.now_ms - RETENTION_MS - EPOCH_MS, 0) << TIME_SHIFT
+        if draft.newer_than >= not_below:
+            not_below = draft.newer_than + 1
+        if self.tail_authors.table.used:
+            authors = ids_intersect(followees, self.tail_authors)
+            if authors:
+                overlay = self.mirror.posts_of(authors)
+                stored = merge_newest([stored, overlay], draft.low_water, not_below, WINDOW)
+        sources = [stored]
+        need = self._pull(draft, viewer, followees, sources)
+        if need != DONE:
+            return need
+        merged = merge_newest(sources, draft.low_water, not_below, WINDOW)
+        count = PyBytes_GET_SIZE(merged) // ENTRY_BYTES
+        last = not_below
+        if count == WINDOW:
+            last = ~be64(PyBytes_AS_STRING(merged) + (count - 1) * ENTRY_BYTES)
+        if not viewer.whole and last < viewer.low:
+            if viewer.entries >= draft.depth:
+                draft.depth = viewer.entries + DEEPER_BY
+            return NEEDS_DEPTH
+        if count == 0 and not draft.scrolling and not draft.checking:
+            return PLAIN
+        if count and draft.head == 0:
+            draft.head = ~be64(PyBytes_AS_STRING(merged))
+        draft.viewer, draft.merged = viewer, merged
+        draft.stored_count = count_within(stored, draft.low_water, last)
+        draft.outboxes_count = 0
+        for entries in sources[1:]:
+            draft.outboxes_count += count_within(entries, draft.low_water, last)
+        return self._rank(draft, followees)
+
+    cdef Viewer _viewer_of(self, Draft draft):
+        """Loaded for this draft or kept, and current; else None."""
+        cdef Viewer viewer = draft.viewer
+        if viewer is None or not self.resident.is_current(viewer, draft.now_ms):
+            viewer = self.resident.viewer(draft.user_id, draft.now_ms)
+        if viewer is None:
+            return None
+        if viewer.ranking_version != self.ranking_version:
+            config = self.ranking()
+            viewer.parameters, viewer.arm = config.choose(draft.user_id)
+            viewer.ranking_version = config.version
+        return viewer
+
+    cdef bytes _stored(self, Viewer viewer, bytes followees, Py_ssize_t depth):
+        """The window, brought up to date with the runs there are now."""
+        cdef bytes entries = viewer.window_entries(followees)
+        cdef list slices
+        if self.index.newest_run <= viewer.seen_run:
+            return entries
+        slices = self.index.slices_since(viewer.user_id, viewer.seen_run)
+        if slices:
+            if viewer.entries > depth:
+                depth = viewer.entries
+            floor = 0 if viewer.whole else viewer.low
+            entries = merge_newest([entries, *slices], NEWEST, floor, depth)
+            viewer.set_window(entries, followees, depth)
+            if self.resident.viewers.peek(viewer.user_id) is viewer:
+                self.resident.viewers.resize(viewer, viewer.weight())
+        viewer.seen_run = self.index.newest_run
+        return entries
+
+    cdef int _pull(self, Draft draft, Viewer viewer, bytes followees, list sources) except -1:
+        """Adds the outboxes of pulled authors and of the viewer."""
+        cdef const uint64_t* authors
+        cdef Py_ssize_t n, i
+        cdef Outbox outbox
+        if viewer.pulled_version != self.pulled_version:
+            pulled = ids_intersect(followees, self.pulled)
+            viewer.pulled = _id_array([*pulled, viewer.user_id])
+            viewer.pulled_version = self.pulled_version
+        draft.pulled = viewer.pulled
+        n = PyBytes_GET_SIZE(draft.pulled) // 8
+        draft.pull_total = n - 1
+        if draft.pull_total > PULLED_MAX:
+            return PLAIN
+        draft.pulled_sum = self.resident.sum_of(draft.pulled)
+        authors = <const uint64_t*>PyBytes_AS_STRING(draft.pulled)
+        draft.missing = []
+        for i in range(n):
+            outbox = self._outbox_of(draft, authors[i])
+            if outbox is None:
+                draft.missing.append(authors[i])
+            elif PyBytes_GET_SIZE(outbox.entries):
+                sources.append(outbox.entries)
+        return NEEDS_OUTBOXES if draft.missing else DONE
+
+    cdef Outbox _outbox_of(self, Draft draft, uint64_t author_id):
+        cdef Outbox outbox
+        if draft.outboxes is not None:
+            outbox = <Outbox>draft.outboxes.get(author_id)
+            if outbox is not None and outbox.epoch == self.resident.epochs.at(AUTHOR, author_id):
+                return outbox
+        return self.resident.outbox(author_id)
+
+    cdef int _rank(self, Draft draft, bytes followees) except -1:
+        """Verdicts, scores, and the items of the page."""
+        cdef Viewer viewer = draft.viewer
+        cdef Py_ssize_t i, index
+        cdef const char* entry
+        cdef page_item_t* item
+        audience = (draft.user_id, followees, viewer.muted, viewer.snoozed, viewer.blocked,
+                    viewer.hidden, True)
+        draft.judged = judge(draft.merged, audience, self.tombstones)
+        if draft.checking:
+            return self._answer_check(draft)
+        rates = engagement_lookup(self.engagement, draft.merged)
+        scores = score(draft.merged, draft.judged, rates, viewer.affinity, viewer.see_less,
+                       viewer.parameters, draft.ranked_at_ms)
+        selection = select(draft.merged, draft.judged, scores, draft.served, draft.page_size,
+                           viewer.parameters, WINDOW)
+        chosen = <list>selection.chosen
+        draft.chosen = len(chosen)
+        draft.end = selection.end
+        if draft.chosen < draft.page_size and not draft.end:
+            return PLAIN
+        draft.low_water, draft.served = selection.low_water, selection.served
+        draft.items = <page_item_t*>malloc((draft.chosen + 1) * sizeof(page_item_t))
+        if draft.items == NULL:
+            raise MemoryError()
+        values = <list>selection.scores
+        for i in range(draft.chosen):
+            index = chosen[i]
+            entry = PyBytes_AS_STRING(draft.merged) + index * ENTRY_BYTES
+            item = draft.items + i
+            item.content_id, item.author_id, item.score = ~be64(entry), be64(entry + 8), values[i]
+            item.published_at_ms = published_at_ms(item.content_id)
+            item.reason = REASON_OWN if item.author_id == draft.user_id else REASON_FOLLOWED
+            item.likes = item.comments = item.shares = 0
+            item.content, item.content_size, item.content_crc = NULL, -1, 0
+        _sort(draft.items, draft.chosen)
+        return DONE
+
+    cdef int _answer_check(self, Draft draft) except -1:
+        """CheckNewResponse: how many, capped, when and which the newest is."""
+        cdef uint8_t reply[64]
+        cdef uint8_t* to = reply
+        cdef const uint8_t* verdicts = <const uint8_t*>PyBytes_AS_STRING(draft.judged)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(draft.judged), i, kept = 0, first = -1
+        cdef uint64_t newest
+        for i in range(n):
+            if verdicts[i] == 0:
+                kept += 1
+                if first < 0:
+                    first = i
+        if kept:
+            newest = ~be64(PyBytes_AS_STRING(draft.merged) + first * ENTRY_BYTES)
+            to = put_number(to, 0x08, <uint64_t>min(kept, CHECK_MAX))
+            to = put_number(to, 0x10, kept > CHECK_MAX)
+            to = put_number(to, 0x18, published_at_ms(newest))
+            to = put_number(to, 0x20, newest)
+        draft.body = PyBytes_FromStringAndSize(<char*>reply, to - reply)
+        draft.item_count = min(kept, CHECK_MAX)
+        self.checks_made += 1
+        draft.chosen = 0
+        self._keep(draft, b"", b"", b"")
+        return DONE
+
+    cdef int _hydrate(self, Draft draft) except -1:
+        """Contents and counts; what is gone meanwhile drops out."""
+        cdef Py_ssize_t i
+        cdef Content content
+        cdef page_item_t* item
+        cdef dict found
+        draft.item_count = draft.chosen
+        if draft.view == VIEW_IDS or draft.chosen == 0:
+            return DONE
+        found = {} if draft.contents is None else draft.contents
+        draft.missing = []
+        for i in range(draft.chosen):
+            item = draft.items + i
+            content = <Content>found.get(item.content_id)
+            if content is None:
+                content = self.resident.content(item.content_id)
+                if content is None:
+                    draft.missing.append(item.content_id)
+                    continue
+                found[item.content_id] = content
+        draft.contents = found
+        if draft.missing:
+            return NEEDS_CONTENTS
+        draft.item_count = 0
+        for i in range(draft.chosen):
+            content = <Content>found[draft.items[i].content_id]
+            if content.content is None:
+                continue
+            item = draft.items + draft.item_count
+            item[0] = draft.items[i]
+            item.content = <const uint8_t*>PyBytes_AS_STRING(content.content)
+            item.content_size = PyBytes_GET_SIZE(content.content)
+            item.content_crc = content.crc
+            item.likes, item.comments = content.likes, content.comments
+            item.shares = content.shares
+            draft.item_count += 1
+        return DONE
+
+    cdef int _present(self, Draft draft) except -1:
+        """The reply's bytes: items, cursor, head, etag, receipt; and the page to keep."""
+        cdef Py_ssize_t n = draft.item_count, i
+        cdef size_t size
+        cdef cursor_t cursor
+        cdef bytes head, etag, next_cursor = b"", receipt = self._receipt(draft), body
+        cdef uint8_t* to
+        head = seal_head(draft.user_id, draft.head, self.secret)
+        etag = etag_of(draft.items, n, draft.viewer.ranking_version, not draft.end,
+                       <uint64_t>draft.view << 1)
+        if not draft.end:
+            cursor.owner, cursor.head, cursor.low_water = draft.user_id, draft.head, draft.low_water
+            cursor.ranked_at_ms, cursor.issued_ms = draft.ranked_at_ms, draft.now_ms
+            cursor.config_version, cursor.origin = draft.viewer.ranking_version, 0
+            next_cursor = seal_cursor(&cursor, draft.served, self.secret)
+        size = blob_size(PyBytes_GET_SIZE(receipt)) + text_size(next_cursor) + text_size(head)
+        size += text_size(etag)
+        for i in range(n):
+            size += item_measure(draft.items + i, draft.view)
+        body = PyBytes_FromStringAndSize(NULL, size)
+        to = <uint8_t*>PyBytes_AS_STRING(body)
+        for i in range(n):
+            to = item_write(draft.items + i, draft.view, to)
+        to = put_text(to, TAG_NEXT_CURSOR, next_cursor)
+        to = put_text(to, TAG_HEAD, head)
+        to = put_text(to, TAG_ETAG, etag)
+        put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt),
+                 PyBytes_GET_SIZE(receipt))
+        draft.body = body
+        shown = self._keep(draft, etag, head, receipt)
+        if draft.silent:
+            return DONE
+        self.pages_made += 1
+        if draft.now_ms - draft.viewer.seen_ms >= SEEN_EVERY_MS:
+            draft.viewer.seen_ms = draft.now_ms
+            self.seen(draft.user_id, draft.now_ms)
+        if draft.etag and draft.etag == etag:
+            draft.not_modified, draft.item_count = True, 0
+            draft.body = _not_modified(head, etag, receipt)
+            self.not_modified += 1
+        else:
+            self.count_shown(shown)
+        return DONE
+
+    cdef bytes _receipt(self, Draft draft):
+        """feedcore.v1.Receipt; fields ascending, defaults left out."""
+        cdef uint8_t reply[RECEIPT_MAX]
+        cdef uint8_t* to = reply
+        cdef Viewer viewer = draft.viewer
+        cdef bytes arm
+        cdef const uint8_t* verdicts = <const uint8_t*>PyBytes_AS_STRING(draft.judged)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(draft.judged), i
+        cdef Py_ssize_t counts[256]
+        to = put_number(to, 0x08, ORIGIN_STORED)
+        to = _source(to, b"stored", draft.stored_count)
+        to = _source(to, b"outboxes", draft.outboxes_count)
+        if draft.view != VIEW_IDS and draft.chosen:
+            to = _source(to, b"content", draft.chosen)
+        to = put_number(to, 0x20, draft.pull_total)
+        to = put_number(to, 0x28, draft.pull_total)
+        to = put_number(to, 0x30, viewer.followee_count)
+        to = put_number(to, 0x38, n)
+        for i in range(len(REASONS) + 1):
+            counts[i] = 0
+        for i in range(n):
+            counts[verdicts[i]] += 1
+        if counts[0] < n:
+            for name, verdict in REASONS:
+                i = verdict
+                if counts[i]:
+                    to[0] = 0x42
+                    to[1] = <uint8_t>(2 + PyBytes_GET_SIZE(name) + 1 + varint_size(counts[i]))
+                    to = put_text(to + 2, 0x0A, name)
+                    to = put_number(to, 0x10, counts[i])
+        to = put_number(to, 0x48, viewer.ranking_version)
+        if viewer.arm:
+            arm = viewer.arm.encode()
+            to = put_text(to, 0x52, arm)
+        to = put_number(to, 0x58, <uint64_t>draft.now_ms)
+        return PyBytes_FromStringAndSize(<char*>reply, to - reply)
+
+    cdef bytes _keep(self, Draft draft, bytes etag, bytes head, bytes receipt):
+        """Keeps the answer for the next same request; the id array of its items."""
+        cdef Page page
+        cdef Py_ssize_t i
+        cdef size_t size
+        cdef bytes shown = PyBytes_FromStringAndSize(NULL, draft.item_count * 8)
+        cdef uint64_t* to = <uint64_t*>PyBytes_AS_STRING(shown)
+        if draft.checking:
+            shown = b""
+        else:
+            for i in range(draft.item_count):
+                to[i] = draft.items[i].content_id
+        if self.resident.pages.bytes_max == 0:
+            return shown
+        page = Page.__new__(Page)
+        page.body, page.etag, page.head, page.receipt = draft.body, etag, head, receipt
+        page.shown, page.pulled, page.pulled_sum = shown, draft.pulled, draft.pulled_sum
+        page.viewer_epoch, page.feed_epoch = draft.viewer_epoch, draft.feed_epoch
+        page.made_ms = draft.now_ms
+        size = sizeof(Page) + KEY_BYTES + PyBytes_GET_SIZE(draft.cursor)
+        for part in (page.body, etag, head, receipt, shown):
+            size += 33 + PyBytes_GET_SIZE(part)
+        self.resident.pages.put(draft.key, page, size)
+        return shown
+
+    # --- for services -------------------------------------------------------------------------
+
+    def begin(self, uint64_t user_id, uint32_t page_size, int view, str cursor, str etag):
+        """A draft of one page; None if the twin must answer."""
+        if not cursor.isascii():
+            return None
+        return self.draft(user_id, page_size, view, cursor.encode(), etag.encode())
+
+    def begin_check(self, uint64_t user_id, str head):
+        """A draft of one check for new content; None if the twin must answer."""
+        return self.check_draft(user_id, head.encode()) if head.isascii() else None
+
+    def go_on(self, Draft draft not None):
+        """See `advance`; one of NEEDS."""
+        return self.advance(draft)
+
+    def kept(self, Draft draft not None):
+        """The kept answer if it is current, else None. Counted as served."""
+        self.refresh()
+        return self.cached(draft)
+
+    def close(self):
+        """Lets maps and sources go; nothing can be asked any more."""
+        self.mirror = self.source = self.ranking = self.seen = self.index = None
+        self.engagement = None
+        self.resident.clear()
+
+    def take_shown(self, Py_ssize_t most):
+        """[(id array, times)] of at most `most` pages served since, and how many are left."""
+        cdef list taken = []
+        while self.shown and len(taken) < most:
+            taken.append(self.shown.popitem())
+        return taken, len(self.shown)
+
+    def take_due(self):
+        """[(user_id, page size, view, cursor)] of kept pages past their soft age."""
+        due, self.due = self.due, []
+        return due
+
+
+cdef uint8_t* _source(uint8_t* to, bytes name, uint64_t count) noexcept:
+    """A SourceReport that is ok and current."""
+    to[0] = 0x1A
+    to[1] = <uint8_t>(2 + PyBytes_GET_SIZE(name) + 2 + (1 + varint_size(count) if count else 0))
+    to = put_text(to + 2, 0x0A, name)
+    to = put_number(to, 0x10, 1)
+    return put_number(to, 0x20, count)
+
+
+cdef bytes _not_modified(bytes head, bytes etag, bytes receipt):
+    """The answer to an etag that still names the page."""
+    cdef size_t size = text_size(head) + text_size(etag) + 2
+    cdef bytes body
+    cdef uint8_t* to
+    size += blob_size(PyBytes_GET_SIZE(receipt))
+    body = PyBytes_FromStringAndSize(NULL, size)
+    to = put_text(<uint8_t*>PyBytes_AS_STRING(body), TAG_HEAD, head)
+    to = put_text(to, TAG_ETAG, etag)
+    to = put_number(to, TAG_NOT_MODIFIED, 1)
+    put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt), PyBytes_GET_SIZE(receipt))
+    return body
+
+
+cdef bytes _id_array(list idents):
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, len(idents) * 8)
+    cdef uint64_t* to = <uint64_t*>PyBytes_AS_STRING(out)
+    cdef Py_ssize_t i
+    for i in range(len(idents)):
+        to[i] = idents[i]
+    return out
+
+
+cdef inline bint _before(const page_item_t* a, const page_item_t* b) noexcept nogil:
+    """Descending by score, then id: as tuples of the twin compare."""
+    return a.score > b.score or (a.score == b.score and a.content_id > b.content_id)
+
+
+cdef void _sort(page_item_t* items, Py_ssize_t n) noexcept nogil:
+    """Insertion: they come almost in order."""
+    cdef Py_ssize_t i, at
+    cdef page_item_t moving
+    for i in range(1, n):
+        moving = items[i]
+        at = i
+        while at > 0 and _before(&moving, &items[at - 1]):
+            items[at] = items[at - 1]
+            at -= 1
+        items[at] = moving

@@ -1,0 +1,107 @@
+"""The epoch map of a data directory, and what one transaction changes of what processes keep.
+
+State of a transaction's `Changes`: filled by the writes of a transaction, announced (counters
+bumped) after its commit and before the write lock is let go, cleared by both ends. Hence nobody is
+told of an acknowledgement before the counters say so.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from feedcore import native
+from feedcore.adapters.embedded.locks import FileLock
+from feedcore.domain import epochs as layout
+
+_MAGIC = b"FEEDEPO1"
+
+
+class Changes:
+    """What the transaction under way will have changed."""
+
+    __slots__ = ("authors", "contents", "epochs", "feeds", "mirrored", "viewers")
+
+    def __init__(self, epochs: native.Epochs | None) -> None:
+        self.epochs = epochs
+        self.mirrored = False  # something that every process keeps a mirror of
+        self.viewers: list[int] = []
+        self.feeds: list[bytes] = []
+        self.authors: list[int] = []
+        self.contents: list[int] = []
+
+    def feed(self, user_id: int) -> None:
+        """Something new is in that user's feed."""
+        self.feeds.append(native.pack_ids([user_id]))
+
+    def announce(self) -> None:
+        """After the commit: bumps what was noted."""
+        epochs = self.epochs
+        if epochs is not None:
+            for kind, idents in (
+                (layout.VIEWER, self.viewers),
+                (layout.AUTHOR, self.authors),
+                (layout.CONTENT, self.contents),
+            ):
+                _bump_each(epochs, kind, idents)
+            for recipients in self.feeds:
+                epochs.bump_all(layout.FEED, recipients)
+            if self.mirrored:
+                epochs.advance()
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing was changed after all."""
+        self.mirrored = False
+        for noted in (self.viewers, self.feeds, self.authors, self.contents):
+            noted.clear()
+
+
+def _bump_each(epochs: native.Epochs, kind: int, idents: Iterable[int]) -> None:
+    for ident in idents:
+        epochs.bump(kind, ident)
+
+
+class EpochMap:
+    """The file `epochs.map`, mapped. Derived: a missing or foreign one is made again."""
+
+    def __init__(self, directory: Path, store_id: bytes) -> None:
+        path = directory / "epochs.map"
+        turn = FileLock(directory / "write.lock")
+        try:
+            # One process makes it: two files of one name would not know of each other's bumps.
+            turn.acquire()
+            if not _is_ours(path, store_id):
+                _make(path, store_id)
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), layout.EPOCHS_BYTES)
+        finally:
+            turn.close()
+        self.epochs = native.Epochs(memoryview(self._map))
+        self.epochs.begin_era()
+
+    def close(self) -> None:
+        """Lets the map go."""
+        self.epochs.close()
+        self._map.close()
+
+
+def _is_ours(path: Path, store_id: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            header = file.read(24)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return False
+    return size == layout.EPOCHS_BYTES and header == _MAGIC + store_id
+
+
+def _make(path: Path, store_id: bytes) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        # allocated, not only as long: a write into a hole of a full disk would end the process
+        os.posix_fallocate(file.fileno(), 0, layout.EPOCHS_BYTES)
+        file.write(_MAGIC + store_id)
+    draft.replace(path)

@@ -1,0 +1,129 @@
+"""ResidentSource on the embedded store: one query a user, one a batch of outboxes or contents."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from feedcore import native
+from feedcore.adapters.embedded.engagement import EngagementMap
+from feedcore.adapters.embedded.posts import EmbeddedContentSource
+from feedcore.adapters.embedded.preferences import filters_of
+from feedcore.adapters.embedded.sqlids import to_sql
+from feedcore.adapters.embedded.tail import Tail
+from feedcore.domain import ids
+from feedcore.errors import StoreError
+from feedcore.limits import DAY_MS, RETENTION_MS
+from feedcore.ports import Content, PreferenceKind
+from feedcore.ports.resident import Mirror, ViewerRow
+
+_FOLLOWEES, _AFFINITY, _NOT_BUILT = -1, -2, -3
+_VIEWER = (
+    f"SELECT {_FOLLOWEES}, packed, 0 FROM followees WHERE user_id = ?1"
+    f" UNION ALL SELECT {_AFFINITY}, shares, 0 FROM affinity WHERE user_id = ?1"
+    f" UNION ALL SELECT {_NOT_BUILT}, 0, 0 WHERE"
+    " EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"
+    " OR EXISTS (SELECT 1 FROM rebuilding_users WHERE user_id = ?1)"
+    " UNION ALL SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?1"
+)
+_LAST_DAY = ids.day(ids.ID_MAX)
+_REOPENS_MAX = 5  # each means that a merge replaced a file within the moment since the refresh
+
+
+class EmbeddedResidentSource:
+    """See `ports.resident.ResidentSource`. Belongs to the thread that owns the connection."""
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        tail: Tail,
+        contents: EmbeddedContentSource,
+        engagement: EngagementMap,
+    ) -> None:
+        self._conn = conn
+        self._tail = tail
+        self._contents = contents
+        self._engagement = engagement
+
+    @property
+    def mirror_version(self) -> int:
+        """Of the tail."""
+        return self._tail.reads
+
+    def mirror(self) -> Mirror:
+        """The tail, refreshed. Its sets change in place: take them again when the version does."""
+        tail = self._tail
+        tail.refresh()
+        return Mirror(
+            tail.tail_authors,
+            tail.posts_of,
+            tail.backfills,
+            tail.pulled,
+            tail.pulled_version,
+            tail.tombstones,
+            self._index(),
+        )
+
+    def engagement_table(self) -> memoryview:
+        """The map of the node."""
+        return self._engagement.slots
+
+    async def viewers(
+        self, user_ids: Sequence[int], depth: int, now_ms: int
+    ) -> list[ViewerRow]:
+        """All of one snapshot, stored entries included."""
+        with self._tail.snapshot():
+            index = self._index()
+            first_day = (now_ms - RETENTION_MS) // DAY_MS
+            return [self._viewer(index, user_id, first_day, depth, now_ms) for user_id in user_ids]
+
+    async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
+        """One query."""
+        found = self._tail.outboxes.load(author_ids, (now_ms - RETENTION_MS) // DAY_MS)
+        return [found[author_id] for author_id in author_ids]
+
+    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+        """One query."""
+        return self._contents.contents(content_ids)
+
+    def _index(self) -> native.RunIndex:
+        for _ in range(_REOPENS_MAX):
+            try:
+                return self._tail.runs.index()
+            except FileNotFoundError as error:
+                missing = error
+                self._tail.reload_runs()
+        raise StoreError(
+            f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
+        )
+
+    def _viewer(
+        self, index: native.RunIndex, user_id: int, first_day: int, depth: int, now_ms: int
+    ) -> ViewerRow:
+        followees = affinity = b""
+        built = True
+        relations = []
+        for row in self._conn.execute(_VIEWER, (to_sql(user_id),)):
+            kind = row[0]
+            if kind > 0:
+                relations.append(row)
+            elif kind == _FOLLOWEES:
+                followees = row[1]
+            elif kind == _AFFINITY:
+                affinity = row[1]
+            else:
+                built = False
+        snoozes = [
+            until_ms
+            for kind, _, until_ms in relations
+            if kind == PreferenceKind.SNOOZE and until_ms > now_ms
+        ]
+        slices = index.window(user_id, first_day, _LAST_DAY, ids.ID_MAX, depth)
+        return ViewerRow(
+            followees,
+            filters_of(relations, affinity, now_ms),
+            min(snoozes, default=0),
+            built,
+            native.merge_newest(slices, ids.ID_MAX, 0, depth),
+            index.newest_run,
+        )

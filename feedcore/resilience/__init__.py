@@ -1,0 +1,1 @@
+"""What stands between services and slow or failing sources."""

@@ -1,0 +1,213 @@
+"""Feeds from resident data: the same answers as `services.feed`, made by compiled code from what
+this worker keeps in memory.
+
+    asked for      what happens
+    kept page      served if its epochs are current (compiled, inside the transport's read turn)
+    resident data  a page is made from it (the same)
+    something else it is loaded, in one batch with what other calls lack, and the page is made
+    the rest       `FeedService` answers: trending, rebuilds, requests to be refused
+
+Invariants: whatever path answers, the bytes are those of `FeedService` at the moment the page was
+made; a kept page is current or younger than PAGE_AGE_MAX_MS; nothing kept is needed for an answer.
+Only with the compiled modules: without them `FeedService` answers everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from feedcore._native.page import NEEDS, Draft, PageMaker
+from feedcore._native.resident import Content, Outbox, Resident, Viewer
+from feedcore.clock import Clock
+from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
+from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX
+from feedcore.ports import PreferenceStore, SignalStore
+from feedcore.ports.resident import ResidentSource
+from feedcore.resilience.coalescing import Coalescer
+from feedcore.services.feed import FeedPage, FeedService, NewContent
+from feedcore.services.resident_budget import CacheBudget
+
+# A draft needs each of four things once; more means that what it reads changes under its hands.
+ROUNDS_MAX = 12
+SHOWN_PER_SLICE = 200  # pages whose impressions are counted at once: well below a millisecond
+UPKEEP_S = 0.05  # between slices; at most 4,000 different pages a second
+
+_DONE, _VIEWER, _DEPTH = NEEDS["done"], NEEDS["viewer"], NEEDS["depth"]
+_OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
+
+# How the bytes of one worker are shared out. A window of 500 takes 5 KB, a post 0.5 KB, an outbox
+# of a busy author 1 KB: of people who load a few times a day, windows are most.
+VIEWERS_PART, OUTBOXES_PART, CONTENTS_PART = 0.55, 0.15, 0.30
+
+
+class _Loads:
+    """What drafts need, loaded in batches and kept. Epochs are taken before the store is read."""
+
+    def __init__(self, resident: Resident, source: ResidentSource, clock: Clock) -> None:
+        self._resident = resident
+        self._epochs = resident.epochs
+        self._source = source
+        self._clock = clock
+        bounds = {"batch_max": LOAD_BATCH_MAX, "waiting_max": LOADS_WAITING_MAX}
+        self.viewers = Coalescer("viewers", self._load_viewers, **bounds)
+        self.outboxes = Coalescer("outboxes", self._load_outboxes, **bounds)
+        self.contents = Coalescer("contents", self._load_contents, **bounds)
+
+    async def close(self) -> None:
+        """Waits for loads under way."""
+        for one in (self.viewers, self.outboxes, self.contents):
+            await one.close()
+
+    async def _load_viewers(self, keys: list[tuple[int, int]]) -> list[Viewer | None]:
+        """(user_id, depth) -> the viewer; None if the stored feed is not to be relied on."""
+        epochs = [self._epochs.read(VIEWER, user_id) for user_id, _ in keys]
+        deepest = max(depth for _, depth in keys)
+        users = [user_id for user_id, _ in keys]
+        rows = await self._source.viewers(users, deepest, self._clock.now_ms())
+        viewers: list[Viewer | None] = []
+        for (user_id, depth), epoch, row in zip(keys, epochs, rows, strict=True):
+            if not row.built:
+                viewers.append(None)
+                continue
+            viewer = Viewer(user_id, epoch, row, depth)
+            self._resident.keep_viewer(viewer)
+            viewers.append(viewer)
+        return viewers
+
+    async def _load_outboxes(self, author_ids: list[int]) -> list[Outbox]:
+        epochs = [self._epochs.read(AUTHOR, author_id) for author_id in author_ids]
+        found = await self._source.outboxes(author_ids, self._clock.now_ms())
+        outboxes = [Outbox(*one) for one in zip(epochs, found, strict=True)]
+        for author_id, outbox in zip(author_ids, outboxes, strict=True):
+            self._resident.keep_outbox(author_id, outbox)
+        return outboxes
+
+    async def _load_contents(self, content_ids: list[int]) -> list[Content]:
+        epochs = [self._epochs.read(CONTENT, content_id) for content_id in content_ids]
+        found = await self._source.contents(content_ids)
+        contents = [Content(*one) for one in zip(epochs, found, strict=True)]
+        for content_id, content in zip(content_ids, contents, strict=True):
+            self._resident.keep_content(content_id, content)
+        return contents
+
+
+class ResidentFeed:
+    """One a worker; safe for concurrent calls on one event loop."""
+
+    def __init__(
+        self,
+        plain: FeedService,
+        source: ResidentSource,
+        epochs: Any,
+        preferences: PreferenceStore,
+        signals: SignalStore,
+        secret: bytes,
+        clock: Clock,
+        budget: CacheBudget,
+    ) -> None:
+        self._plain = plain
+        self._signals = signals
+        share = budget.resident_bytes
+        self.resident = Resident(
+            epochs,
+            int(share * VIEWERS_PART),
+            int(share * OUTBOXES_PART),
+            int(share * CONTENTS_PART),
+            budget.pages_bytes,
+        )
+        ranking = plain.viewers.ranking
+        self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen, secret)
+        self.loads = _Loads(self.resident, source, clock)
+        self.plain_pages = 0
+        self._upkeep: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to count impressions and to renew kept pages, until `close`."""
+        self._upkeep = asyncio.get_running_loop().create_task(self._serve(), name="page upkeep")
+
+    async def close(self) -> None:
+        """Ends what is under way, hands over what is counted, lets everything go."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        await self.loads.close()
+        while self.count_shown():
+            pass
+        self.maker.close()
+
+    async def get_feed(
+        self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
+    ) -> FeedPage:
+        """See `FeedService.get_feed`."""
+        draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
+        if draft is not None:
+            body = self.maker.kept(draft)
+            if body is None and await self._fill(draft):
+                body = draft.body
+            if body is not None:
+                return FeedPage(body, draft.item_count, "stored", False, draft.not_modified, 0, 0)
+        self.plain_pages += 1
+        return await self._plain.get_feed(user_id, page_size, cursor, view, if_none_match)
+
+    async def check_new(self, user_id: int, head: str) -> NewContent | bytes:
+        """See `FeedService.check_new`; as wire bytes of feedcore.v1.CheckNewResponse if they were
+        made compiled.
+        """
+        draft = self.maker.begin_check(user_id, head)
+        if draft is not None:
+            kept = self.maker.kept(draft)
+            if kept is not None:
+                return kept
+            if await self._fill(draft):
+                return draft.body
+        return await self._plain.check_new(user_id, head)
+
+    async def prewarm(self, author_ids: Sequence[int], content_ids: Sequence[int]) -> None:
+        """Loads outboxes and contents that many are about to ask for."""
+        await self.loads.outboxes.get_all(author_ids)
+        await self.loads.contents.get_all(content_ids)
+
+    async def _fill(self, draft: Draft) -> bool:
+        """Loads what the draft needs until it is done; False if `FeedService` must answer."""
+        loads = self.loads
+        for _ in range(ROUNDS_MAX):
+            need = self.maker.go_on(draft)
+            if need == _DONE:
+                return True
+            if need in (_VIEWER, _DEPTH):
+                viewer = await loads.viewers.get((draft.user_id, draft.depth))
+                if viewer is None:
+                    return False
+                draft.give_viewer(viewer)
+            elif need == _OUTBOXES:
+                missing = draft.missing
+                found = await loads.outboxes.get_all(missing)
+                draft.give_outboxes(dict(zip(missing, found, strict=True)))
+            elif need == _CONTENTS:
+                missing = draft.missing
+                contents = await loads.contents.get_all(missing)
+                draft.give_contents(dict(zip(missing, contents, strict=True)))
+            else:
+                return False
+        return False
+
+    # --- behind the calls -----------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self.count_shown()
+            for user_id, page_size, view, cursor in self.maker.take_due():
+                draft = self.maker.begin(user_id, page_size, view, cursor.decode(), "")
+                if draft is not None:
+                    draft.silent = True
+                    await self._fill(draft)
+
+    def count_shown(self) -> int:
+        """Hands a slice of the impressions over; how many pages are left."""
+        taken, left = self.maker.take_shown(SHOWN_PER_SLICE)
+        if taken:
+            self._signals.impressions_of(taken)
+        return left
