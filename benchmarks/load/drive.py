@@ -21,7 +21,7 @@ from feedcore_bench.world import CACHE, Say, Spec, World, obtain
 
 CONNECTIONS, STREAMS = 8, 16  # in flight in a closed loop: 128 calls keep one worker busy
 OPEN_STREAMS = 100  # of each connection in an open loop: what servers allow by default
-CURVE = [0.0, *range(5, 95, 5), *[100 - 10 ** -(n / 4 - 1) for n in range(21)]]
+CURVE = [0.0, *range(5, 95, 5), *[100 - 10 ** -(n / 4 - 1) for n in range(13)]]
 # Counters of the server that say how pages came about: parts of their names.
 TIERS = ("cache", "resident", "fast", "feed_pages", "not_modified", "outbox_reads", "coalesc")
 

@@ -60,7 +60,9 @@ GOALS = (
     Goal("size", "10 K users", "size.10000.rate", "loads/s"),
     Goal("size", "100 K users", "size.100000.rate", "loads/s"),
     Goal("size", "1 M users", "size.1000000.rate", "loads/s"),
-    Goal("ceiling", "the generator's own, against nghttpd", "ceiling.rate", "calls/s"),
+    Goal("ceiling", "the generator against nghttpd", "ceiling.rate", "calls/s"),
+    Goal("ceiling", "what its core can offer, by CPU a call", "ceiling.core", "calls/s"),
+    Goal("ceiling", "against h2load on the same nghttpd", "ceiling.times_h2load", "x"),
 )  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from feedcore_bench import report
 from feedcore_bench.results import Phase, Results
 
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 30, 34
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 34
+BARS_TOP = 30
+LETTER = 6.2  # width of one in the legend, about
 COLORS = ("#1f6feb", "#d1732e", "#2b8a5a", "#8250df", "#b3325c", "#656d76")
 INK, FAINT, GRID = "#1f2328", "#656d76", "#e4e7ea"
 STYLE = """
@@ -50,9 +52,10 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
         return [
             10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ]
-    step = 10 ** math.floor(math.log10(max(high - low, 1e-9)))
+    step = 10.0 ** math.floor(math.log10(max(high - low, 1e-9)))
     step = step / 2 if (high - low) / step < 3 else step
-    return [low + step * n for n in range(int((high - low) / step) + 1)]
+    first = math.ceil(low / step)
+    return [step * n for n in range(first, math.floor(high / step) + 1)]
 
 
 def chart(
@@ -70,7 +73,7 @@ def chart(
         return ""
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     values = [y for _, y in points if y > 0 or not log]
-    y_high = max([*values, 1e-9])
+    y_high = max([*values, 1e-9]) * (1 if log else 1.05)
     y_low = min(values) if log and values else 0.0
     if log:
         y_low = 10.0 ** math.floor(math.log10(y_low))
@@ -99,12 +102,14 @@ def chart(
     labels = x_labels or [(tick, _short(tick)) for tick in _ticks(x_low, x_high, False)]
     parts += [_text(place(x, y_low)[0], HEIGHT - BOTTOM + 15, name, "middle") for x, name in labels]
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 4, x_name, "end"))
-    parts.append(_text(4, 16, y_name))
+    parts.append(_text(LEFT - 6, 32, y_name, "end"))
+    legend_x = float(LEFT)
     for place_of, (name, line) in enumerate(lines.items()):
         color = COLORS[place_of % len(COLORS)]
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in line)
         parts.append(f"<polyline points='{path}' fill='none' stroke='{color}' stroke-width='1.6'/>")
-        parts.append(_text(WIDTH - RIGHT, 16 + 13 * place_of, name, "end", color))
+        parts.append(_text(legend_x, 32, name, fill=color))
+        legend_x += 18 + LETTER * len(name)
     size = f"width='{WIDTH}' height='{HEIGHT}' viewBox='0 0 {WIDTH} {HEIGHT}'"
     name = f"<title>{escape(title)}</title>"
     return f"<svg xmlns='http://www.w3.org/2000/svg' {size} role='img'>{name}{''.join(parts)}</svg>"
@@ -115,10 +120,10 @@ def bars(title: str, values: Mapping[str, float]) -> str:
     shown = {name: value for name, value in values.items() if value > 0}
     if not shown:
         return ""
-    most, height = max(shown.values()), TOP + 20 * len(shown) + 8
+    most, height = max(shown.values()), BARS_TOP + 20 * len(shown) + 8
     parts = [_text(8, 16, title, fill=INK)]
     for number, (name, value) in enumerate(shown.items()):
-        y = TOP + 20 * number
+        y = BARS_TOP + 20 * number
         width = max(1.0, (WIDTH - 330) * value / most)
         parts.append(_text(228, y + 11, name, "end"))
         parts.append(

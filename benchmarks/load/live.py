@@ -141,7 +141,8 @@ def stampede(bench: Bench) -> None:
     author, count, followers = world.celebrity
     followers = followers[:STAMPEDE_USERS]
     values = bench.results.values
-    with bench.serve(world) as server:
+    # warm is generated from resident data here, too: a kept page would be no measure
+    with bench.serve(world, settings=settings(bench, "stampede", dict(OFF))) as server:
         content_id = publish(server, author, "It is decided: we play again in spring.")
         p99 = []
         for name in ("cold", "warm"):
@@ -234,7 +235,7 @@ def fanout(bench: Bench) -> None:
     with pinned(bench.options.server_core):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(done.stderr[-500:])
+        raise RuntimeError(f"bench_fanout: {done.stderr.strip().splitlines()[-1]}")
     found = dict(RATE.findall(done.stdout))
     if set(found) != {"burst", "sustained"}:
         raise RuntimeError(f"no rates in: {done.stdout[-500:]}")

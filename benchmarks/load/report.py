@@ -57,6 +57,8 @@ def phase_table(phases: Sequence[Phase]) -> list[str]:
                 *(f"{phase.ms(percent):.2f}" for percent in PERCENTILES),
                 f"{phase.max_us / 1_000:.1f}",
                 f"{phase.series.mean_cpu('worker 0'):.0%}",
+                f"{phase.series.cpu_us_a_call('worker 0'):.1f}",
+                f"{phase.series.mean_cpu('fan-out'):.0%}",
                 f"{phase.series.mean_cpu('generator'):.0%}",
                 f"{phase.series.mean_others():.2f}",
                 f"{phase.lateness_us / 1_000:.2f}",

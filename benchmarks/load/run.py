@@ -41,6 +41,7 @@ SCENARIOS: dict[str, Scenario] = {
     "soak": live.soak,
     "workers": scenarios.workers,
     "size": scenarios.size,
+    "ceiling": scenarios.ceiling,
 }
 # What the tiny run takes: everything that judges answers, little that only measures.
 TINY = ("hot", "mixed", "warm", "cold", "stampede", "visible", "overload")

@@ -1,5 +1,7 @@
-"""Scenarios on pages: hot, warm, cold, size, workers, memory. Each starts its own server, finds the
-ceiling in a closed loop, then offers a rate in an open one. (People and bursts: live.)
+"""Scenarios on pages: hot, warm, cold, size, workers, memory; and the generator's own ceiling.
+
+Each starts its own server, finds the ceiling in a closed loop, then offers a rate in an open one.
+(People and bursts: live.)
 
 Not for how a phase is driven (drive) or what is wanted of it (goals).
 """
@@ -7,7 +9,9 @@ Not for how a phase is driven (drive) or what is wanted of it (goals).
 from __future__ import annotations
 
 import random
+import statistics
 
+from feedcore_bench import ceiling as ceilings
 from feedcore_bench.drive import Bench
 from feedcore_bench.results import Phase
 from feedcore_bench.server import Server
@@ -195,3 +199,29 @@ def _one_size(bench: Bench, world: World, users: int) -> None:
         f" {world.seconds:.0f} s): {phase.rate:,.0f} loads/s by {len(active):,} of them; resident"
         f" {total / 1e6:,.0f} MB, of which {anonymous / 1e6:,.0f} MB anonymous",
     )
+
+
+def ceiling(bench: Bench) -> None:
+    """What the generator can offer, beside h2load, on nghttpd with pages of 2.5 KB."""
+    options = bench.options
+    rounds, seconds = (5, 2.0) if options.full else (1, min(1.0, options.seconds))
+    size_bytes = ceilings.SIZES[0]
+    samples = ceilings.measure(
+        rounds, seconds, options.server_core, options.load_core, [size_bytes]
+    )
+    values = bench.results.values
+    mine = [one for one in samples if one.driver == ceilings.PYTHON]
+    peers = {one.round: one.calls_s for one in samples if one.driver == ceilings.H2LOAD}
+    values["ceiling.rate"] = statistics.median(one.calls_s for one in mine)
+    values["ceiling.times_h2load"] = statistics.median(
+        one.calls_s / peers[one.round] for one in mine
+    )
+    costs = [one.cpu_us for one in mine if one.cpu_us]
+    if costs:
+        values["ceiling.core"] = 1e6 / statistics.median(costs)
+    for line in ceilings.table(samples).splitlines()[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        bench.results.note(
+            "ceiling",
+            f"{cells[1]}, {cells[0]}: {cells[2]} calls/s, {cells[4] or '-'} of CPU a call",
+        )

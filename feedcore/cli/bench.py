@@ -57,7 +57,7 @@ def bench(
     """Load servers of its own as people would, and check every answer.
 
     SCENARIOS: hot, mixed, warm, cold, stampede, visible, fanout, overload, memory, soak, workers,
-    size; all if none is named. Exit code 1 for wrong answers, not for missed speed.
+    size, ceiling; all if none is named. Exit code 1 for wrong answers, not for missed speed.
     """
     try:
         from feedcore_bench import report, run
