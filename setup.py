@@ -111,4 +111,9 @@ from generate_protos import generate  # noqa: E402
 
 generate(ROOT / "proto", ROOT / "feedcore_pb")
 _packages = packages()
-setup(packages=sorted(_packages), package_dir=_packages, ext_modules=extensions())
+setup(
+    packages=sorted(_packages),
+    package_dir=_packages,
+    package_data={"feedcore.planning": ["figures.json"]},
+    ext_modules=extensions(),
+)

@@ -28,6 +28,7 @@ from feedcore_server.dispatch import Dispatcher, Interceptor
 from feedcore_server.handlers.admin import AdminHandlers, AdminServices
 from feedcore_server.handlers.content import ContentHandlers
 from feedcore_server.handlers.feed import FeedHandlers
+from feedcore_server.handlers.feed_counters import FeedCounters
 from feedcore_server.handlers.graph import GraphHandlers
 from feedcore_server.handlers.health import HealthHandlers
 from feedcore_server.handlers.publish import PublishHandlers
@@ -145,9 +146,12 @@ def fast_feed(engine: Engine) -> dict[str, FastHandler]:
     try:
         from feedcore._native.fastfeed import FastCheckNew, FastGetFeed, Gate
     except ImportError:  # built without libnghttp2: grpc.aio serves, and has no fast handlers
+        engine.resident.on_tick = FeedCounters(engine.resident, {}).publish
         return {}
     maker, gate = engine.resident.maker, Gate()
-    return {"GetFeed": FastGetFeed(maker, gate), "CheckNew": FastCheckNew(maker, gate)}
+    fast = {"GetFeed": FastGetFeed(maker, gate), "CheckNew": FastCheckNew(maker, gate)}
+    engine.resident.on_tick = FeedCounters(engine.resident, fast).publish
+    return fast
 
 
 async def _wait_for_clock(store: EmbeddedStore, clock: Clock) -> None:

@@ -1,8 +1,8 @@
 """Coalescing: one load in flight a key, and loads of one loop turn in one batch.
 
-State of a key: absent -> waiting (asked for, the batch of this turn has not begun) -> loading (its
-batch is under way) -> absent. Each state but absent has one future, which everybody who asks for
-the key waits for.
+State of a key: absent -> waiting (asked for; its batch begins with the next turn of the loop) ->
+loading (its batch is under way) -> absent. A batch has one future, which everybody who asks for one
+of its keys waits for.
 
 Invariants: a key is loaded by one batch at a time; what happens to one who waits (cancelled, out of
 time) happens to nobody else and to no load; a failed batch fails those who wait for it and is not
@@ -22,6 +22,17 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+class _Batch(Generic[K, V]):
+    """Keys that are loaded together, and later their values."""
+
+    __slots__ = ("done", "keys", "values")
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.keys: list[K] = []
+        self.values: dict[K, V] = {}
+        self.done = done
+
+
 class Coalescer(Generic[K, V]):
     """`fetch(keys)` gives one value a key, in their order; at most `batch_max` keys at a time."""
 
@@ -37,76 +48,83 @@ class Coalescer(Generic[K, V]):
         self._fetch = fetch
         self._batch_max = batch_max
         self._waiting_max = waiting_max
-        self._waiting: dict[K, asyncio.Future[V]] = {}
-        self._loading: dict[K, asyncio.Future[V]] = {}
+        self._batch_of: dict[K, _Batch[K, V]] = {}
+        self._open: list[_Batch[K, V]] = []  # of this turn; only the last has room
+        self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._scheduled = False
         self.batches = 0
         self.loaded = 0
-        self.joined = 0  # asked for a key that somebody else had asked for already
+        self.joined = 0  # times that a key was asked for which was under way already
 
     async def get(self, key: K) -> V:
-        """The value; Overloaded if too many keys wait. Raises what the batch raised."""
-        return await asyncio.shield(self._future(key))
+        """The value. Raises what its batch raised, and Overloaded if too many keys wait."""
+        batch = self._join(key)
+        await asyncio.shield(batch.done)
+        return batch.values[key]
 
     async def get_all(self, keys: Sequence[K]) -> list[V]:
         """The values, in the order of the keys."""
-        futures = [self._future(key) for key in keys]
-        return [await asyncio.shield(future) for future in futures]
+        batches = [self._join(key) for key in keys]
+        for batch in dict.fromkeys(batches):
+            await asyncio.shield(batch.done)
+        return [batch.values[key] for batch, key in zip(batches, keys, strict=True)]
 
     async def close(self) -> None:
         """Waits for what is under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks or self._open:
+            await asyncio.sleep(0)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
-    def _future(self, key: K) -> asyncio.Future[V]:
-        found = self._waiting.get(key) or self._loading.get(key)
-        if found is not None:
+    def _join(self, key: K) -> _Batch[K, V]:
+        batch = self._batch_of.get(key)
+        if batch is not None:
             self.joined += 1
-            return found
-        if len(self._waiting) >= self._waiting_max:
+            return batch
+        if self._waiting >= self._waiting_max:
             raise Overloaded(f"the queue of {self._name}", f"{self._waiting_max} keys")
+        if not self._open or len(self._open[-1].keys) >= self._batch_max:
+            self._add_batch()
+        batch = self._open[-1]
+        batch.keys.append(key)
+        self._batch_of[key] = batch
+        self._waiting += 1
+        return batch
+
+    def _add_batch(self) -> None:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[V] = loop.create_future()
-        # a failure that nobody waits for any more was somebody's cancelled call: not an error
-        future.add_done_callback(_look_at)
-        self._waiting[key] = future
-        if not self._scheduled:
-            self._scheduled = True
+        done: asyncio.Future[None] = loop.create_future()
+        # a failure that nobody waits for any more was the business of calls that are over
+        done.add_done_callback(_look_at)
+        if not self._open:
             loop.call_soon(self._begin)
-        return future
+        self._open.append(_Batch(done))
 
     def _begin(self) -> None:
-        self._scheduled = False
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            keys = list(self._waiting)[: self._batch_max]
-            batch = {key: self._waiting.pop(key) for key in keys}
-            self._loading.update(batch)
+        batches, self._open, self._waiting = self._open, [], 0
+        for batch in batches:
             task = loop.create_task(self._load(batch), name=f"load {self._name}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _load(self, batch: dict[K, asyncio.Future[V]]) -> None:
+    async def _load(self, batch: _Batch[K, V]) -> None:
         try:
-            values = await self._fetch(list(batch))
+            values = await self._fetch(batch.keys)
+            batch.values = dict(zip(batch.keys, values, strict=True))
+            self.loaded += len(batch.keys)
         except BaseException as error:
-            for future in batch.values():
-                if not future.done():
-                    future.set_exception(error)
+            batch.done.set_exception(error)
             if not isinstance(error, Exception):
                 raise
         else:
-            for future, value in zip(batch.values(), values, strict=True):
-                if not future.done():
-                    future.set_result(value)
-            self.loaded += len(batch)
+            batch.done.set_result(None)
         finally:
             self.batches += 1
-            for key in batch:
-                del self._loading[key]
+            for key in batch.keys:
+                del self._batch_of[key]
 
 
-def _look_at(future: asyncio.Future[V]) -> None:
-    if not future.cancelled():
-        future.exception()
+def _look_at(done: asyncio.Future[None]) -> None:
+    if not done.cancelled():
+        done.exception()

@@ -68,6 +68,7 @@ class FeedPage(NamedTuple):
     not_modified: bool
     outbox_hits: int
     outbox_misses: int
+    compiled: bool = False  # made, or kept, by compiled code, which counts for itself
 
 
 class NewContent(NamedTuple):

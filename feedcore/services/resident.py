@@ -15,7 +15,8 @@ Only with the compiled modules: without them `FeedService` answers everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from feedcore._native.page import NEEDS, Draft, PageMaker
@@ -33,6 +34,7 @@ from feedcore.services.resident_budget import CacheBudget
 ROUNDS_MAX = 12
 SHOWN_PER_SLICE = 200  # pages whose impressions are counted at once: well below a millisecond
 UPKEEP_S = 0.05  # between slices; at most 4,000 different pages a second
+TICK_TURNS = 20  # a second
 
 _DONE, _VIEWER, _DEPTH = NEEDS["done"], NEEDS["viewer"], NEEDS["depth"]
 _OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
@@ -121,6 +123,8 @@ class ResidentFeed:
         self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen, secret)
         self.loads = _Loads(self.resident, source, clock)
         self.plain_pages = 0
+        self.plain_checks = 0
+        self.on_tick: Callable[[], None] = _nothing  # once a second, and at the end
         self._upkeep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -135,6 +139,7 @@ class ResidentFeed:
         await self.loads.close()
         while self.count_shown():
             pass
+        self.on_tick()
         self.maker.close()
 
     async def get_feed(
@@ -147,7 +152,9 @@ class ResidentFeed:
             if body is None and await self._fill(draft):
                 body = draft.body
             if body is not None:
-                return FeedPage(body, draft.item_count, "stored", False, draft.not_modified, 0, 0)
+                return FeedPage(
+                    body, draft.item_count, "stored", False, draft.not_modified, 0, 0, True
+                )
         self.plain_pages += 1
         return await self._plain.get_feed(user_id, page_size, cursor, view, if_none_match)
 
@@ -162,6 +169,7 @@ class ResidentFeed:
                 return kept
             if await self._fill(draft):
                 return draft.body
+        self.plain_checks += 1
         return await self._plain.check_new(user_id, head)
 
     async def prewarm(self, author_ids: Sequence[int], content_ids: Sequence[int]) -> None:
@@ -196,9 +204,11 @@ class ResidentFeed:
     # --- behind the calls -----------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(UPKEEP_S)
             self.count_shown()
+            if turn % TICK_TURNS == 0:
+                self.on_tick()
             for user_id, page_size, view, cursor in self.maker.take_due():
                 draft = self.maker.begin(user_id, page_size, view, cursor.decode(), "")
                 if draft is not None:
@@ -211,3 +221,7 @@ class ResidentFeed:
         if taken:
             self._signals.impressions_of(taken)
         return left
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

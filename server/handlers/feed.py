@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from feedcore.errors import InvalidField
 from feedcore.observe import metrics
 from feedcore.ports import InteractionKind, PreferenceKind
-from feedcore.services.feed import FeedService
+from feedcore.services.feed import FeedPage, FeedService
 from feedcore.services.preferences import PreferenceService
 from feedcore_pb.v1 import feed_pb2 as pb
 from feedcore_server.context import CallContext
@@ -75,6 +75,11 @@ class FeedHandlers:
             cache_hits=page.outbox_hits,
             cache_misses=page.outbox_misses,
         )
+        if not page.compiled:
+            self._count(page)
+        return page.body
+
+    def _count(self, page: FeedPage) -> None:
         if page.origin not in self._pages:
             self._pages[page.origin] = metrics.FEED_PAGES.labels(page.origin)
         self._pages[page.origin].inc()
@@ -85,7 +90,6 @@ class FeedHandlers:
             metrics.FEED_DEGRADED.inc()
         if page.not_modified:
             metrics.FEED_NOT_MODIFIED.inc()
-        return page.body
 
     async def check_new(
         self, request: pb.CheckNewRequest, call: CallContext

@@ -450,9 +450,9 @@ class KeptFeedMachine(FeedMachine):
 
     def _page(self, user: int, size: int, cursor: str) -> feed_pb2.GetFeedResponse:
         maker = self.engine.resident.maker
-        hits = maker.page_hits
+        hits = maker.pages_kept
         page = self.run(self.engine.resident.get_feed(user, size, cursor, 0, ""))
-        self.kept = maker.page_hits > hits
+        self.kept = maker.pages_kept > hits
         if not self.kept:
             plain = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
             assert page.body == plain.body, readable(page.body, plain.body)

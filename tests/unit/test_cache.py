@@ -34,7 +34,7 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-KEYS = st.integers(-3, 12) | st.binary(max_size=1) | st.tuples(st.integers(0, 2), st.integers(0, 1))
+KEYS = st.sampled_from([-2, 0, 1, 2**62, b"", b"key", (0, 1), (1, b"a")])  # few, so that they meet
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["get", "get", "peek", "put", "put", "put", "again", "drop", "resize"]),
@@ -212,6 +212,28 @@ def test_what_is_too_large_takes_away_what_it_should_replace() -> None:
     assert (len(cache), cache.bytes_used, cache.refused) == (0, 0, 3)
 
 
+def test_what_grows_in_the_small_queue_does_not_cost_the_main_queue() -> None:
+    cache, hot = filled(100), range(100)
+    for key in [*hot, *hot, *hot, *range(1_000, 1_100)]:
+        load(cache, key)
+    main = [key for key in hot if key in cache]
+    small = [key for key in range(1_000, 1_100) if key in cache]
+    assert len(main) > 85 and len(small) > 8
+    for key in small:
+        if key in cache:
+            cache.resize(cache.peek(key), 300)
+    assert [key for key in hot if key in cache] == main
+    assert sum(key in cache for key in small) < len(small) - 4
+
+
+def test_what_left_has_no_size_here() -> None:
+    cache, value = filled(10), CachedObject()
+    cache.put("key", value, 1)
+    cache.drop("key")
+    assert cache.resize(value, 50) == 0
+    assert cache.bytes_used == 0
+
+
 def test_a_value_is_in_one_place() -> None:
     one, two, value = filled(10), filled(10), CachedObject()
     one.put("key", value, 1)
@@ -290,6 +312,22 @@ def test_an_entry_costs_what_is_accounted(entries: int, no_collector: None) -> N
     assert 80 * entries < cost <= cache.bytes_used
 
 
+def test_what_few_entries_cost_after_there_were_many(no_collector: None) -> None:
+    cache = Cache(8_192 * ENTRY)
+    tracemalloc.start()
+    try:
+        for key in range(8_192):
+            cache.put(key, CachedObject(), 0)
+        for key in range(8_192):
+            cache.drop(key)
+        for key in range(20):
+            cache.put(key, CachedObject(), 0)
+        cost, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cost < 20 * ENTRY + 20 * 64  # the keys
+
+
 class Restless(CachedObject):
     """Its destructor uses the cache."""
 
@@ -355,3 +393,24 @@ def test_equality_may_use_the_cache() -> None:
         found = cache.get(Meddling(key.number, cache))
         assert found is None or found.value.number == key.number
         assert cache.bytes_used == len(cache) * (ENTRY + 100) <= cache.bytes_max
+
+
+class Storing(Meddling):
+    """Its equality puts something else, once."""
+
+    def __eq__(self, other: object) -> bool:
+        if b"else" not in self.cache:
+            self.cache.put(b"else", CachedObject(), 100)
+        return isinstance(other, Meddling) and self.number == other.number
+
+    __hash__ = Meddling.__hash__
+
+
+def test_a_lookup_begins_again_when_equality_changed_the_cache() -> None:
+    cache = filled(20)
+    for key in (Meddling(9, cache), Storing(3, cache)):  # equal hashes: one bucket
+        cache.put(key, CachedObject(key.number), 100)
+    cache.drop(b"else")
+    found = cache.get(Meddling(9, cache))
+    assert b"else" in cache
+    assert found is not None and found.value == 9

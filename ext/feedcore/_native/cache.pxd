@@ -11,10 +11,10 @@ cdef class Cached:
     cdef readonly uint8_t frequency  # hits since it joined its queue, at most 3
     cdef uint8_t place  # OUT, SMALL or MAIN of cache.pyx
     cdef Py_hash_t hash
+    cdef PyObject* chain  # the next of its bucket: up to here is what a lookup touches
     cdef void* owner  # the cache that holds it; NULL while none does
-    cdef PyObject* newer  # neighbours in its queue and the next of its bucket: borrowed, because
-    cdef PyObject* older  # the cache owns one reference to each entry, and links that owned
-    cdef PyObject* chain  # their neighbours would make cycles
+    cdef PyObject* newer  # neighbours in its queue. Links are borrowed: the cache owns one
+    cdef PyObject* older  # reference to each entry; owned links would make cycles
 
 cdef class CachedObject(Cached):
     cdef public object value

@@ -57,7 +57,7 @@ cdef class PageMaker:
     cdef RunIndex index
     cdef dict shown  # id array -> pages with these items served and not counted yet
     cdef list due  # (user_id, page size, view, cursor) of pages past their soft age
-    cdef readonly uint64_t page_hits, pages_made, checks_made, shown_dropped
+    cdef readonly uint64_t pages_kept, pages_made, checks_kept, checks_made, shown_dropped
     cdef readonly uint64_t items_served, not_modified
 
     cdef int refresh(self) except -1

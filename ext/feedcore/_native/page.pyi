@@ -23,8 +23,9 @@ class Draft:
 
 class PageMaker:
     resident: Resident
-    page_hits: int
+    pages_kept: int
     pages_made: int
+    checks_kept: int
     checks_made: int
     shown_dropped: int
     items_served: int

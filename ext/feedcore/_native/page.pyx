@@ -25,19 +25,24 @@ Not for: loading (services.resident), reading requests off the wire (fastfeed).
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
 
 from feedcore._native.cursor cimport cursor_t, open_cursor, open_head, seal_cursor, seal_head
 from feedcore._native.epochs cimport AUTHOR, FEED, VIEWER, load64
 from feedcore._native.idset cimport U64Set, table_has
 from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64
+from feedcore._native.reply cimport (
+    encode_not_modified,
+    encode_receipt,
+    id_array,
+    receipt_t,
+    sort_items,
+)
 from feedcore._native.resident cimport Content, Outbox, Page, Viewer
 from feedcore._native.runlookup cimport RunIndex
 from feedcore._native.wire cimport (
     TAG_ETAG,
     TAG_HEAD,
     TAG_NEXT_CURSOR,
-    TAG_NOT_MODIFIED,
     TAG_RECEIPT,
     VIEW_FULL,
     VIEW_IDS,
@@ -51,7 +56,6 @@ from feedcore._native.wire cimport (
     put_number,
     put_text,
     text_size,
-    varint_size,
 )
 
 from feedcore import limits
@@ -62,7 +66,6 @@ from feedcore._native.paging import select
 from feedcore._native.ranking import score
 from feedcore._native.visibility import judge
 from feedcore.domain import ids
-from feedcore.domain.visibility import Verdict
 
 cdef Py_ssize_t WINDOW = limits.WINDOW_ENTRIES
 cdef Py_ssize_t PAGE_DEFAULT = limits.PAGE_SIZE_DEFAULT, PAGE_MAX = limits.PAGE_SIZE_MAX
@@ -73,19 +76,12 @@ cdef uint64_t USER_MAX = limits.USER_ID_MAX
 cdef int64_t RETENTION_MS = limits.RETENTION_MS, SEEN_EVERY_MS = limits.HOUR_MS
 cdef int64_t AGE_MAX_MS = limits.PAGE_AGE_MAX_MS, SOFT_AGE_MS = limits.PAGE_SOFT_AGE_MS
 cdef uint64_t NEWEST = ids.ID_MAX
-cdef int ORIGIN_STORED = 1
 cdef enum:
     REASON_FOLLOWED = 1
     REASON_OWN = 2
     ORIGIN_TRENDING_CURSOR = 1
     KEY_BYTES = 200  # a tuple, two numbers and a bytes object
-    RECEIPT_MAX = 1024  # three sources, seven reasons, ten numbers; the arm's name is 130 at most
 
-# (wire bytes of the name, verdict), in the order of their names
-cdef list REASONS = [
-    (verdict.name.lower().encode(), int(verdict))
-    for verdict in sorted(Verdict, key=lambda one: one.name) if verdict is not Verdict.KEEP
-]
 cdef int64_t EPOCH_MS = ids.EPOCH_MS
 
 NEEDS = {
@@ -201,16 +197,17 @@ cdef class PageMaker:
         age_ms = draft.now_ms - page.made_ms
         if not self._is_current(page, draft.user_id, age_ms):
             return None
-        self.page_hits += 1
         if draft.checking:
+            self.checks_kept += 1
             return page.body
+        self.pages_kept += 1
         if age_ms > SOFT_AGE_MS and not page.due and len(self.due) < DUE_MAX:
             page.due = True
             self.due.append((draft.user_id, draft.page_size, draft.view, draft.cursor))
         if draft.etag and draft.etag == page.etag:
             self.not_modified += 1
             draft.not_modified = True
-            return _not_modified(page.head, page.etag, page.receipt)
+            return encode_not_modified(page.head, page.etag, page.receipt)
         draft.item_count = PyBytes_GET_SIZE(page.shown) // 8
         self.count_shown(page.shown)
         return page.body
@@ -347,7 +344,7 @@ cdef class PageMaker:
         cdef Outbox outbox
         if viewer.pulled_version != self.pulled_version:
             pulled = ids_intersect(followees, self.pulled)
-            viewer.pulled = _id_array([*pulled, viewer.user_id])
+            viewer.pulled = id_array([*pulled, viewer.user_id])
             viewer.pulled_version = self.pulled_version
         draft.pulled = viewer.pulled
         n = PyBytes_GET_SIZE(draft.pulled) // 8
@@ -408,7 +405,7 @@ cdef class PageMaker:
             item.reason = REASON_OWN if item.author_id == draft.user_id else REASON_FOLLOWED
             item.likes = item.comments = item.shares = 0
             item.content, item.content_size, item.content_crc = NULL, -1, 0
-        _sort(draft.items, draft.chosen)
+        sort_items(draft.items, draft.chosen)
         return DONE
 
     cdef int _answer_check(self, Draft draft) except -1:
@@ -512,48 +509,21 @@ cdef class PageMaker:
             self.seen(draft.user_id, draft.now_ms)
         if draft.etag and draft.etag == etag:
             draft.not_modified, draft.item_count = True, 0
-            draft.body = _not_modified(head, etag, receipt)
+            draft.body = encode_not_modified(head, etag, receipt)
             self.not_modified += 1
         else:
             self.count_shown(shown)
         return DONE
 
     cdef bytes _receipt(self, Draft draft):
-        """feedcore.v1.Receipt; fields ascending, defaults left out."""
-        cdef uint8_t reply[RECEIPT_MAX]
-        cdef uint8_t* to = reply
-        cdef Viewer viewer = draft.viewer
-        cdef bytes arm
-        cdef const uint8_t* verdicts = <const uint8_t*>PyBytes_AS_STRING(draft.judged)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(draft.judged), i
-        cdef Py_ssize_t counts[256]
-        to = put_number(to, 0x08, ORIGIN_STORED)
-        to = _source(to, b"stored", draft.stored_count)
-        to = _source(to, b"outboxes", draft.outboxes_count)
-        if draft.view != VIEW_IDS and draft.chosen:
-            to = _source(to, b"content", draft.chosen)
-        to = put_number(to, 0x20, draft.pull_total)
-        to = put_number(to, 0x28, draft.pull_total)
-        to = put_number(to, 0x30, viewer.followee_count)
-        to = put_number(to, 0x38, n)
-        for i in range(len(REASONS) + 1):
-            counts[i] = 0
-        for i in range(n):
-            counts[verdicts[i]] += 1
-        if counts[0] < n:
-            for name, verdict in REASONS:
-                i = verdict
-                if counts[i]:
-                    to[0] = 0x42
-                    to[1] = <uint8_t>(2 + PyBytes_GET_SIZE(name) + 1 + varint_size(counts[i]))
-                    to = put_text(to + 2, 0x0A, name)
-                    to = put_number(to, 0x10, counts[i])
-        to = put_number(to, 0x48, viewer.ranking_version)
-        if viewer.arm:
-            arm = viewer.arm.encode()
-            to = put_text(to, 0x52, arm)
-        to = put_number(to, 0x58, <uint64_t>draft.now_ms)
-        return PyBytes_FromStringAndSize(<char*>reply, to - reply)
+        """Of what was found on the way."""
+        cdef receipt_t receipt
+        receipt.stored, receipt.outboxes = draft.stored_count, draft.outboxes_count
+        receipt.contents = draft.chosen if draft.view != VIEW_IDS else 0
+        receipt.pulled, receipt.followees = draft.pull_total, draft.viewer.followee_count
+        receipt.ranking_version = draft.viewer.ranking_version
+        receipt.generated_at_ms = <uint64_t>draft.now_ms
+        return encode_receipt(&receipt, draft.judged, draft.viewer.arm)
 
     cdef bytes _keep(self, Draft draft, bytes etag, bytes head, bytes receipt):
         """Keeps the answer for the next same request; the id array of its items."""
@@ -618,53 +588,3 @@ cdef class PageMaker:
         """[(user_id, page size, view, cursor)] of kept pages past their soft age."""
         due, self.due = self.due, []
         return due
-
-
-cdef uint8_t* _source(uint8_t* to, bytes name, uint64_t count) noexcept:
-    """A SourceReport that is ok and current."""
-    to[0] = 0x1A
-    to[1] = <uint8_t>(2 + PyBytes_GET_SIZE(name) + 2 + (1 + varint_size(count) if count else 0))
-    to = put_text(to + 2, 0x0A, name)
-    to = put_number(to, 0x10, 1)
-    return put_number(to, 0x20, count)
-
-
-cdef bytes _not_modified(bytes head, bytes etag, bytes receipt):
-    """The answer to an etag that still names the page."""
-    cdef size_t size = text_size(head) + text_size(etag) + 2
-    cdef bytes body
-    cdef uint8_t* to
-    size += blob_size(PyBytes_GET_SIZE(receipt))
-    body = PyBytes_FromStringAndSize(NULL, size)
-    to = put_text(<uint8_t*>PyBytes_AS_STRING(body), TAG_HEAD, head)
-    to = put_text(to, TAG_ETAG, etag)
-    to = put_number(to, TAG_NOT_MODIFIED, 1)
-    put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt), PyBytes_GET_SIZE(receipt))
-    return body
-
-
-cdef bytes _id_array(list idents):
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, len(idents) * 8)
-    cdef uint64_t* to = <uint64_t*>PyBytes_AS_STRING(out)
-    cdef Py_ssize_t i
-    for i in range(len(idents)):
-        to[i] = idents[i]
-    return out
-
-
-cdef inline bint _before(const page_item_t* a, const page_item_t* b) noexcept nogil:
-    """Descending by score, then id: as tuples of the twin compare."""
-    return a.score > b.score or (a.score == b.score and a.content_id > b.content_id)
-
-
-cdef void _sort(page_item_t* items, Py_ssize_t n) noexcept nogil:
-    """Insertion: they come almost in order."""
-    cdef Py_ssize_t i, at
-    cdef page_item_t moving
-    for i in range(1, n):
-        moving = items[i]
-        at = i
-        while at > 0 and _before(&moving, &items[at - 1]):
-            items[at] = items[at - 1]
-            at -= 1
-        items[at] = moving

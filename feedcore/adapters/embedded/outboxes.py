@@ -68,15 +68,15 @@ class OutboxCache:
 
     def load(self, author_ids: Sequence[int], first_day: int) -> dict[int, bytes]:
         """author -> entries, newest first, b"" if there are none; past the cache."""
-        days: dict[int, list[bytes]] = {}
+        days: dict[int, bytes] = {}
         asked = [to_sql(author_id) for author_id in author_ids]
         for start in range(0, len(asked), _AUTHORS_PER_QUERY):
             part = asked[start : start + _AUTHORS_PER_QUERY]
             for author, entries in self._conn.execute(_sql(len(part)), (*part, first_day)):
-                days.setdefault(author, []).append(entries)
+                days[author] = entries + days[author] if author in days else entries
         sort = native.sort_entries
         return {
-            author_id: sort(b"".join(reversed(days[key]))) if key in days else b""
+            author_id: sort(days[key]) if key in days else b""
             for author_id, key in zip(author_ids, asked, strict=True)
         }
 

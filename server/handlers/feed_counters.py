@@ -1,0 +1,72 @@
+"""What compiled feed code counts of itself, and how that becomes metrics: once a second, so that no
+call pays for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from feedcore.observe import metrics
+from feedcore.observe.metrics import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from feedcore._native.fastfeed import FastFeed
+    from feedcore.services.resident import ResidentFeed
+
+
+class FeedCounters:
+    """Of one worker."""
+
+    def __init__(self, feed: ResidentFeed, fast: Mapping[str, FastFeed]) -> None:
+        self._feed = feed
+        self._fast = fast
+        self._totals = Totals()
+
+    def publish(self) -> None:
+        """Brings the metrics up to date."""
+        feed, maker, totals = self._feed, self._feed.maker, self._totals
+        pages = maker.pages_kept + maker.pages_made
+        totals.add(metrics.FEED_PAGES.labels("stored"), "pages", pages)
+        totals.add(metrics.FEED_ITEMS, "items", maker.items_served)
+        totals.add(metrics.FEED_NOT_MODIFIED, "not modified", maker.not_modified)
+        dropped = maker.shown_dropped
+        totals.add(metrics.IMPRESSIONS_DROPPED, "impressions dropped", dropped)
+        for operation, source, count in (
+            ("GetFeed", "kept", maker.pages_kept),
+            ("GetFeed", "resident", maker.pages_made),
+            ("GetFeed", "plain", feed.plain_pages),
+            ("CheckNew", "kept", maker.checks_kept),
+            ("CheckNew", "resident", maker.checks_made),
+            ("CheckNew", "plain", feed.plain_checks),
+        ):
+            answers = metrics.FEED_ANSWERS.labels(operation, source)
+            totals.add(answers, (operation, source), count)
+        for operation, handler in self._fast.items():
+            for edge_s, count in handler.times():
+                calls = metrics.FAST_CALLS.labels(operation, f"{edge_s:g}")
+                totals.add(calls, (operation, edge_s), count)
+        self._publish_caches()
+        self._publish_loads()
+
+    def _publish_caches(self) -> None:
+        resident, totals = self._feed.resident, self._totals
+        for kind in ("pages", "viewers", "outboxes", "contents"):
+            cache = getattr(resident, kind)
+            totals.add(metrics.CACHE_READS.labels(kind, "hit"), (kind, "hit"), cache.hits)
+            totals.add(metrics.CACHE_READS.labels(kind, "miss"), (kind, "miss"), cache.misses)
+            totals.add(metrics.CACHE_EVICTED.labels(kind), (kind, "evicted"), cache.evicted)
+            metrics.CACHE_BYTES.labels(kind).set(cache.bytes_used)
+            metrics.CACHE_ENTRIES.labels(kind).set(len(cache))
+        outboxes = resident.outboxes
+        totals.add(metrics.OUTBOX_READS.labels("hit"), "outbox hit", outboxes.hits)
+        totals.add(metrics.OUTBOX_READS.labels("miss"), "outbox miss", outboxes.misses)
+
+    def _publish_loads(self) -> None:
+        loads, totals = self._feed.loads, self._totals
+        for kind in ("viewers", "outboxes", "contents"):
+            coalescer = getattr(loads, kind)
+            for what in ("loaded", "batches", "joined"):
+                total = getattr(coalescer, what)
+                totals.add(metrics.LOADS.labels(kind, what), (kind, what), total)
