@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,16 @@ from feedcore_bench.world import CACHE, Say, Spec, World, obtain
 CONNECTIONS, STREAMS = 8, 16  # in flight in a closed loop: 128 calls keep one worker busy
 OPEN_STREAMS = 100  # of each connection in an open loop: what servers allow by default
 CURVE = [0.0, *range(5, 95, 5), *[100 - 10 ** -(n / 4 - 1) for n in range(13)]]
+COUNTED_EVERY_S = 1.1  # workers bring counters of compiled code up to date once a second
 # Counters of the server that say how pages came about: parts of their names.
-TIERS = ("cache", "resident", "fast", "feed_pages", "not_modified", "outbox_reads", "coalesc")
+TIERS = (
+    "feed_answers",
+    "cache_reads",
+    "cache_evicted",
+    "loads_total",
+    "not_modified",
+    "feed_pages",
+)
 
 
 @dataclass(frozen=True)
@@ -182,13 +190,15 @@ class Bench:
         workload: Any,
         shed: bool = False,
     ) -> Phase:
-        before = server.metrics()
+        before = server.counted or server.metrics()
         with Watch(
             server, lambda: workload.answered, lambda seen: self._tell(f"{scenario}: {name}", seen)
         ) as series:
             result = run()
         phase = to_phase(scenario, name, offered, result, series, shed)
-        phase.tiers = tiers(before, server.metrics())
+        time.sleep(COUNTED_EVERY_S)
+        server.counted = server.metrics()
+        phase.tiers = tiers(before, server.counted)
         self._doubts(phase, result)
         if keep:
             self.results.phases.append(phase)
@@ -278,10 +288,12 @@ def tiers(before: dict[str, float], after: dict[str, float]) -> dict[str, float]
     return grown
 
 
-def wait_until(done: Callable[[], bool], seconds: float, what: str) -> None:
-    """Polls; RuntimeError if it has not come true."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what}: not after {seconds:.0f} s")
-        time.sleep(0.05)
+def grown(
+    before: Mapping[str, float], after: Mapping[str, float], name: str, *labels: str
+) -> float:
+    """By how much the samples of that metric with all these labels grew, together."""
+    return sum(
+        value - before.get(sample, 0.0)
+        for sample, value in after.items()
+        if sample.split("{", 1)[0] == name and all(label in sample for label in labels)
+    )

@@ -47,6 +47,7 @@ GOALS = (
     Goal("cold", "p99 at 80 % of the rate", "cold.p99_ms", "ms", 50, False),
     Goal("stampede", "p99 of 10,000 first loads after a post", "stampede.p99_ms", "ms"),
     Goal("stampede", "that p99 against the same burst, warm", "stampede.times_warm", "x", 2, False),
+    Goal("stampede", "contents loaded for each one shown, cold", "stampede.fetches", "x", 1, False),
     Goal("visible", "post to visible, while mixed runs at half", "visible.p99_ms", "ms", 500, False),
     Goal("fanout", "burst, durable", "fanout.burst", "deliveries/s", 300_000),
     Goal("fanout", "sustained, merged", "fanout.sustained", "deliveries/s", 100_000),
@@ -75,7 +76,7 @@ def wanted(goal: Goal) -> str:
     """The bound, for tables."""
     if goal.bound is None:
         return ""
-    sign = "at least" if goal.at_least else "below"
+    sign = "at least" if goal.at_least else "at most"
     return f"{sign} {number(goal.bound)} {goal.unit}"
 
 

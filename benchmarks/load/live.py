@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import grpc
 
 from feedcore_bench import methods
-from feedcore_bench.drive import Bench
+from feedcore_bench.drive import Bench, grown
 from feedcore_bench.people import Crowd
 from feedcore_bench.scenarios import (
     OFF,
@@ -64,32 +64,25 @@ def mixed(bench: Bench) -> None:
         values["mixed.rate"] = ceiling.rate
         phase = bench.open(server, "mixed", "80 %", workload, max(1.0, SHARE * ceiling.rate))
         values["mixed.p99_ms"] = phase.ms(99)
-        _hit_rates(bench, before, server.metrics(), workload)
+        _hit_rates(bench, before, server.counted)
         calls = {methods.NAMES[number]: count for number, count in sorted(workload.calls.items())}
         told = ", ".join(f"{name} {count:,}" for name, count in calls.items())
         bench.results.note("mixed", f"{workload.sessions:,} sessions: {told}")
         _fan_out_note(bench, "mixed", server)
 
 
-def _hit_rates(
-    bench: Bench, before: dict[str, float], after: dict[str, float], workload: People
-) -> None:
-    """Shares of page loads, as far as the server counts them."""
-    loads = workload.calls[methods.GET_FEED]
-
-    def grown(*parts: str) -> float | None:
-        names = [name for name in after if all(part in name for part in parts)]
-        if not names or not loads:
-            return None
-        return 100 * sum(after[name] - before.get(name, 0.0) for name in names) / loads
-
+def _hit_rates(bench: Bench, before: dict[str, float], after: dict[str, float]) -> None:
+    """Shares of page loads, as the server counts them."""
+    answers = "feedcore_feed_answers_total"
+    pages = 'operation="GetFeed"'
+    loads = grown(before, after, answers, pages)
+    if not loads:
+        bench.results.note("mixed", "this server does not count where its pages come from")
+        return
     values = bench.results.values
-    hits = grown("page_cache", "_total", "hit")
-    if hits is not None:
-        values["mixed.page_hits"] = hits
-    fast = grown("fast", "_total")
-    if fast is not None:
-        values["mixed.fast"] = fast
+    values["mixed.page_hits"] = 100 * grown(before, after, answers, pages, 'source="kept"') / loads
+    fast = grown(before, after, "feedcore_fast_calls_total", pages)
+    values["mixed.fast"] = 100 * fast / loads
 
 
 def _fan_out_note(bench: Bench, scenario: str, server: Server) -> None:
@@ -145,8 +138,10 @@ def stampede(bench: Bench) -> None:
     with bench.serve(world, settings=settings(bench, "stampede", dict(OFF))) as server:
         content_id = publish(server, author, "It is decided: we play again in spring.")
         p99 = []
+        shown: set[int] = set()
+        before = server.metrics()
         for name in ("cold", "warm"):
-            workload = FirstPages(followers, bench.checker("stampede"))
+            workload = FirstPages(followers, bench.checker("stampede"), shown=shown)
             phase = bench.open(
                 server,
                 "stampede",
@@ -158,6 +153,8 @@ def stampede(bench: Bench) -> None:
                 poisson=False,
             )
             p99.append(phase.ms(99))
+            if name == "cold":
+                _fetches(bench, before, server.counted, len(shown))
     values["stampede.p99_ms"] = p99[0]
     values["stampede.times_warm"] = p99[0] / max(p99[1], 0.001)
     bench.results.note(
@@ -165,6 +162,20 @@ def stampede(bench: Bench) -> None:
         f"author {author} with {count:,} followers published {content_id}; {len(followers):,} of"
         f" them loaded within {STAMPEDE_S:g} s; the server had just started",
     )
+
+
+def _fetches(bench: Bench, before: dict[str, float], after: dict[str, float], shown: int) -> None:
+    """How often contents were loaded, against how many different ones were shown."""
+    loads = "feedcore_loads_total"
+    loaded = grown(before, after, loads, 'kind="contents"', 'what="loaded"')
+    joined = grown(before, after, loads, 'kind="contents"', 'what="joined"')
+    if loaded and shown:
+        bench.results.values["stampede.fetches"] = loaded / shown
+        bench.results.note(
+            "stampede",
+            f"cold: {shown:,} different items shown, {loaded:,.0f} contents loaded; {joined:,.0f}"
+            " times one was asked for while it was being loaded",
+        )
 
 
 def publish(server: Server, author: int, body: str) -> int:

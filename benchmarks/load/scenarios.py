@@ -141,7 +141,9 @@ def memory(bench: Bench) -> None:
             before = server.resident()
             touch(bench, server, "memory", pages(bench, "memory", rest), len(rest))
             after = server.resident()
+            held = server.counted
         each[name] = (after[1] - before[1]) / len(rest)
+        _held(bench, name, held)
         mapped = (after[0] - after[1] - before[0] + before[1]) / len(rest)
         bench.results.note(
             "memory",
@@ -151,8 +153,24 @@ def memory(bench: Bench) -> None:
         )
     if bench.has("cache.resident_mb"):
         values["memory.user_kb"] = each["windows"] / 1_024
-    if bench.has("cache.pages_mb"):
-        values["memory.page_bytes"] = each["pages"] - each["windows"]
+    bench.results.note(
+        "memory",
+        f"a page, by what the worker grew: {each['pages'] - each['windows']:,.0f} bytes",
+    )
+
+
+def _held(bench: Bench, name: str, held: dict[str, float]) -> None:
+    """What the server says it keeps, by kind."""
+    parts = []
+    for kind in ("viewers", "outboxes", "contents", "pages"):
+        bytes_kept = held.get(f'feedcore_cache_bytes{{kind="{kind}"}}', 0.0)
+        count = held.get(f'feedcore_cache_entries{{kind="{kind}"}}', 0.0)
+        if count:
+            parts.append(f"{count:,.0f} {kind} of {bytes_kept / count:,.0f} bytes")
+            if kind == "pages":
+                bench.results.values["memory.page_bytes"] = bytes_kept / count
+    if parts:
+        bench.results.note("memory", f"with {name} cached the worker counts {', '.join(parts)}")
 
 
 def workers(bench: Bench) -> None:

@@ -58,6 +58,7 @@ class Server:
     log: Path
     workers: list[psutil.Process]
     fanout: psutil.Process | None
+    counted: dict[str, float] = field(default_factory=dict)  # metrics after the phase before
 
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels, as printed: `name{label="x"}`."""

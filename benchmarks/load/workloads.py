@@ -26,7 +26,7 @@ PROBE_WITHIN_MS = 60_000  # the freshness bound: later is wrong
 
 class FirstPages:
     """First pages of users in turn, 20 items in full view. Without end. `over_offered`: more is
-    asked for than can be answered, so that calls may have no answer when the run ends."""
+    asked for than can be answered, so that calls may have no answer when the run ends. `shown`: gets the ids of all items."""
 
     def __init__(
         self,
@@ -37,7 +37,9 @@ class FirstPages:
         view: int = methods.FULL,
         shed_allowed: bool = False,
         must_have_items: bool = True,
+        shown: set[int] | None = None,
     ) -> None:
+        self.shown = shown
         self.answered = 0
         self.hints = 0
         self.shed = 0
@@ -89,7 +91,7 @@ class FirstPages:
     def _judge(self, at: int, body: bytes) -> None:
         checker = self._checker
         before = checker.failed()
-        checker.page(
+        page = checker.page(
             body,
             checker.order,
             self._users[at],
@@ -99,6 +101,8 @@ class FirstPages:
             view=self._view,
             must_have_items=self._must,
         )
+        if self.shown is not None and page is not None:
+            self.shown.update(page.ids)
         if checker.failed() == before:
             self._last[at] = body
 
