@@ -265,7 +265,9 @@ class _Run:
         self.pool.start()
         return self
 
-    def __exit__(self, *_exception: object) -> None:
+    def __exit__(self, kind: object, *_exception: object) -> None:
+        if kind is not None:  # a workload that has failed is told nothing more
+            self.pool.tell = _nobody
         self.unanswered += self.pool.close("the run is over: no answer", DEADLINE_EXCEEDED)
 
     def begin(

@@ -48,7 +48,7 @@ GOALS = (
     Goal("stampede", "p99 of 10,000 first loads after a post", "stampede.p99_ms", "ms"),
     Goal("stampede", "that p99 against the same burst, warm", "stampede.times_warm", "x", 2, False),
     Goal("stampede", "contents loaded for each one shown, cold", "stampede.fetches", "x", 1, False),
-    Goal("visible", "post to visible, while mixed runs at half", "visible.p99_ms", "ms", 500, False),
+    Goal("visible", "post to visible, mixed at half rate", "visible.p99_ms", "ms", 500, False),
     Goal("fanout", "burst, durable", "fanout.burst", "deliveries/s", 300_000),
     Goal("fanout", "sustained, merged", "fanout.sustained", "deliveries/s", 100_000),
     Goal("overload", "goodput at twice the ceiling", "overload.goodput", "x ceiling", 0.9),

@@ -25,8 +25,11 @@ PROBE_WITHIN_MS = 60_000  # the freshness bound: later is wrong
 
 
 class FirstPages:
-    """First pages of users in turn, 20 items in full view. Without end. `over_offered`: more is
-    asked for than can be answered, so that calls may have no answer when the run ends. `shown`: gets the ids of all items."""
+    """First pages of users in turn, 20 items in full view. Without end.
+
+    `over_offered`: more is asked for than can be answered, so that calls may have no answer when
+    the run ends. `shown` gets the ids of all items.
+    """
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import struct
 import threading
 import time
@@ -299,6 +300,39 @@ def test_connections_that_are_sent_away_are_replaced() -> None:
     asker.check_once()
     assert asker.statuses() == {OK: asker.asked}
     assert found.opened >= 6
+
+
+class Failing(Asker):
+    """Its answers are more than it can take."""
+
+    def done(self, *answer: Any) -> None:
+        """Fails."""
+        self.answers.append(answer)
+        raise LookupError(f"answer {len(self.answers)}")
+
+
+def test_a_workload_that_fails_ends_the_run(server: ServerProcess) -> None:
+    asker = Failing([(0, EMPTY)])
+    with pytest.raises(LookupError, match="answer 1$"):
+        run_closed(server.address, [CHECK], asker, connections=2, streams=4, seconds=5)
+    assert len(asker.answers) == 1
+
+
+def test_who_does_not_speak_http2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                peer.recv(1_024)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConnectionError, match=address):
+            run_closed(address, [CHECK], Asker([(0, EMPTY)]), connections=1, streams=1, seconds=0.1)
+        thread.join()
 
 
 def test_nobody_listens() -> None:

@@ -334,7 +334,8 @@ cdef class Client:
         return 0
 
     cdef int goaway_received(self, const nghttp2_frame *frame) except -1:
-        debug = (<const char *>frame.goaway.opaque_data)[:min(frame.goaway.opaque_data_len, 200)]
+        cdef size_t length = min(frame.goaway.opaque_data_len, <size_t>200)
+        debug = (<const char *>frame.goaway.opaque_data)[:length]
         self.going_away = True
         self.away = (
             f"GOAWAY with error {frame.goaway.error_code} {debug.decode('latin-1')}".rstrip()

@@ -77,7 +77,7 @@ cdef class Histogram:
 
     def merge(self, Histogram other not None):
         """Adds another one's counts to this one's."""
-        cdef size_t slot
+        cdef Py_ssize_t slot
         if other.count == 0:
             return
         if self.count == 0 or other.min < self.min:
@@ -107,7 +107,7 @@ cdef class Histogram:
         cdef double exact = self.count * percent / 100.0
         cdef uint64_t wanted = <uint64_t>exact
         cdef uint64_t seen = 0
-        cdef size_t slot
+        cdef Py_ssize_t slot
         if self.count == 0:
             return 0
         if wanted < exact:
@@ -122,7 +122,7 @@ cdef class Histogram:
 
     def buckets(self):
         """[(largest value, count), ...] of all slots that hold anything, ascending."""
-        cdef size_t slot
+        cdef Py_ssize_t slot
         return [
             (highest_of(slot), self.counts[slot]) for slot in range(SLOTS) if self.counts[slot]
         ]

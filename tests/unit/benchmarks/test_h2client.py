@@ -177,8 +177,8 @@ def raw(*frames: bytes, plain: bool = False) -> list[Any]:
     return finished + (client.lost("end") or client.take())
 
 
-def headers(*pairs: tuple[bytes, bytes], end: bool = False) -> bytes:
-    return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), 1, block(pairs))
+def headers(*pairs: tuple[bytes, bytes], end: bool = False, stream: int = 1) -> bytes:
+    return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block(pairs))
 
 
 BODY = frame(DATA, 0, 1, prefixed(b"abc"))
@@ -237,6 +237,34 @@ def test_nonsense_ends_the_session() -> None:
     assert client.wants_write() and client.pull() and client.is_over()
     client.lost(client.verdict or "over")
     assert [one[1] for one in client.take()] == [UNAVAILABLE]
+
+
+@given(st.data())
+def test_hostile_bytes_end_every_call_once(data: st.DataObject) -> None:
+    """Bytes of a server, with some changed: whatever they mean, nothing is lost or told twice."""
+    refused = headers(*GOOD, (b"grpc-status", b"8"), PUSHBACK, end=True, stream=3)
+    away = frame(GOAWAY, 0, 0, b"\0\0\0\3\0\0\0\0bye")
+    whole = b"".join((headers(*GOOD), BODY, TRAILERS, refused, away))
+    unchanged = whole
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole = whole[:at] + bytes((data.draw(st.integers(0, 255)),)) + whole[at + 1 :]
+    client = h2client.Client([h2call.Template("/m")], 10)
+    client.receive(frame(SETTINGS))
+    for tag in range(3):
+        client.submit(0, b"x" * 20_000, tag)
+    client.pull()
+    piece = data.draw(st.integers(1, len(whole)))
+    finished = []
+    for at in range(0, len(whole), piece):
+        finished += client.receive(whole[at : at + piece])
+        client.pull()
+    client.lost("end")
+    finished += client.take()
+    assert sorted(one[0] for one in finished) == [0, 1, 2]
+    assert all(0 <= one[1] <= 16 for one in finished)
+    if whole == unchanged:
+        assert [one[1] for one in sorted(finished)] == [OK, 8, UNAVAILABLE]
 
 
 # --- the compiled way ----------------------------------------------------------------------------
