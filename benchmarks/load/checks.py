@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from feedcore_bench import methods
 from feedcore_pb.v1 import feed_pb2
 
@@ -38,7 +40,7 @@ def _parse(body: bytes) -> Page:
     """By the protobuf library: where there is no compiled scanner. Raises ValueError."""
     try:
         page = feed_pb2.GetFeedResponse.FromString(body)
-    except Exception as error:  # the library's own error has no common base in all its versions
+    except DecodeError as error:
         raise ValueError(f"no GetFeedResponse: {error}") from error
     return Page(
         [item.content_id for item in page.items],

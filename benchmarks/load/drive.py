@@ -190,19 +190,24 @@ class Bench:
         workload: Any,
         shed: bool = False,
     ) -> Phase:
-        before = server.counted or server.metrics()
+        before = server.counted
         with Watch(
             server, lambda: workload.answered, lambda seen: self._tell(f"{scenario}: {name}", seen)
         ) as series:
             result = run()
         phase = to_phase(scenario, name, offered, result, series, shed)
-        time.sleep(COUNTED_EVERY_S)
-        server.counted = server.metrics()
-        phase.tiers = tiers(before, server.counted)
-        self._doubts(phase, result)
         if keep:
+            self.settle(server)
+            phase.tiers = tiers(before, server.counted)
+            self._doubts(phase, result)
             self.results.phases.append(phase)
         return phase
+
+    def settle(self, server: Server) -> None:
+        """Waits until the workers' counters are up to date, and reads them."""
+        if not self.options.tiny:
+            time.sleep(COUNTED_EVERY_S)
+        server.counted = server.metrics()
 
     def _doubts(self, phase: Phase, result: engine.Result) -> None:
         """What a reader must know to believe the numbers."""

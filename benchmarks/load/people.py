@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from feedcore.loading.demo_text import sentence
 from feedcore_bench import methods
 from feedcore_bench.checks import Checker, Page
@@ -142,7 +144,7 @@ class Session:
             return
         try:
             reply = feed_pb2.CheckNewResponse.FromString(answer.body)
-        except Exception as error:  # the library's own error has no common base
+        except DecodeError as error:
             self._wrong("malformed", str(error), call, answer)
             return
         if reply.count > 99 or bool(reply.count) != bool(reply.newest_content_id):
@@ -165,7 +167,7 @@ class Session:
         answer = yield call
         if answer.status != methods.OK:
             return
-        content_id = publish_pb2.PublishResponse.FromString(answer.body).content_id
+        content_id = published_id(answer.body)
         if not content_id:
             self._wrong("publish", "no content id", call, answer)
         elif self.draw.random() < DELETES:
@@ -177,6 +179,14 @@ class Session:
 
     def _wrong(self, what: str, detail: str, call: Call, answer: Answer) -> None:
         self.checker.add(what, detail, self.user, self.number, call, answer.body)
+
+
+def published_id(body: bytes) -> int:
+    """The content id of a PublishResponse; 0 if it cannot be read."""
+    try:
+        return publish_pb2.PublishResponse.FromString(body).content_id
+    except DecodeError:
+        return 0
 
 
 class Crowd:

@@ -70,6 +70,7 @@ def touch(bench: Bench, server: Server, scenario: str, workload: FirstPages, use
         phase = bench.closed(
             server, scenario, "first loads", workload, seconds=seconds, warm_up_s=0.0, keep=False
         )
+    bench.settle(server)
     return phase
 
 

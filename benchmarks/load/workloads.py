@@ -13,8 +13,7 @@ from typing import Any
 from feedcore.loading.demo_text import sentence
 from feedcore_bench import methods
 from feedcore_bench.checks import Checker, scan
-from feedcore_bench.people import HINT, Crowd, Script, Scripted
-from feedcore_pb.v1 import publish_pb2
+from feedcore_bench.people import HINT, Crowd, Script, Scripted, published_id
 
 MS = 1_000_000
 RUN_IS_OVER = "the run is over"  # how the engine tells of calls that had no answer at its end
@@ -130,10 +129,12 @@ class Prober:
             follower = self._draw.choice(followers)
             call = methods.PUBLISH, methods.publish(author, sentence(self._draw))
             answer = yield call
-            if answer.status != methods.OK:
+            content_id = published_id(answer.body) if answer.status == methods.OK else 0
+            if not content_id:
+                if answer.status == methods.OK:
+                    self._checker.add("publish", "no content id", author, -1, call, answer.body)
                 pause(PROBE_PAUSE_MS)
                 continue
-            content_id = publish_pb2.PublishResponse.FromString(answer.body).content_id
             began_ns = answer.sent_ns
             look = (
                 methods.GET_FEED,
