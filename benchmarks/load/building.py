@@ -27,7 +27,7 @@ from feedcore.services.hot import HotSettings
 from feedcore.workers.fanout import FanoutWorker
 from feedcore.workers.runner import drain
 from feedcore_bench import graph as graphs
-from feedcore_bench.world import PEOPLE, ROOT, Say, Spec, World
+from feedcore_bench.world import ROOT, SIZES, WINDOWS, Say, Spec, World
 
 IMPORT_NODE = 127  # the node number that no worker has
 ROWS_A_COMMIT = 1_000_000  # follower rows: 30 MB of log a commit
@@ -39,6 +39,8 @@ ORDINARY_AUTHORS = 32
 FOLLOWERS_KEPT = 64  # of each of those
 CELEBRITY_FOLLOWERS_KEPT = 10_000  # of the best known: so many load at once when it posts
 
+SIZES_ITEMS = 40  # a user, on average: two pages
+SIZES_EXPONENT = 0.7  # of the rank by popularity: well known authors post most
 # The world of windows: each user's window is full and merged with 20 pulled authors' outboxes.
 WINDOW_PUSHED, WINDOW_PUSHED_OF, WINDOW_PUSHED_POSTS = 100, 1_000, 8
 WINDOW_PULLED, WINDOW_PULLED_OF, WINDOW_PULLED_POSTS = 20, 100, 50
@@ -78,8 +80,8 @@ class _Windows:
     def posts(self, now_ms: int, seed: int) -> Iterator[PostRow]:
         """As `graph.posts`."""
         draw = random.Random(f"{seed} window posts")
-        authors = [one for one in self.authors[:WINDOW_PULLED_OF] for _ in range(50)]
-        authors += [one for one in self.authors[WINDOW_PULLED_OF:] for _ in range(8)]
+        pulled, pushed = self.authors[:WINDOW_PULLED_OF], self.authors[WINDOW_PULLED_OF:]
+        authors = [*pulled * WINDOW_PULLED_POSTS, *pushed * WINDOW_PUSHED_POSTS]
         draw.shuffle(authors)
         moments = sorted(now_ms - 60_000 - draw.randrange(graphs.SPREAD_MS) for _ in authors)
         for at_ms, author in zip(moments, authors, strict=True):
@@ -97,7 +99,7 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
     clock = SystemClock()
     made_ms = clock.now_ms()
     source: graphs.Graph | graphs.FileGraph | _Windows
-    if spec.kind != PEOPLE:
+    if spec.kind == WINDOWS:
         source = _Windows(spec.users, spec.seed)
     elif spec.graph:
         source = graphs.FileGraph(Path(spec.graph), spec.seed)
@@ -117,6 +119,11 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
         await engine.policy.review(clock.now_ms())
         if isinstance(source, _Windows):
             rows = source.posts(made_ms, spec.seed)
+        elif spec.kind == SIZES:
+            reach = graphs.follower_counts(spec.users, spec.scale)
+            count = graphs.posts_for(reach, SIZES_ITEMS, SIZES_EXPONENT)
+            order = source.popularity
+            rows = graphs.posts(order, count, made_ms, spec.seed, SIZES_EXPONENT)
         else:
             count = round(spec.posts_per_user * len(users))
             rows = graphs.posts(source.activity, count, made_ms, spec.seed)

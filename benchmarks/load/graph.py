@@ -22,6 +22,7 @@ TAIL = 1.92
 LOMAX_SCALE = 460.0
 CELEBRITY_SHARE = 0.6  # of all users, that follow the best known: the cut of the tail
 ACTIVITY_EXPONENT = 0.8  # of the rank: the busiest hundredth makes about a quarter of the loads
+POSTING_EXPONENT = 0.5  # of the rank by activity: most post now and then
 EAGERNESS_SIGMA = 0.6  # log-normal: some follow many, most a few hundred
 EAGERNESS_MAX = 16
 SPREAD_MS = 6 * 86_400_000  # posts lie in six days: a day inside retention
@@ -117,15 +118,23 @@ def zipf_weights(count: int, exponent: float = ACTIVITY_EXPONENT) -> list[float]
     return list(accumulate(rank**-exponent for rank in range(1, count + 1)))
 
 
+def posts_for(counts: list[int], items: float, exponent: float) -> int:
+    """Posts that make `items` a user on average, by authors drawn by their rank in `counts`."""
+    weights = [rank**-exponent for rank in range(1, len(counts) + 1)]
+    reach = sum(w * c for w, c in zip(weights, counts, strict=True)) / sum(weights)
+    return max(1, round(items * len(counts) / reach))
+
+
 def posts(
-    activity: list[int], count: int, now_ms: int, seed: int
+    authors: list[int], count: int, now_ms: int, seed: int, exponent: float = POSTING_EXPONENT
 ) -> Iterator[tuple[int, int, str, tuple[str, ...], int]]:
-    """(published_at_ms, author, body, media uris, likes), oldest first. Those who are most active
-    post most."""
+    """(published_at_ms, author, body, media uris, likes), oldest first. The first of `authors` post
+    most."""
     draw = random.Random(f"{seed} posts")
-    authors = draw.choices(activity, cum_weights=zipf_weights(len(activity), 0.5), k=count)
+    weights = zipf_weights(len(authors), exponent)
+    chosen = draw.choices(authors, cum_weights=weights, k=count)
     moments = sorted(now_ms - 60_000 - draw.randrange(SPREAD_MS) for _ in range(count))
-    for at_ms, author in zip(moments, authors, strict=True):
+    for at_ms, author in zip(moments, chosen, strict=True):
         body = sentence(draw)
         for _ in range(draw.choices((0, 1, 3), (6, 3, 1))[0]):
             body += " " + sentence(draw)

@@ -16,7 +16,7 @@ from feedcore_bench.drive import Bench
 from feedcore_bench.results import Phase
 from feedcore_bench.server import Server
 from feedcore_bench.workloads import FirstPages
-from feedcore_bench.world import PEOPLE, WINDOWS, Spec, World
+from feedcore_bench.world import PEOPLE, SIZES, WINDOWS, Spec, World
 
 SHARE = 0.8  # of the ceiling: where latency is taken
 HOT_USERS = 1_000  # repeated: their pages fit any cache
@@ -28,7 +28,6 @@ OFF = {"cache__pages_mb": 0}
 ALL_OFF = {"cache__pages_mb": 0, "cache__resident_mb": 0}
 NO_SETTING = "this server has no setting {}: what it caches by default stays on"
 SIZE_SCALE = 0.04  # followers of the worlds of different sizes: the mean is 20, in all of them
-SIZE_POSTS = 0.5  # posts a user in six days
 SIZE_USERS = 20_000  # at most so many of them load
 
 
@@ -193,7 +192,7 @@ def workers(bench: Bench) -> None:
 
 def size_spec(users: int, seed: int) -> Spec:
     """A world of that many users, of one shape for all sizes."""
-    return Spec(PEOPLE, users, seed, SIZE_SCALE, SIZE_POSTS)
+    return Spec(SIZES, users, seed, SIZE_SCALE)
 
 
 def size(bench: Bench) -> None:

@@ -22,14 +22,15 @@ CACHE = ROOT / "build" / "bench"
 FORMAT = 1  # of what is kept; another number, another world
 AGE_MAX_MS = 12 * 3_600_000  # posts lie in six of seven days of retention: a day is left, half kept
 
-PEOPLE, WINDOWS = "people", "windows"
+PEOPLE, WINDOWS, SIZES = "people", "windows", "sizes"
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Parameters of a world. `scale` multiplies follower counts; `graph` names a file instead."""
+    """Parameters of a world. `scale` multiplies follower counts; `graph` names a file instead. In
+    worlds of SIZES well known authors post, as much as fills everybody's page twice."""
 
     kind: str
     users: int

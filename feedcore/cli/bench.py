@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -10,6 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from feedcore.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from feedcore_bench.results import Results
+    from feedcore_bench.server import Series
 
 NEEDS = (
     "the load benchmark belongs to the sources: run it in the project's folder after `make build`"
@@ -74,7 +79,7 @@ def bench(
         def say(text: str) -> None:
             console.print(text, markup=False)
 
-        def tell(name: str, seen) -> None:
+        def tell(name: str, seen: Series) -> None:
             if console.is_terminal:
                 live.update(progress_line(name, seen), refresh=True)
 
@@ -89,7 +94,7 @@ def bench(
     return outcome(results)
 
 
-def show(results, table: list[str]) -> None:
+def show(results: Results, table: list[str]) -> None:
     """The table, then what must be known to read it."""
     click.echo("\n" + "\n".join(table) + "\n")
     for scenario, notes in results.notes.items():
@@ -97,7 +102,7 @@ def show(results, table: list[str]) -> None:
             click.echo(f"  {scenario}: {note}")
 
 
-def progress_line(name: str, seen) -> Text:
+def progress_line(name: str, seen: Series) -> Text:
     """Now: calls a second, how they went lately, CPU of each process."""
     lately = seen.calls[-SPARKS_SHOWN:]
     most = max([*lately, 1.0])
@@ -106,7 +111,7 @@ def progress_line(name: str, seen) -> Text:
     return Text(f"{name:<28} {lately[-1]:>9,.0f} calls/s {sparks:<{SPARKS_SHOWN}} {cpu}")
 
 
-def outcome(results) -> int:
+def outcome(results: Results) -> int:
     """1 for wrong answers and failed scenarios; says what they were."""
     for name, count in results.wrong_counts.items():
         click.echo(f"WRONG: {name}: {count:,}", err=True)
