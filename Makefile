@@ -83,11 +83,7 @@ bench-transport: build
 # The transport's modules with AddressSanitizer and UndefinedBehaviorSanitizer, built beside the usual ones.
 ASAN_LIB := build/asan/lib
 ASAN_ENV := PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 FEEDCORE_NATIVE=$(ASAN_LIB)/feedcore/_native
-<<<<<<< HEAD
-ASAN_TESTS ?= tests/unit/transport tests/unit/test_cache.py tests/fuzz tests/property/test_h2_session.py tests/conformance/test_native.py
-=======
-ASAN_TESTS ?= tests/unit/transport tests/unit/benchmarks tests/fuzz tests/property/test_h2_session.py tests/conformance/test_native.py
->>>>>>> loadgen
+ASAN_TESTS ?= tests/unit/transport tests/unit/test_cache.py tests/unit/benchmarks tests/fuzz tests/property/test_h2_session.py tests/conformance/test_native.py
 test-asan: build
 	FEEDCORE_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib $(ASAN_LIB) --build-temp build/asan/temp
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" $(ASAN_ENV) \

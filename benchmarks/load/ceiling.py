@@ -39,7 +39,7 @@ START_WITHIN_S = 10.0
 OPEN_SHARE = 0.7  # the open loop's rate, of the closed loop's in the same round
 PATH = "/bench.Bench/Reply"
 REQUEST = b"\x0a\x08" + b"a" * 8  # 10 bytes, as a GetFeed request has
-H2LOAD_ATTEMPTS = 3  # on a busy machine it may end its warm-up and then begin nothing
+ATTEMPTS = 8  # a busy machine may give nghttpd no time at all for as long as a short round lasts
 WIRE_OVERHEAD_MAX = 400  # bytes a reply beyond its message: frames and headers
 H2LOAD, PYTHON, CYCLE, OPEN = "h2load", "closed loop", "closed loop, cycle", "open loop"
 DRIVERS = (PYTHON, CYCLE, OPEN, H2LOAD)
@@ -145,7 +145,7 @@ def h2load(address: str, size: int, seconds: float, request: Path) -> tuple[floa
     line += [f"--warm-up-time={round(WARM_UP_S * 1e3)}ms", "-d", str(request)]
     line += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     line.append(f"http://{address}{PATH}{size}")
-    for _attempt in range(H2LOAD_ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         before = os.times()
         text = subprocess.run(line, check=True, capture_output=True, text=True).stdout
         after = os.times()
@@ -170,6 +170,14 @@ def h2load(address: str, size: int, seconds: float, request: Path) -> tuple[floa
 
 def closed(address: str, size: int, seconds: float, cycle: bool) -> Result:
     """The closed loop, with a workload in Python or with a cycle. Raises RuntimeError as above."""
+    for _attempt in range(ATTEMPTS):
+        found, checked = _closed(address, size, seconds, cycle)
+        if found.answered:
+            break
+    return right(found, checked)
+
+
+def _closed(address: str, size: int, seconds: float, cycle: bool) -> tuple[Result, Checked]:
     checked = Checked(size)
 
     def check(_method: int, body: bytes) -> None:
@@ -185,7 +193,7 @@ def closed(address: str, size: int, seconds: float, cycle: bool) -> Result:
         warm_up_s=WARM_UP_S,
         plain=True,
     )
-    return right(found, checked)
+    return found, checked
 
 
 def opened(address: str, size: int, seconds: float, rate: float) -> Result:
@@ -283,7 +291,7 @@ def table(samples: Sequence[Sample]) -> str:
                 f"{_median([one.calls_s for one in mine]):,.0f}",
                 f"{ratio:.2f}" if ratio is not None else "",
                 f"{cpu:.2f} us" if cpu is not None else "",
-                f"{1e6 / cpu:,.0f}" if cpu is not None else "",
+                f"{1e6 / cpu:,.0f}" if cpu else "",
                 f"{late:,.0f} us" if late is not None else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")

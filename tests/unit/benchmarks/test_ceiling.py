@@ -23,12 +23,14 @@ def test_ratios_are_taken_within_a_round() -> None:
         samples.append(Sample(H2LOAD, 2_500, number, peer, 5.0))
     samples.append(Sample(OPEN, 2_500, 0, 70.0, None, 120.0))
     samples.append(Sample(CYCLE, 8_192, 0, 50.0, 2.0))
+    samples.append(Sample(H2LOAD, 9_000, 0, 7.0, 0.0))  # below the resolution of the clock
     lines = ceiling.table(samples).splitlines()[2:]
     assert lines == [
         "| 2,500 B | closed loop | 190 | 2.00 | 4.00 us | 250,000 |  |",
         "| 2,500 B | open loop | 70 | 0.70 |  |  | 120 us |",
         "| 2,500 B | h2load | 100 | 1.00 | 5.00 us | 200,000 |  |",
         "| 8,192 B | closed loop, cycle | 50 |  | 2.00 us | 500,000 |  |",
+        "| 9,000 B | h2load | 7 | 1.00 | 0.00 us |  |  |",
     ]
 
 
