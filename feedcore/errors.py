@@ -90,6 +90,16 @@ class Overloaded(FeedcoreError):
         self.retry_after_ms = retry_after_ms
 
 
+class Behind(Overloaded):
+    """More work waits here than can be done in time: reads are refused until it is done."""
+
+    def __init__(self, behind_ms: float, retry_after_ms: int) -> None:
+        FeedcoreError.__init__(
+            self, f"{behind_ms:g} ms of work wait already; retry after {retry_after_ms} ms"
+        )
+        self.retry_after_ms = retry_after_ms
+
+
 class ReplyTooLarge(FeedcoreError):
     """A reply that callers would not take: ask for less."""
 

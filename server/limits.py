@@ -15,6 +15,10 @@ METADATA_BYTES_MAX = 16 * 1024  # the gRPC default is 8 KiB; a trace state and a
 
 # --- calls ---------------------------------------------------------------------------------------
 CALLS_PER_WORKER_MAX = 1_024  # at 1 ms a call that is a second of work: more would only wait
+# Work in front of a request above which reads of feeds are refused: a page that comes later than
+# 50 ms is a miss of its goal, and what is refused early costs a fiftieth of what is served late.
+SHED_AFTER_S = 0.02
+SHED_RETRY_MS = 200  # ten times that: the pile is gone when callers come back
 STREAMS_PER_CONNECTION_MAX = 256  # one connection cannot take more than a quarter of a worker
 CONTENTS_BATCH_MAX = 500  # ids of one BatchGetContents
 REPLAY_JOBS_MAX = 10_000  # ids of one ReplayDeadLetters; none at all means every one

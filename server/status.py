@@ -15,6 +15,7 @@ import grpc
 
 from feedcore.errors import FeedcoreError, Overloaded
 
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # the same for gRPC's own retries (gRFC A6)
 RETRY_AFTER_KEY = "retry-after-ms"  # trailing metadata: when a refused call may be tried again
 
 # HTTP/2 trailers must fit into a client's header limit (8 KiB by default) together with everything
@@ -53,7 +54,8 @@ def outcome_of(error: BaseException, trace_id: str) -> Outcome:
     if isinstance(error, FeedcoreError):
         trailers: tuple[tuple[str, str], ...] = ()
         if isinstance(error, Overloaded):
-            trailers = ((RETRY_AFTER_KEY, str(error.retry_after_ms)),)
+            after_ms = str(error.retry_after_ms)
+            trailers = ((RETRY_AFTER_KEY, after_ms), (PUSHBACK_KEY, after_ms))
         name = error.status if error.status in _BY_NAME else "internal"
         return Outcome(name, str(error)[:MESSAGE_CHARS_MAX], trailers)
     if isinstance(error, asyncio.CancelledError):

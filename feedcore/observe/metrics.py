@@ -28,6 +28,11 @@ DURATION_BUCKETS_S = (
 CALLS = Counter(
     "feedcore_calls_total", "Calls that ended, by gRPC status.", ["operation", "status"]
 )
+CALLS_SHED = Counter(
+    "feedcore_calls_shed_total",
+    "Reads of feeds refused because more work waited than could be done in time.",
+    ["operation"],
+)
 CALL_DURATION = Histogram(
     "feedcore_call_duration_seconds",
     "Time from the parsed request to the encoded reply.",

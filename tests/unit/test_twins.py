@@ -196,3 +196,11 @@ def test_wire(
 def test_page_etag(items: list[tuple], version: int, more: bool, flags: int) -> None:
     ours = c_wire.page_etag(items, version, more, flags)
     assert ours == wire.page_etag(items, version, more, flags) and len(ours) == 16
+
+
+@given(ENTRIES, st.integers(-1, 2**64), st.integers(-1, 2**64))
+def test_count_within(entries: bytes, at_or_below: int, not_below: int) -> None:
+    ours = c_merge.count_within(entries, at_or_below, not_below)
+    assert ours == merge.count_within(entries, at_or_below, not_below)
+    bounds = (at_or_below, not_below, len(entries) // entry.ENTRY_BYTES)
+    assert ours == len(merge.merge_newest([entries], *bounds)) // entry.ENTRY_BYTES

@@ -62,6 +62,7 @@ cdef class FastFeed(FastHandler):
 
     def __init__(self, PageMaker maker not None, Gate gate not None):
         self.maker, self.gate = maker, gate
+        self.sheddable = True  # callers show what they have, and come again
 
     cdef object answer(self, bytes request, Stream stream):
         cdef uint64_t begun_ns = monotonic_ns(), took_ns

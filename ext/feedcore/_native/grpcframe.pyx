@@ -28,6 +28,9 @@ NOT_METADATA = frozenset({
 })
 
 
+PUSHBACK = "grpc-retry-pushback-ms"  # of gRPC, but given by servers as trailing metadata (gRFC A6)
+
+
 class BadMetadata(ValueError):
     """A name or value that may not travel as metadata."""
 
@@ -268,7 +271,8 @@ def encode_metadata(pairs):
     encoded = []
     for name, value in pairs:
         raw_name = name.encode("latin-1", "replace") if isinstance(name, str) else b""
-        if not _is_name(raw_name) or name.startswith("grpc-") or name in NOT_METADATA:
+        reserved = raw_name.startswith(b"grpc-") and name != PUSHBACK
+        if not _is_name(raw_name) or reserved or name in NOT_METADATA:
             raise BadMetadata(
                 f"metadata name {name!r:.80}: must be of a-z, 0-9, '-', '_', '.', not begin"
                 " with 'grpc-' and not be a header of the transport's own"

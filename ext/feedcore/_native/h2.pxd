@@ -22,6 +22,8 @@ cdef class Session(Link):
     cdef readonly int running  # handlers at work, those of calls that are over included
     cdef readonly str verdict  # why the connection must end; None while all is well
     cdef uint32_t verdict_code
+    cdef public str shed  # what sheddable calls are told while there is too much; else None
+    cdef public list shed_pairs  # trailers of that, encoded
     cdef bint finished, noticing, goodbye_due
     cdef heads_t heads
     cdef unsigned long pings_sent, resets_paid

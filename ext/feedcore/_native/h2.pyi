@@ -29,6 +29,8 @@ class Session(Link):
     idle_since: float
     running: int
     verdict: str | None
+    shed: str | None
+    shed_pairs: list[tuple[bytes, bytes]]
     def __init__(
         self, rules: Rules, methods: dict[bytes, Row], received: Account, sent: Account, now: float
     ) -> None: ...

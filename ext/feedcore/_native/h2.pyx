@@ -23,6 +23,7 @@ from libc.string cimport memcpy
 from feedcore._native cimport nghttp2 as h2
 from feedcore._native.guards cimport PREFACE_BYTES, fill_bucket, spend, unknown_frames
 from feedcore._native.grpcframe cimport STATUS_CANCELLED, STATUS_DEADLINE_EXCEEDED
+from feedcore._native.grpcframe cimport STATUS_RESOURCE_EXHAUSTED
 from feedcore._native.h2head cimport RequestHead
 from feedcore._native.h2stream cimport (
     CALL, CLOSED, FAST_FAILED, FAULT, MESSAGE, ROOM, Account, Link, Row, Rules, Stream,
@@ -166,10 +167,8 @@ cdef class Session(Link):
         """Whether nothing more can come of this connection: the owner closes the socket."""
         if self.h2 == NULL or self.finished:
             return True
-        return (
-            h2.nghttp2_session_want_read(self.h2) == 0
-            and h2.nghttp2_session_want_write(self.h2) == 0
-        )
+        wants = h2.nghttp2_session_want_read(self.h2) or h2.nghttp2_session_want_write(self.h2)
+        return wants == 0
 
     cdef int dispatch(self) except -1:
         """Unary requests that came whole: fast handlers now, all others as events."""
@@ -179,8 +178,13 @@ cdef class Session(Link):
             stream = <Stream>item
             if stream.ended or stream.closed:
                 continue
-            if stream.row.fast is not None and self.answered_fast(stream):
-                continue
+            if stream.row.fast is not None:
+                if self.shed and stream.row.fast.sheddable:
+                    stream.refuse(b"200", STATUS_RESOURCE_EXHAUSTED, self.shed, self.shed_pairs)
+                    stream.row.shed_calls += 1
+                    continue
+                if self.answered_fast(stream):
+                    continue
             self.events.append((CALL, stream))
         return 0
 
@@ -252,9 +256,9 @@ cdef class Session(Link):
             h2.nghttp2_submit_ping(self.h2, h2.NGHTTP2_FLAG_NONE, NULL)
 
     def notice(self):
-        """GOAWAY(2^31 - 1): new calls should go elsewhere; those that come all the same are
-        served. A PING follows it: who answers has seen it. (The library sends PINGs before
-        anything else that waits, so that it is queued when GOAWAY has gone out.)"""
+        """GOAWAY(2^31 - 1): new calls should go elsewhere; those that come are served. A PING
+        follows it, queued when it has gone out (the library sends PINGs first): who answers has
+        seen it."""
         if self.h2 != NULL and not self.noticing:
             self.noticing = True
             h2.nghttp2_submit_shutdown_notice(self.h2)

@@ -32,6 +32,7 @@ cdef class Account:
 
 
 cdef class FastHandler:
+    cdef readonly bint sheddable  # refused first when the worker has too much to do
     cdef object answer(self, bytes request, Stream stream)
 
 
@@ -39,7 +40,7 @@ cdef class Row:
     cdef readonly object method, chain
     cdef readonly bint one_request, one_reply
     cdef FastHandler fast
-    cdef readonly unsigned long long fast_calls
+    cdef readonly unsigned long long fast_calls, shed_calls
 
 
 cdef class Link:

@@ -14,7 +14,8 @@ class Account:
     reserve: int
     def __init__(self, bound: int, parent: Account | None = None, reserve: int = 0) -> None: ...
 
-class FastHandler: ...
+class FastHandler:
+    sheddable: bool
 
 class CallableFast(FastHandler):
     def __init__(self, function: Callable[[bytes], bytes | None]) -> None: ...
@@ -25,6 +26,7 @@ class Row:
     one_request: bool
     one_reply: bool
     fast_calls: int
+    shed_calls: int
     def __init__(
         self,
         method: Any,

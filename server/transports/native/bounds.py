@@ -22,6 +22,8 @@ class Bounds:
     # calls
     streams_max: int = limits.STREAMS_PER_CONNECTION_MAX
     calls_max: int = limits.CALLS_PER_WORKER_MAX
+    shed_after_s: float = limits.SHED_AFTER_S
+    shed_retry_ms: int = limits.SHED_RETRY_MS
     # bytes in flight
     stream_window: int = limits.STREAM_WINDOW_BYTES
     connection_window: int = limits.CONNECTION_WINDOW_BYTES

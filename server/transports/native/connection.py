@@ -90,6 +90,7 @@ class Connection(asyncio.BufferedProtocol):
             Account(bounds.sent_per_connection, worker.sent, bounds.reserve_bytes),
             now,
         )
+        self.session.shed_pairs = worker.shed_pairs
         self._lifecycle = Lifecycle(self.session, bounds, now, worker.spread())
         refusal = worker.admit(self)
         if not refusal and tls is not None and tls.selected_alpn_protocol() != "h2":
@@ -118,7 +119,10 @@ class Connection(asyncio.BufferedProtocol):
             # There is more: others first. The loop would go on reading here, up to 32 times.
             self._transport.pause_reading()
             self.loop.call_soon(self._read_on)
-        events = session.receive(self._worker.read_buffer, count, self._worker.now())
+        now = self._worker.now()
+        worker = self._worker
+        session.shed = worker.shed_text if worker.pressure.shedding(now) else None
+        events = session.receive(worker.read_buffer, count, now)
         if events is not None:
             self._handle(events)
         self._flush()

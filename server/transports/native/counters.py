@@ -43,6 +43,10 @@ class Counters:
             new = self._new(f"refused {operation}", count)
             metrics.CALLS.labels(operation, "resource_exhausted").inc(new)
         for row in worker.methods.values():
+            if row.shed_calls:
+                new = self._new(f"shed {row.method.path}", row.shed_calls)
+                metrics.CALLS.labels(row.method.operation, "resource_exhausted").inc(new)
+                metrics.CALLS_SHED.labels(row.method.operation).inc(new)
             if row.fast_calls:
                 new = self._new(row.method.path, row.fast_calls)
                 metrics.CALLS.labels(row.method.operation, "ok").inc(new)

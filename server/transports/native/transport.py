@@ -17,15 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from feedcore._native.grpcframe import encode_metadata
 from feedcore._native.h2stream import Account, CallableFast, FastHandler, Row, Rules
 from feedcore.clock import Clock
+from feedcore.errors import Behind
 from feedcore.observe import logs
 from feedcore_server import limits
 from feedcore_server.dispatch import Dispatcher
+from feedcore_server.status import outcome_of
 from feedcore_server.transports.native.bounds import Bounds
 from feedcore_server.transports.native.calls import Calls
 from feedcore_server.transports.native.connection import Connection
 from feedcore_server.transports.native.counters import Counters
+from feedcore_server.transports.native.pressure import Pressure
 from feedcore_server.transports.native.tls import Certificates
 
 HANDLERS_END_S = 5.0  # for handlers that were cancelled to clean up; then they are named in the log
@@ -49,6 +53,10 @@ class Worker:
         self.connections: set[Connection] = set()
         self.hosts: Counter[str] = Counter()
         self.on_change: Callable[[], None] = _nothing
+        self.pressure = Pressure(bounds.shed_after_s, lambda done: self.loop.call_soon(done))
+        shed = outcome_of(Behind(bounds.shed_after_s * 1_000, bounds.shed_retry_ms), "")
+        self.shed_text = shed.message
+        self.shed_pairs = encode_metadata(list(shed.trailers))
         self.draining = False
         self.empty = asyncio.Event()  # no connection is left, once draining
         self._grace_until = math.inf

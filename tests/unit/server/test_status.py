@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 from feedcore import errors
-from feedcore_server.status import MESSAGE_CHARS_MAX, OK, RETRY_AFTER_KEY, outcome_of
+from feedcore_server.status import MESSAGE_CHARS_MAX, OK, PUSHBACK_KEY, RETRY_AFTER_KEY, outcome_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -42,7 +42,7 @@ def test_field_and_bound_are_in_the_message() -> None:
 def test_overload_says_when_to_retry() -> None:
     outcome = outcome_of(errors.Overloaded("the write queue", "4,096", 250), TRACE)
     assert outcome.name == "resource_exhausted"
-    assert outcome.trailers == ((RETRY_AFTER_KEY, "250"),)
+    assert outcome.trailers == ((RETRY_AFTER_KEY, "250"), (PUSHBACK_KEY, "250"))
 
 
 @pytest.mark.parametrize("bug", [KeyError("secret"), ValueError("secret"), ZeroDivisionError()])
