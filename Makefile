@@ -6,7 +6,8 @@ SOURCES := $(shell find ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
-.PHONY: build run fuzz test-asan test test-all test-unit bench-micro bench-transport bench-small lint clean help
+.PHONY: build run fuzz test-asan test test-all test-unit bench bench-full bench-micro bench-transport bench-small \
+    lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +15,8 @@ help:
 	@echo "make run          build, serve on $(LISTEN) with ./$(DATA), demo world when it is empty"
 	@echo "make test         everything this machine can prove, short variants"
 	@echo "make test-all     the long variants, too"
+	@echo "make bench        the load benchmark, every scenario small: a few minutes"
+	@echo "make bench-full   its full run, with the report in benchmarks/results: an hour"
 	@echo "make bench-micro  micro benchmarks, full size"
 	@echo "make bench-transport   beside grpc.aio, nghttpd, tonic, grpc-go, gRPC C++: half an hour"
 	@echo "make test-asan    the native transport's suites with sanitizers"
@@ -59,6 +62,14 @@ bench-small: build
 	$(PY) -m benchmarks.transport --small
 	$(PY) -m benchmarks.transport.spread --small
 	$(PY) -m feedcore_bench.ceiling --small
+	$(PY) -m feedcore_bench --tiny
+
+# A server of its own on one core, people on the other, every answer checked; docs/benchmarks.md says what it measures.
+bench: build
+	$(PY) -m feedcore_bench --small
+
+bench-full: build
+	$(PY) -m feedcore_bench --full --out benchmarks/results
 
 bench-micro: build
 	@set -e; for name in $(MICRO); do $(PY) -m benchmarks.micro.$$name; done

@@ -10,7 +10,7 @@ import grpc
 from rich.console import Console
 
 from feedcore import __version__
-from feedcore.cli import admin, feed, load, offline, planning, serving
+from feedcore.cli import admin, bench, feed, load, offline, planning, serving
 from feedcore.errors import ConfigError, Fault, FeedcoreError
 
 EXIT_FAILED = 1
@@ -49,6 +49,7 @@ for command in (
     admin.audit,
     offline.rebuild,
     planning.plan_command,
+    bench.bench,
 ):
     root.add_command(command)
 

@@ -140,7 +140,11 @@ class Tail:
                 conn.execute("COMMIT")
 
     def _forget_outboxes(self) -> None:
-        sql = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM outbox_changes"
+        # two queries: SQLite finds one end of an index at once, and reads all of it for both
+        sql = (
+            "SELECT coalesce((SELECT min(seq) FROM outbox_changes), 0),"
+            " coalesce((SELECT max(seq) FROM outbox_changes), 0)"
+        )
         oldest, newest = self._conn.execute(sql).fetchone()
         if newest == self._last_outbox:
             return

@@ -1,0 +1,173 @@
+"""Workloads of one kind of call: first pages of given users, and probes of new posts.
+
+Invariant: every answer is judged; an answer that equals, byte for byte, one that was judged for the
+same request with nothing acknowledged since, is right as well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from feedcore.loading.demo_text import sentence
+from feedcore_bench import methods
+from feedcore_bench.checks import Checker, scan
+from feedcore_bench.people import HINT, Crowd, Script, Scripted, published_id
+
+MS = 1_000_000
+RUN_IS_OVER = "the run is over"  # how the engine tells of calls that had no answer at its end
+PROBE_PAGE = 100  # items of the page a new post is looked for in
+PROBE_POLL_MS = 5  # between two looks
+PROBE_PAUSE_MS = 100  # between two posts of one prober
+PROBE_WITHIN_MS = 60_000  # the freshness bound: later is wrong
+
+
+class FirstPages:
+    """First pages of users in turn, 20 items in full view. Without end.
+
+    `over_offered`: more is asked for than can be answered, so that calls may have no answer when
+    the run ends. `shown` gets the ids of all items.
+    """
+
+    def __init__(
+        self,
+        users: Sequence[int],
+        checker: Checker,
+        *,
+        size: int = 20,
+        view: int = methods.FULL,
+        shed_allowed: bool = False,
+        must_have_items: bool = True,
+        shown: set[int] | None = None,
+    ) -> None:
+        self.shown = shown
+        self.answered = 0
+        self.hints = 0
+        self.shed = 0
+        self.over_offered = False
+        self._users = list(users)
+        self._requests = [methods.get_feed(user, size, view=view) for user in users]
+        self._last: list[bytes] = [b""] * len(self._users)
+        self._checker = checker
+        self._size, self._view = size, view
+        self._shed_allowed = shed_allowed
+        self._must = must_have_items
+        self._at = 0
+
+    @property
+    def rounds(self) -> float:
+        """How often every user was asked for."""
+        return self.answered / len(self._users)
+
+    def next(self) -> tuple[int, bytes, Any]:
+        """For the engine."""
+        at = self._at
+        self._at = at + 1 if at + 1 < len(self._requests) else 0
+        return methods.GET_FEED, self._requests[at], at
+
+    def done(
+        self,
+        at: int,
+        method: int,
+        status: int,
+        body: bytes,
+        latency_ns: int,
+        now_ns: int,
+        detail: str = "",
+    ) -> None:
+        """For the engine."""
+        self.answered += 1
+        if status == 0:
+            if body == self._last[at]:
+                self._checker.checked += 1
+                return
+            self._judge(at, body)
+        elif status == methods.RESOURCE_EXHAUSTED and self._shed_allowed:
+            self.shed += 1
+            self.hints += HINT in detail
+        elif not (self.over_offered and detail.startswith(RUN_IS_OVER)):
+            call = method, self._requests[at]
+            self._checker.add("status", f"{status}: {detail}", self._users[at], -1, call, b"")
+
+    def _judge(self, at: int, body: bytes) -> None:
+        checker = self._checker
+        before = checker.failed()
+        page = checker.page(
+            body,
+            checker.order,
+            self._users[at],
+            -1,
+            (methods.GET_FEED, self._requests[at]),
+            size=self._size,
+            view=self._view,
+            must_have_items=self._must,
+        )
+        if self.shown is not None and page is not None:
+            self.shown.update(page.ids)
+        if checker.failed() == before:
+            self._last[at] = body
+
+
+class Prober:
+    """Publishes as an author and looks until a follower's page has the post, again and again.
+    `took_ms`: from the moment Publish was due until the page that has it was answered."""
+
+    def __init__(
+        self, authors: Sequence[tuple[int, int, list[int]]], checker: Checker, seed: int
+    ) -> None:
+        self.took_ms: list[float] = []
+        self.late = 0
+        self._authors = authors
+        self._checker = checker
+        self._draw = random.Random(f"{seed} probes")
+
+    def script(self, pause: Callable[[int], None]) -> Script:
+        """Without end; `pause(ms)` holds the next call of this script back."""
+        while True:
+            author, _, followers = self._draw.choice(self._authors)
+            follower = self._draw.choice(followers)
+            call = methods.PUBLISH, methods.publish(author, sentence(self._draw))
+            answer = yield call
+            content_id = published_id(answer.body) if answer.status == methods.OK else 0
+            if not content_id:
+                if answer.status == methods.OK:
+                    self._checker.add("publish", "no content id", author, -1, call, answer.body)
+                pause(PROBE_PAUSE_MS)
+                continue
+            began_ns = answer.sent_ns
+            look = (
+                methods.GET_FEED,
+                methods.get_feed(follower, PROBE_PAGE, view=methods.IDS),
+            )
+            while True:
+                answer = yield look
+                if answer.status == methods.OK and content_id in scan(answer.body).ids:
+                    self.took_ms.append((answer.now_ns - began_ns) / MS)
+                    break
+                if answer.now_ns - began_ns > PROBE_WITHIN_MS * MS:
+                    self.late += 1
+                    detail = f"{content_id} of {author} is not in the page of {follower}"
+                    self._checker.add("not visible", detail, follower, -1, look, answer.body)
+                    break
+                pause(PROBE_POLL_MS)
+            pause(PROBE_PAUSE_MS)
+
+
+class People(Scripted):
+    """The crowd as a workload, with probers beside it if there are any."""
+
+    def __init__(
+        self,
+        crowd: Crowd,
+        checker: Checker,
+        *,
+        gap: int,
+        shed_allowed: bool = False,
+        probers: int = 0,
+        prober: Prober | None = None,
+    ) -> None:
+        super().__init__(crowd.session, checker, gap=gap, shed_allowed=shed_allowed)
+        for _ in range(probers if prober is not None else 0):
+            assert prober is not None
+            self.begin(prober.script(self.pause))
