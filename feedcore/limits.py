@@ -39,6 +39,9 @@ SHOWN_PAGES_MAX = 20_000
 # answers of one kind that are loaded together: an IN list of this length stays in SQLite's
 # statement cache
 LOAD_BATCH_MAX = 500
+# outboxes or posts that one page may lack to be loaded at once, within the read turn, where the
+# store is local: 10 us each; beyond that a batch with other calls costs less
+LOAD_NOW_MAX = 8
 LOADS_WAITING_MAX = 10_000  # keys that wait for one batch; more are refused as overload
 
 # --- retention ------------------------------------------------------------------------------------

@@ -51,6 +51,10 @@ class ResidentSource(Protocol):
     """
 
     @property
+    def local(self) -> bool:
+        """True: its coroutines never suspend, so that a load may be finished at once."""
+
+    @property
     def mirror_version(self) -> int:
         """Changes when `mirror` would give something else than before."""
 
@@ -59,6 +63,11 @@ class ResidentSource(Protocol):
 
     def engagement_table(self) -> memoryview:
         """The shared map that `native.engagement_lookup` reads."""
+
+    def take_published(self) -> list[int]:
+        """Pulled authors who published since this was last asked, as far as `mirror` has seen it;
+        bounded, the newest.
+        """
 
     async def viewers(
         self, user_ids: Sequence[int], depth: int, now_ms: int

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from feedcore._native.page import NEEDS, Draft, PageMaker
 from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
+from feedcore.domain.entry import key_at
 from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
 from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX
 from feedcore.ports import PreferenceStore, SignalStore
@@ -29,6 +30,8 @@ from feedcore.ports.resident import ResidentSource
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
 from feedcore.services.resident_budget import CacheBudget
+
+T = TypeVar("T")
 
 # A draft needs each of four things once; more means that what it reads changes under its hands.
 ROUNDS_MAX = 12
@@ -61,6 +64,23 @@ class _Loads:
         """Waits for loads under way."""
         for one in (self.viewers, self.outboxes, self.contents):
             await one.close()
+
+    def load_now(self, draft: Draft, need: int) -> bool:
+        """Loads what the draft needs at once, from a local source; False if the feed is not
+        resident's to make.
+        """
+        if need in (_VIEWER, _DEPTH):
+            (viewer,) = _at_once(self._load_viewers([(draft.user_id, draft.depth)]))
+            if viewer is None:
+                return False
+            draft.give_viewer(viewer)
+        elif need == _OUTBOXES:
+            outboxes = _at_once(self._load_outboxes(draft.missing))
+            draft.give_outboxes(dict(zip(draft.missing, outboxes, strict=True)))
+        else:
+            contents = _at_once(self._load_contents(draft.missing))
+            draft.give_contents(dict(zip(draft.missing, contents, strict=True)))
+        return True
 
     async def _load_viewers(self, keys: list[tuple[int, int]]) -> list[Viewer | None]:
         """(user_id, depth) -> the viewer; None if the stored feed is not to be relied on."""
@@ -122,6 +142,10 @@ class ResidentFeed:
         ranking = plain.viewers.ranking
         self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen, secret)
         self.loads = _Loads(self.resident, source, clock)
+        self._source = source
+        if source.local and budget.resident_bytes:
+            self.maker.load_now = self.loads.load_now
+        self.prewarmed = 0
         self.plain_pages = 0
         self.plain_checks = 0
         self.on_tick: Callable[[], None] = _nothing  # once a second, and at the end
@@ -172,10 +196,14 @@ class ResidentFeed:
         self.plain_checks += 1
         return await self._plain.check_new(user_id, head)
 
-    async def prewarm(self, author_ids: Sequence[int], content_ids: Sequence[int]) -> None:
-        """Loads outboxes and contents that many are about to ask for."""
-        await self.loads.outboxes.get_all(author_ids)
-        await self.loads.contents.get_all(content_ids)
+    async def prewarm(self, author_ids: Sequence[int]) -> None:
+        """Loads the outboxes of pulled authors who have just published, and the newest post of
+        each: many are about to ask for them.
+        """
+        outboxes = await self.loads.outboxes.get_all(author_ids)
+        newest = [key_at(one.entries, 0)[0] for one in outboxes if one.entries]
+        await self.loads.contents.get_all(newest)
+        self.prewarmed += len(newest)
 
     async def _fill(self, draft: Draft) -> bool:
         """Loads what the draft needs until it is done; False if `FeedService` must answer."""
@@ -207,6 +235,9 @@ class ResidentFeed:
         for turn in itertools.count():
             await asyncio.sleep(UPKEEP_S)
             self.count_shown()
+            self.maker.look()
+            if published := self._source.take_published():
+                await self.prewarm(published)
             if turn % TICK_TURNS == 0:
                 self.on_tick()
             for user_id, page_size, view, cursor in self.maker.take_due():
@@ -221,6 +252,16 @@ class ResidentFeed:
         if taken:
             self._signals.impressions_of(taken)
         return left
+
+
+def _at_once(load: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that does not suspend."""
+    try:
+        load.send(None)
+    except StopIteration as done:
+        return done.value
+    load.close()
+    raise RuntimeError("a source that calls itself local waited")
 
 
 def _nothing() -> None:

@@ -30,7 +30,7 @@ from feedcore._native.feedwire cimport (
     feed_request_t,
 )
 from feedcore._native.h2stream cimport FastHandler, Stream
-from feedcore._native.page cimport DONE, Draft, PageMaker
+from feedcore._native.page cimport Draft, PageMaker
 
 
 cdef class Gate:
@@ -87,7 +87,7 @@ cdef class FastFeed(FastHandler):
         kept = self.maker.cached(draft)
         if kept is not None:
             return kept
-        return draft.body if self.maker.advance(draft) == DONE else None
+        return draft.body if self.maker.finish(draft) else None
 
     cdef Draft read(self, bytes request, Stream stream):
         """The draft that the request asks for; None to decline."""

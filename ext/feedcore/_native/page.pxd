@@ -47,6 +47,7 @@ cdef class Draft:
 cdef class PageMaker:
     cdef readonly Resident resident
     cdef object source, mirror, ranking, clock_ms, seen
+    cdef public object load_now  # (draft, need) -> loaded it, or None if loads must wait
     cdef const uint8_t[::1] engagement
     cdef bytes secret
     cdef uint64_t generation
@@ -67,6 +68,7 @@ cdef class PageMaker:
     cdef Draft check_draft(self, uint64_t user_id, bytes head)
     cdef int advance(self, Draft draft) except -1
     cdef bytes cached(self, Draft draft)
+    cdef bint finish(self, Draft draft) except -1
     cdef bint _open(self, Draft draft) except -1
     cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) noexcept
     cdef Viewer _viewer_of(self, Draft draft)

@@ -31,6 +31,7 @@ from feedcore._native.epochs cimport AUTHOR, FEED, VIEWER, load64
 from feedcore._native.idset cimport U64Set, table_has
 from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64
 from feedcore._native.reply cimport (
+    encode_check,
     encode_not_modified,
     encode_receipt,
     id_array,
@@ -53,7 +54,6 @@ from feedcore._native.wire cimport (
     page_item_t,
     published_at_ms,
     put_blob,
-    put_number,
     put_text,
     text_size,
 )
@@ -70,6 +70,7 @@ from feedcore.domain import ids
 cdef Py_ssize_t WINDOW = limits.WINDOW_ENTRIES
 cdef Py_ssize_t PAGE_DEFAULT = limits.PAGE_SIZE_DEFAULT, PAGE_MAX = limits.PAGE_SIZE_MAX
 cdef Py_ssize_t PULLED_MAX = limits.PULLED_SOURCES_MAX, DEEPER_BY = limits.WINDOW_STEP_ENTRIES
+cdef Py_ssize_t LOAD_NOW_MAX = limits.LOAD_NOW_MAX
 cdef Py_ssize_t CHECK_MAX = limits.CHECK_NEW_COUNT_MAX
 cdef Py_ssize_t SHOWN_MAX = limits.SHOWN_PAGES_MAX, DUE_MAX = limits.REFRESH_QUEUE_MAX
 cdef uint64_t USER_MAX = limits.USER_ID_MAX
@@ -80,6 +81,7 @@ cdef enum:
     REASON_FOLLOWED = 1
     REASON_OWN = 2
     ORIGIN_TRENDING_CURSOR = 1
+    ROUNDS_MAX = 6  # viewer, depth, outboxes and contents once, and what changes meanwhile
     KEY_BYTES = 200  # a tuple, two numbers and a bytes object
 
 cdef int64_t EPOCH_MS = ids.EPOCH_MS
@@ -255,6 +257,21 @@ cdef class PageMaker:
             return need
         return self._present(draft)
 
+    cdef bint finish(self, Draft draft) except -1:
+        """Advances to the end, if little lacks and it can be loaded at once; whether it is done."""
+        cdef int need, rounds
+        for rounds in range(ROUNDS_MAX):
+            need = self.advance(draft)
+            if need == DONE:
+                return True
+            if need == PLAIN or self.load_now is None:
+                return False
+            if need >= NEEDS_OUTBOXES and len(draft.missing) > LOAD_NOW_MAX:
+                return False
+            if not self.load_now(draft, need):
+                return False
+        return False
+
     cdef int _merge(self, Draft draft) except -1:
         """Skeleton, filter and rank."""
         cdef Viewer viewer
@@ -409,25 +426,7 @@ cdef class PageMaker:
         return DONE
 
     cdef int _answer_check(self, Draft draft) except -1:
-        """CheckNewResponse: how many, capped, when and which the newest is."""
-        cdef uint8_t reply[64]
-        cdef uint8_t* to = reply
-        cdef const uint8_t* verdicts = <const uint8_t*>PyBytes_AS_STRING(draft.judged)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(draft.judged), i, kept = 0, first = -1
-        cdef uint64_t newest
-        for i in range(n):
-            if verdicts[i] == 0:
-                kept += 1
-                if first < 0:
-                    first = i
-        if kept:
-            newest = ~be64(PyBytes_AS_STRING(draft.merged) + first * ENTRY_BYTES)
-            to = put_number(to, 0x08, <uint64_t>min(kept, CHECK_MAX))
-            to = put_number(to, 0x10, kept > CHECK_MAX)
-            to = put_number(to, 0x18, published_at_ms(newest))
-            to = put_number(to, 0x20, newest)
-        draft.body = PyBytes_FromStringAndSize(<char*>reply, to - reply)
-        draft.item_count = min(kept, CHECK_MAX)
+        draft.body = encode_check(draft.merged, draft.judged, CHECK_MAX, &draft.item_count)
         self.checks_made += 1
         draft.chosen = 0
         self._keep(draft, b"", b"", b"")
@@ -576,6 +575,10 @@ cdef class PageMaker:
         self.mirror = self.source = self.ranking = self.seen = self.index = None
         self.engagement = None
         self.resident.clear()
+
+    def look(self):
+        """Brings the mirror up to date, without a call."""
+        self.refresh()
 
     def take_shown(self, Py_ssize_t most):
         """[(id array, times)] of at most `most` pages served since, and how many are left."""

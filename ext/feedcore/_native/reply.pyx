@@ -7,6 +7,7 @@ Fields ascending, defaults left out. Not for degraded pages: those are the plain
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
+from feedcore._native.packed cimport ENTRY_BYTES, be64
 from feedcore._native.wire cimport (
     TAG_ETAG,
     TAG_HEAD,
@@ -14,6 +15,7 @@ from feedcore._native.wire cimport (
     TAG_RECEIPT,
     blob_size,
     page_item_t,
+    published_at_ms,
     put_blob,
     put_number,
     put_text,
@@ -98,6 +100,29 @@ cdef bytes encode_not_modified(bytes head, bytes etag, bytes receipt):
     to = put_number(to, TAG_NOT_MODIFIED, 1)
     put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt), PyBytes_GET_SIZE(receipt))
     return body
+
+
+cdef bytes encode_check(bytes entries, bytes verdicts, Py_ssize_t most, Py_ssize_t* count):
+    """CheckNewResponse: how many are kept (at most `most`, which is also put into `count`), whether
+    there are more, when and which the newest is."""
+    cdef uint8_t reply[64]
+    cdef uint8_t* to = reply
+    cdef const uint8_t* verdict = <const uint8_t*>PyBytes_AS_STRING(verdicts)
+    cdef Py_ssize_t i, kept = 0, first = -1
+    cdef uint64_t newest
+    for i in range(PyBytes_GET_SIZE(verdicts)):
+        if verdict[i] == 0:
+            kept += 1
+            if first < 0:
+                first = i
+    count[0] = min(kept, most)
+    if kept:
+        newest = ~be64(PyBytes_AS_STRING(entries) + first * ENTRY_BYTES)
+        to = put_number(to, 0x08, <uint64_t>count[0])
+        to = put_number(to, 0x10, kept > most)
+        to = put_number(to, 0x18, published_at_ms(newest))
+        to = put_number(to, 0x20, newest)
+    return PyBytes_FromStringAndSize(<char*>reply, to - reply)
 
 
 cdef bytes id_array(list idents):

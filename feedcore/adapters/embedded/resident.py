@@ -46,6 +46,11 @@ class EmbeddedResidentSource:
         self._engagement = engagement
 
     @property
+    def local(self) -> bool:
+        """Files of this machine."""
+        return True
+
+    @property
     def mirror_version(self) -> int:
         """Of the tail."""
         return self._tail.reads
@@ -63,6 +68,11 @@ class EmbeddedResidentSource:
             tail.tombstones,
             self._index(),
         )
+
+    def take_published(self) -> list[int]:
+        """Noted by the tail."""
+        published, self._tail.published = self._tail.published, {}
+        return list(published)
 
     def engagement_table(self) -> memoryview:
         """The map of the node."""

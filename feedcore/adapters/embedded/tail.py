@@ -27,6 +27,9 @@ _VERSIONS = (
 _JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE job_id > ?"
 _RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
 
+# Authors with many followers who published since somebody asked: a batch of outboxes.
+PUBLISHED_KEPT = 64
+
 
 class Tail:
     """The mirror. Every attribute is current as of the last `refresh`."""
@@ -51,6 +54,7 @@ class Tail:
         self.outboxes = OutboxCache(conn)
         self._last_outbox = -1
         self._held = False
+        self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
         self.reads = 0  # changes that were read so far
 
     @property
@@ -153,8 +157,18 @@ class Tail:
         else:
             sql = "SELECT author_id FROM outbox_changes WHERE seq > ?"
             changed = self._conn.execute(sql, (self._last_outbox,)).fetchall()
-            self.outboxes.forget(from_sql(row[0]) for row in changed)
+            authors = [from_sql(row[0]) for row in changed]
+            self.outboxes.forget(authors)
+            self._note_published(authors)
         self._last_outbox = newest
+
+    def _note_published(self, authors: list[int]) -> None:
+        for author_id in authors:
+            if author_id in self.pulled:
+                self.published.pop(author_id, None)
+                self.published[author_id] = None
+                if len(self.published) > PUBLISHED_KEPT:
+                    del self.published[next(iter(self.published))]
 
     def _add_jobs(self, rows: list[tuple[int, str, int, int, bytes]]) -> None:
         for job_id, kind, author, user, entry in rows:
