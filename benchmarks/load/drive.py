@@ -154,9 +154,8 @@ class Bench:
         steps: Sequence[tuple[float, float]] = (),
         warm_up_s: float | None = None,
         poisson: bool = True,
-        shed: bool = False,
     ) -> Phase:
-        """At a rate that does not depend on answers. `shed`: refusals are no part of latencies."""
+        """At a rate that does not depend on answers."""
         seconds = seconds or self.options.seconds
         return self._phase(
             server,
@@ -176,7 +175,6 @@ class Bench:
                 warm_up_s=self.options.warm_up_s if warm_up_s is None else warm_up_s,
             ),
             workload,
-            shed,
         )
 
     def _phase(
@@ -188,20 +186,26 @@ class Bench:
         keep: bool,
         run: Callable[[], engine.Result],
         workload: Any,
-        shed: bool = False,
     ) -> Phase:
         before = server.counted
         with Watch(
             server, lambda: workload.answered, lambda seen: self._tell(f"{scenario}: {name}", seen)
         ) as series:
             result = run()
-        phase = to_phase(scenario, name, offered, result, series, shed)
+        phase = to_phase(scenario, name, offered, result, series)
         if keep:
             self.settle(server)
             phase.tiers = tiers(before, server.counted)
             self._doubts(phase, result)
             self.results.phases.append(phase)
         return phase
+
+    def latency(self, key: str, phase: Phase, percent: float) -> None:
+        """A percentile into the values. If so many calls were refused that it is not known what it
+        would have been, the goal is missed whatever the others show."""
+        self.results.values[key] = phase.ms(percent)
+        if phase.refused() > 1 - percent / 100:
+            self.results.spoiled[key] = f"missed: {phase.refused():.1%} of the calls were refused"
 
     def settle(self, server: Server) -> None:
         """Waits until the workers' counters are up to date, and reads them."""
@@ -231,13 +235,10 @@ def to_phase(
     offered: float | None,
     result: engine.Result,
     series: Series,
-    shed: bool = False,
 ) -> Phase:
-    """From what the engine found. Latencies are of all calls: one that was never answered counts
-    with the time that it waited, unless it was `shed`."""
+    """From what the engine found. A call that was never answered counts with the time that it
+    waited; those that were refused have no latency (Phase.refused has their share)."""
     whole = result.latency()
-    if not shed:
-        whole.merge(result.failed)
     statuses: dict[str, int] = {}
     by_method = {}
     for place, path in enumerate(result.methods):
@@ -251,6 +252,8 @@ def to_phase(
                 "p50_us": one.percentile(50) / 1_000,
                 "p99_us": one.percentile(99) / 1_000,
             }
+    if not statuses.get(str(methods.RESOURCE_EXHAUSTED)):
+        whole.merge(result.failed)
     there = whole.count > 0
     return Phase(
         scenario=scenario,

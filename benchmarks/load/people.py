@@ -232,18 +232,16 @@ class Scripted:
         *,
         gap: int = 0,
         sessions_max: int = 0,
-        shed_allowed: bool = False,
     ) -> None:
         self.checker = checker
         self.answered = 0
         self.urgent: list[_Run] = []
         self.calls: Counter[int] = Counter()
         self.statuses: Counter[int] = Counter()
-        self.hints = 0  # refusals that say when to come back
+        self.shed = 0  # refusals that say when to come back
         self._session = session
         self._gap = gap
         self._sessions_max = sessions_max
-        self._shed_allowed = shed_allowed
         self._resting: deque[_Run] = deque()
         self._number = 0
         self._pause_ms = 0
@@ -315,8 +313,8 @@ class Scripted:
 
     def _refused(self, run: _Run, status: int, detail: str) -> None:
         self.statuses[status] += 1
-        if status == methods.RESOURCE_EXHAUSTED and self._shed_allowed:
-            self.hints += HINT in detail
+        if status == methods.RESOURCE_EXHAUSTED and HINT in detail:
+            self.shed += 1
             return
         if status == methods.NOT_FOUND and self.checker.may_be_gone(run.call):
             return
