@@ -23,6 +23,8 @@ class Bounds:
     streams_max: int = limits.STREAMS_PER_CONNECTION_MAX
     calls_max: int = limits.CALLS_PER_WORKER_MAX
     shed_after_s: float = limits.SHED_AFTER_S
+    shed_lasting_s: float = limits.SHED_LASTING_S
+    shed_relief_s: float = limits.SHED_RELIEF_S
     shed_retry_ms: int = limits.SHED_RETRY_MS
     # bytes in flight
     stream_window: int = limits.STREAM_WINDOW_BYTES

@@ -5,8 +5,14 @@ the loop since it read the socket before: all it did in the lap before and in th
 goes once over all sockets that have something, and then over all tasks that can go on). Work is
 counted in the thread's processor time: a loop that slept has kept nobody waiting.
 
-Invariant: `shedding` is true only while that work is above its bound, so that a worker that can
-follow refuses nothing, and a request that is served has waited for about the bound at most.
+    state     leaves it                                        requests
+    calm      every lap of `lasting_s` was above the bound     all are served
+    pressed   no lap of `relief_s` was above the bound         refused while work is above the bound
+
+Hence a pause, or a crowd that comes at once, is served late; only a rate above what the worker can
+do is refused. Invariant: a request that is served while pressed has waited for about the bound.
+(The idea of two times, one for how long to wait and one for how long to tolerate it, is CoDel's,
+RFC 8289.)
 """
 
 from __future__ import annotations
@@ -15,33 +21,62 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# So many bounds without work are sleep; less may be other processes on this core.
+SLEPT_BOUNDS = 5
+
 
 class Pressure:
     """Of one worker. `call_soon` runs a function when this lap has read all sockets."""
 
     def __init__(
         self,
-        shed_after_s: float,
+        bound_s: float,
+        lasting_s: float,
+        relief_s: float,
         call_soon: Callable[[Callable[[], None]], Any],
         worked_s: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._shed_after_s = shed_after_s
+        self._bound_s = bound_s
+        self._lasting_s = lasting_s
+        self._relief_s = relief_s
         self._call_soon = call_soon
         self._worked_s = worked_s
         self._open = False
         # (wall clock, work) when the lap before and this one began
         self._before = self._this = (0.0, 0.0)
+        self._above = False  # this lap, at some moment
+        self._above_since: float | None = None  # laps without exception, while calm
+        self._last_above = 0.0
+        self.pressed = False
 
     def shedding(self, now_s: float) -> bool:
         """To be asked once a turn, before its requests are looked at."""
         if not self._open:
-            self._open = True
-            self._before, self._this = self._this, (now_s, self._worked_s())
-            self._call_soon(self._end_lap)
+            self._begin_lap(now_s)
         begun_s, worked_s = self._before
-        if now_s - begun_s <= self._shed_after_s:
-            return False  # it cannot have worked longer than time went by
-        return self._worked_s() - worked_s > self._shed_after_s
+        # it cannot have worked longer than time went by
+        if now_s - begun_s <= self._bound_s or self._worked_s() - worked_s <= self._bound_s:
+            return False
+        self._above, self._last_above = True, now_s
+        if self._above_since is None:
+            self._above_since = now_s
+        if now_s - self._above_since >= self._lasting_s:
+            self.pressed = True
+        return self.pressed
+
+    def _begin_lap(self, now_s: float) -> None:
+        worked_s = self._worked_s()
+        idle_s = (now_s - self._this[0]) - (worked_s - self._this[1])
+        if idle_s > SLEPT_BOUNDS * self._bound_s:
+            self._this = (now_s, worked_s)  # what was before has kept nobody waiting
+            self._above = False
+        if not self._above:
+            self._above_since = None
+        if self.pressed and now_s - self._last_above >= self._relief_s:
+            self.pressed = False
+        self._open, self._above = True, False
+        self._before, self._this = self._this, (now_s, worked_s)
+        self._call_soon(self._end_lap)
 
     def _end_lap(self) -> None:
         self._open = False

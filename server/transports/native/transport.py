@@ -53,7 +53,12 @@ class Worker:
         self.connections: set[Connection] = set()
         self.hosts: Counter[str] = Counter()
         self.on_change: Callable[[], None] = _nothing
-        self.pressure = Pressure(bounds.shed_after_s, lambda done: self.loop.call_soon(done))
+        self.pressure = Pressure(
+            bounds.shed_after_s,
+            bounds.shed_lasting_s,
+            bounds.shed_relief_s,
+            lambda done: self.loop.call_soon(done),
+        )
         shed = outcome_of(Behind(bounds.shed_after_s * 1_000, bounds.shed_retry_ms), "")
         self.shed_text = shed.message
         self.shed_pairs = encode_metadata(list(shed.trailers))

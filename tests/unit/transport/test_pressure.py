@@ -1,4 +1,4 @@
-"""When reads are refused: by work, not by time, and never while the worker can follow."""
+"""When reads are refused: by work, not by time; for a rate that lasts, not for a pause."""
 
 from __future__ import annotations
 
@@ -15,49 +15,63 @@ class Loop:
     def __init__(self) -> None:
         self.now_s = self.worked_s = 0.0
         self.soon: list = []
-        self.pressure = Pressure(0.02, self.soon.append, lambda: self.worked_s)
+        self.pressure = Pressure(0.02, 1.0, 5.0, self.soon.append, lambda: self.worked_s)
 
-    def work(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.worked_s += seconds
-
-    def shedding(self) -> bool:
-        return self.pressure.shedding(self.now_s)
-
-    def end_lap(self) -> None:
+    def lap(self, turns: int, seconds: float) -> list[bool]:
+        """So many turns of so much work; whether each was refused."""
+        refused = []
+        for _ in range(turns):
+            refused.append(self.pressure.shedding(self.now_s))
+            self.now_s += seconds
+            self.worked_s += seconds
         done, self.soon[:] = list(self.soon), []
         for one in done:
             one()
+        return refused
+
+    def overloaded_for(self, seconds: float) -> None:
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.lap(30, 0.001)
 
 
-def test_a_long_lap_is_shed_from_the_bound_on() -> None:
+def test_a_crowd_and_a_pause_are_served() -> None:
     loop = Loop()
-    loop.shedding()
-    loop.end_lap()
-    seen = []
-    for _ in range(30):
-        seen.append(loop.shedding())
-        loop.work(0.0009)
-    assert seen == [False] * 23 + [True] * 7
+    assert not any(loop.lap(900, 0.001)), "0.9 s of work at once"
+    assert not any(loop.lap(1, 0.0))
+    assert not any(loop.lap(1, 0.4)), "a collection of garbage"
+    for _ in range(200):
+        assert not any(loop.lap(10, 0.0009)), "a busy worker that can follow"
 
 
-def test_requests_waited_through_the_lap_before_too() -> None:
+def test_what_lasts_is_refused_from_the_bound_on() -> None:
     loop = Loop()
-    for _ in range(2):
-        loop.shedding()
-        loop.work(0.015)
-        loop.end_lap()
-    assert not loop.shedding(), "15 ms of the lap before"
-    loop.work(0.006)
-    assert loop.shedding(), "and 6 of this one"
-    loop.end_lap()
-    assert not loop.shedding(), "the pile is gone"
+    loop.overloaded_for(1.2)
+    assert loop.pressure.pressed
+    assert all(loop.lap(3, 0.001)), "30 ms of the lap before lie in front of these"
+    loop.lap(1, 0.0001)
+    refused = loop.lap(60, 0.001)
+    assert not any(refused[:19]) and all(refused[21:]), "19 ms of this lap and what was before"
+
+
+def test_pressure_goes_when_nothing_waited_for_a_while() -> None:
+    loop = Loop()
+    loop.overloaded_for(1.2)
+    for _ in range(600):
+        loop.lap(10, 0.001)
+    assert not loop.pressure.pressed
+    assert not any(loop.lap(100, 0.001))
+
+
+def test_bursts_with_sleep_between_are_no_overload() -> None:
+    loop = Loop()
+    for _ in range(20):
+        assert not any(loop.lap(60, 0.001))
+        loop.now_s += 0.5
 
 
 def test_sleep_is_no_work() -> None:
     loop = Loop()
-    for _ in range(5):
-        assert not loop.shedding()
-        loop.work(0.001)
-        loop.end_lap()
+    for _ in range(50):
+        assert loop.lap(1, 0.001) == [False]
         loop.now_s += 10
