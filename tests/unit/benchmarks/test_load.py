@@ -362,6 +362,15 @@ def test_wrong_answers_are_in_the_report() -> None:
     assert CALL[1].hex() in html.page(results)
 
 
+def test_cost_against_size_is_drawn() -> None:
+    values = {
+        f"size.{users}.{name}": 5.0 for users in (10_000, 100_000) for name in ("rate", "rss_mb")
+    }
+    pictures = html.size_pictures(values)
+    assert all("10K users" in one and "100K users" in one for one in pictures)
+    assert html.size_pictures({}) == ["", ""]
+
+
 def test_a_logarithmic_axis_has_whole_decades() -> None:
     picture = html.chart("t", {"a": [(0, 0.2), (1, 40.0)]}, "x", "ms", log=True)
     assert all(f">{tick}</text>" in picture for tick in ("0.1", "1", "10", "100"))
