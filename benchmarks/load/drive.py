@@ -22,6 +22,7 @@ from feedcore_bench.world import CACHE, Say, Spec, World, obtain
 CONNECTIONS, STREAMS = 8, 16  # in flight in a closed loop: 128 calls keep one worker busy
 OPEN_STREAMS = 100  # of each connection in an open loop: what servers allow by default
 CURVE = [0.0, *range(5, 95, 5), *[100 - 10 ** -(n / 4 - 1) for n in range(13)]]
+DISTURBED = 0.25  # cores that others may use before numbers are doubtful; a quiet machine: 0.05
 COUNTED_EVERY_S = 1.1  # workers bring counters of compiled code up to date once a second
 # Counters of the server that say how pages came about: parts of their names.
 TIERS = (
@@ -48,6 +49,7 @@ class Options:
     server_core: int
     load_core: int
     soak_s: float
+    again: int  # times that a phase is run anew while others use the machine
     sizes: tuple[int, ...]
     full: bool
     tiny: bool = False
@@ -121,6 +123,7 @@ class Bench:
         streams: int = STREAMS,
         warm_up_s: float | None = None,
         keep: bool = True,
+        repeat: bool = True,
     ) -> Phase:
         """As fast as answers come."""
         seconds = seconds or self.options.seconds
@@ -130,6 +133,7 @@ class Bench:
             name,
             None,
             keep,
+            repeat,
             lambda: engine.run_closed(
                 f"127.0.0.1:{server.port}",
                 methods.PATHS,
@@ -153,7 +157,7 @@ class Bench:
         seconds: float = 0.0,
         steps: Sequence[tuple[float, float]] = (),
         warm_up_s: float | None = None,
-        poisson: bool = True,
+        repeat: bool = True,
     ) -> Phase:
         """At a rate that does not depend on answers."""
         seconds = seconds or self.options.seconds
@@ -163,6 +167,7 @@ class Bench:
             name,
             rate,
             True,
+            repeat,
             lambda: engine.run_open(
                 f"127.0.0.1:{server.port}",
                 methods.PATHS,
@@ -170,7 +175,6 @@ class Bench:
                 connections=CONNECTIONS,
                 streams_max=OPEN_STREAMS,
                 steps=list(steps) or [(seconds, rate)],
-                poisson=poisson,
                 seed=self.options.seed,
                 warm_up_s=self.options.warm_up_s if warm_up_s is None else warm_up_s,
             ),
@@ -184,18 +188,32 @@ class Bench:
         name: str,
         offered: float | None,
         keep: bool,
+        repeat: bool,
         run: Callable[[], engine.Result],
         workload: Any,
     ) -> Phase:
-        before = server.counted
-        with Watch(
-            server, lambda: workload.answered, lambda seen: self._tell(f"{scenario}: {name}", seen)
-        ) as series:
-            result = run()
-        phase = to_phase(scenario, name, offered, result, series)
+        """Runs it; again, if others use the machine meanwhile and that is asked for, and then the
+        least disturbed one counts: chosen by what others did, never by what it shows."""
+        best = None
+        for _ in range(1 + (self.options.again if keep and repeat else 0)):
+            before = server.counted
+            with Watch(
+                server,
+                lambda: workload.answered,
+                lambda seen: self._tell(f"{scenario}: {name}", seen),
+            ) as series:
+                result = run()
+            phase = to_phase(scenario, name, offered, result, series)
+            if keep:
+                self.settle(server)
+                phase.tiers = tiers(before, server.counted)
+            if best is None or series.mean_others() < best[0].series.mean_others():
+                best = phase, result
+            if best[0].series.mean_others() < DISTURBED:
+                break
+        assert best is not None
+        phase, result = best
         if keep:
-            self.settle(server)
-            phase.tiers = tiers(before, server.counted)
             self._doubts(phase, result)
             self.results.phases.append(phase)
         return phase

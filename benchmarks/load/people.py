@@ -140,15 +140,8 @@ class Session:
     def _check(self, first: Page) -> Script:
         call = methods.CHECK_NEW, methods.check_new(self.user, first.head)
         answer = yield call
-        if answer.status != methods.OK:
-            return
-        try:
-            reply = feed_pb2.CheckNewResponse.FromString(answer.body)
-        except DecodeError as error:
-            self._wrong("malformed", str(error), call, answer)
-            return
-        if reply.count > 99 or bool(reply.count) != bool(reply.newest_content_id):
-            self._wrong("check new", str(reply), call, answer)
+        if answer.status == methods.OK:
+            self.checker.news(answer.body, answer.order, self.user, self.number, call)
 
     def _mute(self, author: int) -> Script:
         state = self.checker.state(self.user)

@@ -105,6 +105,27 @@ def test_what_was_acknowledged_is_honoured_by_later_requests_only(what: str) -> 
     assert checker.counts[what] == (2 if what == "deleted" else 1)
 
 
+def test_news_of_what_was_deleted_or_hidden_is_found() -> None:
+    def news(count: int, newest: int) -> bytes:
+        reply = feed_pb2.CheckNewResponse(count=count, newest_content_id=newest)
+        return reply.SerializeToString()
+
+    checker = Checker()
+    call = methods.CHECK_NEW, methods.check_new(USER, "h")
+    checker.deleted[8] = checker.acknowledge()
+    checker.state(USER).hidden[9] = checker.acknowledge()
+    for right in (news(0, 0), news(99, 7), news(1, 6)):
+        checker.news(right, checker.order, USER, 1, call)
+    checker.news(news(1, 8), 0, USER, 1, call)  # asked before the acknowledgement
+    assert not checker.counts
+    for newest in (8, 9):
+        checker.news(news(1, newest), checker.order, USER, 1, call)
+    checker.news(news(100, 7), 0, USER, 1, call)
+    checker.news(news(1, 0), 0, USER, 1, call)
+    checker.news(b"\xff", 0, USER, 1, call)
+    assert checker.counts == {"deleted": 1, "hidden": 1, "check new": 2, "malformed": 1}
+
+
 def test_not_modified_is_right_for_the_etag_asked_for() -> None:
     checker = Checker()
     answer = feed_pb2.GetFeedResponse(etag="e", not_modified=True).SerializeToString()
