@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from feedcore.limits import CHECK_NEW_COUNT_MAX
 from feedcore_bench import methods
 from feedcore_pb.v1 import feed_pb2
 
@@ -176,6 +177,26 @@ class Checker:
         if seen is not None:
             seen.update(page.ids)
         return page
+
+    def news(
+        self, body: bytes, order: int, user: int, session: int, call: tuple[int, bytes]
+    ) -> None:
+        """Judges a CheckNewResponse."""
+        self.checked += 1
+        try:
+            reply = feed_pb2.CheckNewResponse.FromString(body)
+        except DecodeError as error:
+            self.add("malformed", str(error), user, session, call, body)
+            return
+        newest = reply.newest_content_id
+        if reply.count > CHECK_NEW_COUNT_MAX or bool(reply.count) != bool(newest):
+            self.add("check new", str(reply), user, session, call, body)
+        faults = _forbidden("deleted", self.deleted, [newest], order)
+        state = self.users.get(user)
+        if state is not None:
+            faults += _forbidden("hidden", state.hidden, [newest], order)
+        for what, detail in faults:
+            self.add(what, detail, user, session, call, body)
 
     def _faults(
         self,

@@ -7,6 +7,7 @@ correctness: wrong answers fail a run whatever its speed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 MET, SHORT, NOT_MEASURED, SHOWN = "met", "short", "not measured", "-"
@@ -53,7 +54,6 @@ GOALS = (
     Goal("fanout", "sustained, merged", "fanout.sustained", "deliveries/s", 100_000),
     Goal("overload", "goodput at twice the ceiling", "overload.goodput", "x ceiling", 0.9),
     Goal("overload", "p99 of admitted calls", "overload.p99_ms", "ms", 50, False),
-    Goal("overload", "refusals with a retry hint", "overload.hints", "%"),
     Goal("memory", "resident per active user, window cached", "memory.user_kb", "KB", 6, False),
     Goal("memory", "per cached page", "memory.page_bytes", "bytes"),
     Goal("soak", "growth of the worker's RSS, second half", "soak.growth", "%"),
@@ -80,14 +80,19 @@ def wanted(goal: Goal) -> str:
     return f"{sign} {number(goal.bound)} {goal.unit}"
 
 
-def judge(values: Mapping[str, float]) -> list[Verdict]:
-    """A verdict for each goal, in their order."""
-    return [_judge(goal, values.get(goal.key)) for goal in GOALS]
+def judge(
+    values: Mapping[str, float], spoiled: Mapping[str, str] = MappingProxyType({})
+) -> list[Verdict]:
+    """A verdict for each goal, in their order. `spoiled`: keys of goals that were missed whatever
+    the value, and why."""
+    return [_judge(goal, values.get(goal.key), spoiled.get(goal.key)) for goal in GOALS]
 
 
-def _judge(goal: Goal, value: float | None) -> Verdict:
+def _judge(goal: Goal, value: float | None, why: str | None) -> Verdict:
     if value is None:
         return Verdict(goal, None, NOT_MEASURED, "not measured")
+    if why is not None:
+        return Verdict(goal, value, SHORT, why)
     if goal.bound is None:
         return Verdict(goal, value, SHOWN, "")
     if value >= goal.bound if goal.at_least else value <= goal.bound:

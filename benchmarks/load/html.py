@@ -171,6 +171,21 @@ def pictures(phases: Sequence[Phase]) -> list[str]:
     return [picture for picture in made if picture]
 
 
+def size_pictures(values: Mapping[str, float]) -> list[str]:
+    """Cost against size: loads a second and resident memory by the number of users."""
+    found: dict[str, list[tuple[float, float]]] = {"rate": [], "rss_mb": []}
+    users = sorted({int(key.split(".")[1]) for key in values if key.startswith("size.")})
+    for count in users:
+        for name, line in found.items():
+            if (value := values.get(f"size.{count}.{name}")) is not None:
+                line.append((math.log10(count), value))
+    labels = [(math.log10(count), f"{_short(count)} users") for count in users]
+    return [
+        chart("Loads a second by users", {"loads/s": found["rate"]}, "", "", x_labels=labels),
+        chart("Resident memory by users", {"MB": found["rss_mb"]}, "", "", x_labels=labels),
+    ]
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], judged: bool = False) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for row in rows:
@@ -211,7 +226,10 @@ def page(results: Results) -> str:
         phases = results.of(scenario)
         if phases:
             parts.append(_from_markdown(report.phase_table(phases)))
-            parts.append(f"<div class='pictures'>{''.join(pictures(phases))}</div>")
+            shown = pictures(phases)
+            if scenario == "size":
+                shown = size_pictures(results.values) + shown
+            parts.append(f"<div class='pictures'>{''.join(shown)}</div>")
         parts += [
             _from_markdown(report.method_table(phase)) for phase in phases if len(phase.methods) > 1
         ]

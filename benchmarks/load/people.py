@@ -140,15 +140,8 @@ class Session:
     def _check(self, first: Page) -> Script:
         call = methods.CHECK_NEW, methods.check_new(self.user, first.head)
         answer = yield call
-        if answer.status != methods.OK:
-            return
-        try:
-            reply = feed_pb2.CheckNewResponse.FromString(answer.body)
-        except DecodeError as error:
-            self._wrong("malformed", str(error), call, answer)
-            return
-        if reply.count > 99 or bool(reply.count) != bool(reply.newest_content_id):
-            self._wrong("check new", str(reply), call, answer)
+        if answer.status == methods.OK:
+            self.checker.news(answer.body, answer.order, self.user, self.number, call)
 
     def _mute(self, author: int) -> Script:
         state = self.checker.state(self.user)
@@ -232,18 +225,16 @@ class Scripted:
         *,
         gap: int = 0,
         sessions_max: int = 0,
-        shed_allowed: bool = False,
     ) -> None:
         self.checker = checker
         self.answered = 0
         self.urgent: list[_Run] = []
         self.calls: Counter[int] = Counter()
         self.statuses: Counter[int] = Counter()
-        self.hints = 0  # refusals that say when to come back
+        self.shed = 0  # refusals that say when to come back
         self._session = session
         self._gap = gap
         self._sessions_max = sessions_max
-        self._shed_allowed = shed_allowed
         self._resting: deque[_Run] = deque()
         self._number = 0
         self._pause_ms = 0
@@ -315,8 +306,8 @@ class Scripted:
 
     def _refused(self, run: _Run, status: int, detail: str) -> None:
         self.statuses[status] += 1
-        if status == methods.RESOURCE_EXHAUSTED and self._shed_allowed:
-            self.hints += HINT in detail
+        if status == methods.RESOURCE_EXHAUSTED and HINT in detail:
+            self.shed += 1
             return
         if status == methods.NOT_FOUND and self.checker.may_be_gone(run.call):
             return

@@ -27,7 +27,7 @@ def verdict_rows(results: Results) -> list[tuple[str, str, str, str, str]]:
     run was of named scenarios only."""
     chosen = results.options.get("scenarios") or []
     rows = []
-    for one in goals.judge(results.values):
+    for one in goals.judge(results.values, results.spoiled):
         if chosen and one.goal.scenario not in chosen:
             continue
         if one.measured is None and one.goal.bound is None:

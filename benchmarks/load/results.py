@@ -36,6 +36,11 @@ class Phase:
     in_time: float = 0.0  # answers with status OK a second, that came while the phase lasted
     lateness_us: float = 0.0  # p99 of how late the generator itself sent, open loop
 
+    def refused(self) -> float:
+        """Share of the calls that had another status than OK."""
+        total = sum(self.statuses.values())
+        return 1 - self.statuses.get("0", 0) / total if total else 0.0
+
     def ms(self, percent: float) -> float:
         """A percentile in milliseconds."""
         return self.percentiles[f"{percent:g}"] / 1_000
@@ -55,6 +60,9 @@ class Results:
     wrong_counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    spoiled: dict[str, str] = field(
+        default_factory=dict
+    )  # key of a value -> why it counts as missed
 
     def note(self, scenario: str, text: str) -> None:
         """Adds a note."""

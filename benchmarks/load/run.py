@@ -19,12 +19,11 @@ import grpc
 import psutil
 
 from feedcore_bench import live, scenarios
-from feedcore_bench.drive import Bench, Options
+from feedcore_bench.drive import DISTURBED, Bench, Options
 from feedcore_bench.results import Results
 from feedcore_bench.server import Series
 from feedcore_bench.world import ROOT, Say
 
-DISTURBED = 0.25  # cores that others may use before numbers are doubtful; a quiet machine: 0.05
 Scenario = Callable[[Bench], None]
 
 # In the order of the table of goals.
@@ -65,15 +64,16 @@ def options_of(
     presets: dict[str, dict[str, Any]] = {
         "tiny": {
             "seconds": 0.5, "warm_up_s": 0.2, "users": 400, "scale": 0.04, "window_users": 200,
-            "soak_s": 2.0, "sizes": (400,), "full": False, "tiny": True,
+            "soak_s": 2.0, "again": 0, "sizes": (400,), "full": False, "tiny": True,
         },
         "small": {
             "seconds": 3.0, "warm_up_s": 1.0, "users": 2_000, "scale": 0.2, "window_users": 2_000,
-            "soak_s": 12.0, "sizes": (10_000,), "full": False,
+            "soak_s": 12.0, "again": 0, "sizes": (10_000,), "full": False,
         },
         "full": {
             "seconds": 20.0, "warm_up_s": 3.0, "users": 20_000, "scale": 1.0,
-            "window_users": 5_000, "soak_s": 600.0, "sizes": (10_000, 100_000, 1_000_000),
+            "window_users": 5_000, "soak_s": 600.0, "again": 1,
+            "sizes": (10_000, 100_000, 1_000_000),
             "full": True,
         },
     }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from typing import Any
 
 from feedcore_bench import ceiling as ceilings
 from feedcore_bench.drive import Bench
@@ -24,6 +25,10 @@ HOT_RATE = 50_000
 HOT_CONNECTIONS, HOT_STREAMS = 8, 32
 AIO_CONNECTIONS, AIO_STREAMS = 8, 8  # grpc.aio gains nothing from more
 AIO_SECONDS_MAX = 5.0
+# Calls in flight of a closed loop: enough to keep a worker busy, less work than it would refuse.
+WARM_SHAPE = {"connections": 8, "streams": 8}
+COLD_SHAPE = {"connections": 8, "streams": 4}
+TOUCH: dict[str, Any] = {"connections": 4, "streams": 4, "warm_up_s": 0.0, "keep": False}
 OFF = {"cache__pages_mb": 0}
 ALL_OFF = {"cache__pages_mb": 0, "cache__resident_mb": 0}
 NO_SETTING = "this server has no setting {}: what it caches by default stays on"
@@ -60,26 +65,23 @@ def pages(bench: Bench, scenario: str, users: list[int]) -> FirstPages:
 def touch(bench: Bench, server: Server, scenario: str, workload: FirstPages, users: int) -> Phase:
     """Loads every user once, uncounted: what can be resident is."""
     seconds = 0.5
-    phase = bench.closed(
-        server, scenario, "first loads", workload, seconds=seconds, warm_up_s=0.0, keep=False
-    )
+    phase = bench.closed(server, scenario, "first loads", workload, seconds=seconds, **TOUCH)
     while workload.rounds < 1.0:
         left = (1.0 - workload.rounds) * users
         seconds = min(20.0, max(0.5, left / max(phase.rate, 100.0) * 1.1))
-        phase = bench.closed(
-            server, scenario, "first loads", workload, seconds=seconds, warm_up_s=0.0, keep=False
-        )
+        phase = bench.closed(server, scenario, "first loads", workload, seconds=seconds, **TOUCH)
     bench.settle(server)
     return phase
 
 
-def ceiling_and_share(bench: Bench, server: Server, scenario: str, workload: FirstPages) -> None:
+def ceiling_and_share(
+    bench: Bench, server: Server, scenario: str, workload: FirstPages, shape: dict[str, int]
+) -> None:
     """The closed loop, then the open one at 80 % of it; both into the values."""
-    values = bench.results.values
-    ceiling = bench.closed(server, scenario, "ceiling", workload)
-    values[f"{scenario}.rate"] = ceiling.rate
+    ceiling = bench.closed(server, scenario, "ceiling", workload, **shape)
+    bench.results.values[f"{scenario}.rate"] = ceiling.rate
     phase = bench.open(server, scenario, "80 %", workload, max(1.0, SHARE * ceiling.rate))
-    values[f"{scenario}.p99_ms"] = phase.ms(99)
+    bench.latency(f"{scenario}.p99_ms", phase, 99)
 
 
 def hot(bench: Bench) -> None:
@@ -93,12 +95,14 @@ def hot(bench: Bench) -> None:
         shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
         ceiling = bench.closed(server, "hot", "ceiling", workload, **shape)
         values["hot.rate"] = ceiling.rate
-        rate = min(HOT_RATE, ceiling.rate * SHARE) if bench.options.tiny else HOT_RATE
+        rate = min(HOT_RATE, ceiling.rate / 4) if bench.options.tiny else HOT_RATE
         workload.over_offered = ceiling.rate < rate
         phase = bench.open(server, "hot", f"{rate:,.0f}/s", workload, rate)
         if workload.over_offered:
             bench.results.note("hot", f"{rate:,.0f}/s is more than this server's ceiling")
-        values["hot.p50_ms"], values["hot.p99_ms"] = phase.ms(50), phase.ms(99)
+        if rate == HOT_RATE:
+            bench.latency("hot.p50_ms", phase, 50)
+            bench.latency("hot.p99_ms", phase, 99)
     with bench.serve(world, settings={"server.transport": "grpcio"}) as server:
         aio = bench.closed(
             server,
@@ -118,14 +122,15 @@ def warm(bench: Bench) -> None:
     with bench.serve(world, settings=settings(bench, "warm", dict(OFF))) as server:
         workload = pages(bench, "warm", world.users)
         touch(bench, server, "warm", workload, len(world.users))
-        ceiling_and_share(bench, server, "warm", workload)
+        ceiling_and_share(bench, server, "warm", workload, WARM_SHAPE)
 
 
 def cold(bench: Bench) -> None:
     """Nothing is resident: every load reads the store (the system's page cache has the files)."""
     world = bench.world(window_spec(bench))
     with bench.serve(world, settings=settings(bench, "cold", dict(ALL_OFF))) as server:
-        ceiling_and_share(bench, server, "cold", pages(bench, "cold", world.users))
+        workload = pages(bench, "cold", world.users)
+        ceiling_and_share(bench, server, "cold", workload, COLD_SHAPE)
 
 
 def memory(bench: Bench) -> None:
@@ -185,7 +190,7 @@ def workers(bench: Bench) -> None:
             workload = pages(bench, "workers", world.users)
             touch(bench, server, "workers", workload, len(world.users))
             name = f"{count} worker{'s' * (count > 1)}"
-            rates.append(bench.closed(server, "workers", name, workload).rate)
+            rates.append(bench.closed(server, "workers", name, workload, **WARM_SHAPE).rate)
     bench.results.values["workers.times"] = rates[1] / max(rates[0], 1.0)
     bench.results.note("workers", "the second worker shares its core with the load generator")
 
@@ -207,7 +212,7 @@ def _one_size(bench: Bench, world: World, users: int) -> None:
     with bench.serve(world, settings=settings(bench, "size", dict(OFF))) as server:
         workload = FirstPages(active, bench.checker("size"), must_have_items=False)
         touch(bench, server, "size", workload, len(active))
-        phase = bench.closed(server, "size", f"{users:,} users", workload)
+        phase = bench.closed(server, "size", f"{users:,} users", workload, **WARM_SHAPE)
         total, anonymous = server.resident()
     bench.results.values[f"size.{users}.rate"] = phase.rate
     bench.results.values[f"size.{users}.rss_mb"] = total / 1e6

@@ -6,7 +6,10 @@ same request with nothing acknowledged since, is right as well.
 
 from __future__ import annotations
 
+import heapq
 import random
+import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +18,8 @@ from feedcore_bench import methods
 from feedcore_bench.checks import Checker, scan
 from feedcore_bench.people import HINT, Crowd, Script, Scripted, published_id
 
-MS = 1_000_000
+MS, NS = 1_000_000, 1_000_000_000
+RETRY = re.compile(r"retry after (\d+) ms\]")
 RUN_IS_OVER = "the run is over"  # how the engine tells of calls that had no answer at its end
 PROBE_PAGE = 100  # items of the page a new post is looked for in
 PROBE_POLL_MS = 5  # between two looks
@@ -27,7 +31,7 @@ class FirstPages:
     """First pages of users in turn, 20 items in full view. Without end.
 
     `over_offered`: more is asked for than can be answered, so that calls may have no answer when
-    the run ends. `shown` gets the ids of all items.
+    the run ends.
     """
 
     def __init__(
@@ -37,13 +41,9 @@ class FirstPages:
         *,
         size: int = 20,
         view: int = methods.FULL,
-        shed_allowed: bool = False,
         must_have_items: bool = True,
-        shown: set[int] | None = None,
     ) -> None:
-        self.shown = shown
         self.answered = 0
-        self.hints = 0
         self.shed = 0
         self.over_offered = False
         self._users = list(users)
@@ -51,7 +51,6 @@ class FirstPages:
         self._last: list[bytes] = [b""] * len(self._users)
         self._checker = checker
         self._size, self._view = size, view
-        self._shed_allowed = shed_allowed
         self._must = must_have_items
         self._at = 0
 
@@ -83,9 +82,8 @@ class FirstPages:
                 self._checker.checked += 1
                 return
             self._judge(at, body)
-        elif status == methods.RESOURCE_EXHAUSTED and self._shed_allowed:
+        elif status == methods.RESOURCE_EXHAUSTED and HINT in detail:
             self.shed += 1
-            self.hints += HINT in detail
         elif not (self.over_offered and detail.startswith(RUN_IS_OVER)):
             call = method, self._requests[at]
             self._checker.add("status", f"{status}: {detail}", self._users[at], -1, call, b"")
@@ -93,7 +91,7 @@ class FirstPages:
     def _judge(self, at: int, body: bytes) -> None:
         checker = self._checker
         before = checker.failed()
-        page = checker.page(
+        checker.page(
             body,
             checker.order,
             self._users[at],
@@ -103,10 +101,72 @@ class FirstPages:
             view=self._view,
             must_have_items=self._must,
         )
-        if self.shown is not None and page is not None:
-            self.shown.update(page.ids)
         if checker.failed() == before:
             self._last[at] = body
+
+
+class Burst:
+    """Users who all load their first page within a moment, and come back when they are told to.
+
+    For a closed loop, which asks without pause: `next` gives what is due. `took_ms`: from when each
+    user wanted the page until it was there, refusals and waiting included.
+    """
+
+    def __init__(
+        self, users: Sequence[int], within_s: float, checker: Checker, shown: set[int]
+    ) -> None:
+        self.answered = 0
+        self.shed = 0
+        self.took_ms: list[float] = []
+        self._users = users
+        self._checker = checker
+        self._shown = shown
+        self._gap_ns = round(within_s * NS / len(users))
+        self._wanted_ns: list[int] = []
+        self._due: list[tuple[int, int]] = []  # heap: (when, place of the user)
+
+    @property
+    def over(self) -> bool:
+        """Everybody has the page."""
+        return len(self.took_ms) == len(self._users)
+
+    def next(self) -> tuple[int, bytes, Any] | None:
+        """For the engine."""
+        now_ns = time.monotonic_ns()
+        if not self._wanted_ns:
+            self._wanted_ns = [now_ns + self._gap_ns * at for at in range(len(self._users))]
+            self._due = [(when, at) for at, when in enumerate(self._wanted_ns)]
+        if not self._due or self._due[0][0] > now_ns:
+            return None
+        _, at = heapq.heappop(self._due)
+        return methods.GET_FEED, methods.get_feed(self._users[at], 20), at
+
+    def done(
+        self,
+        at: int,
+        method: int,
+        status: int,
+        body: bytes,
+        latency_ns: int,
+        now_ns: int,
+        detail: str = "",
+    ) -> None:
+        """For the engine."""
+        self.answered += 1
+        call = method, methods.get_feed(self._users[at], 20)
+        if status == 0:
+            self.took_ms.append((now_ns - self._wanted_ns[at]) / MS)
+            page = self._checker.page(
+                body, self._checker.order, self._users[at], -1, call, must_have_items=True
+            )
+            self._shown.update(page.ids if page is not None else ())
+        elif status == methods.RESOURCE_EXHAUSTED and (hint := RETRY.search(detail)):
+            self.shed += 1
+            heapq.heappush(self._due, (now_ns + int(hint[1]) * MS, at))
+        elif detail.startswith(RUN_IS_OVER):
+            heapq.heappush(self._due, (now_ns, at))
+        else:
+            self._checker.add("status", f"{status}: {detail}", self._users[at], -1, call, b"")
 
 
 class Prober:
@@ -163,11 +223,10 @@ class People(Scripted):
         checker: Checker,
         *,
         gap: int,
-        shed_allowed: bool = False,
         probers: int = 0,
         prober: Prober | None = None,
     ) -> None:
-        super().__init__(crowd.session, checker, gap=gap, shed_allowed=shed_allowed)
+        super().__init__(crowd.session, checker, gap=gap)
         for _ in range(probers if prober is not None else 0):
             assert prober is not None
             self.begin(prober.script(self.pause))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from feedcore_bench.checks import Checker
 from feedcore_bench.people import Crowd, Scripted
 from feedcore_bench.results import Phase, Results
 from feedcore_bench.server import Series
-from feedcore_bench.workloads import FirstPages, Prober
+from feedcore_bench.workloads import Burst, FirstPages, Prober
 from feedcore_pb.v1 import feed_pb2, publish_pb2
 
 USER = 7
@@ -102,6 +103,27 @@ def test_what_was_acknowledged_is_honoured_by_later_requests_only(what: str) -> 
     assert checker.counts[what] == (2 if what == "deleted" else 1)
 
 
+def test_news_of_what_was_deleted_or_hidden_is_found() -> None:
+    def news(count: int, newest: int) -> bytes:
+        reply = feed_pb2.CheckNewResponse(count=count, newest_content_id=newest)
+        return reply.SerializeToString()
+
+    checker = Checker()
+    call = methods.CHECK_NEW, methods.check_new(USER, "h")
+    checker.deleted[8] = checker.acknowledge()
+    checker.state(USER).hidden[9] = checker.acknowledge()
+    for right in (news(0, 0), news(99, 7), news(1, 6)):
+        checker.news(right, checker.order, USER, 1, call)
+    checker.news(news(1, 8), 0, USER, 1, call)  # asked before the acknowledgement
+    assert not checker.counts
+    for newest in (8, 9):
+        checker.news(news(1, newest), checker.order, USER, 1, call)
+    checker.news(news(100, 7), 0, USER, 1, call)
+    checker.news(news(1, 0), 0, USER, 1, call)
+    checker.news(b"\xff", 0, USER, 1, call)
+    assert checker.counts == {"deleted": 1, "hidden": 1, "check new": 2, "malformed": 1}
+
+
 def test_not_modified_is_right_for_the_etag_asked_for() -> None:
     checker = Checker()
     answer = feed_pb2.GetFeedResponse(etag="e", not_modified=True).SerializeToString()
@@ -179,14 +201,49 @@ def test_a_server_that_keeps_what_was_deleted_is_found() -> None:
     assert checker.counts["deleted"]
 
 
-def test_a_refusal_is_wrong_unless_shedding_is_asked_for() -> None:
-    for allowed in (False, True):
+def test_a_refusal_without_a_retry_hint_is_wrong() -> None:
+    for detail in ("", "busy [retry after 50 ms]"):
         checker = Checker()
-        workload = Scripted(Crowd([1, 2], 1, checker).session, checker, gap=1, shed_allowed=allowed)
+        workload = Scripted(Crowd([1, 2], 1, checker).session, checker, gap=1)
         method, _, tag = workload.next() or pytest.fail()
-        workload.done(tag, method, methods.RESOURCE_EXHAUSTED, b"", 1, 2, "[retry after 50 ms]")
-        assert checker.counts == ({} if allowed else {"status": 1})
-        assert workload.hints == allowed
+        workload.done(tag, method, methods.RESOURCE_EXHAUSTED, b"", 1, 2, detail)
+        assert checker.counts == ({} if detail else {"status": 1})
+        assert workload.shed == bool(detail)
+
+
+def test_a_burst_comes_back_when_it_is_told_to() -> None:
+    checker, shown = Checker(), set[int]()
+    workload = Burst([1, 2, 3], 0.0, checker, shown)
+    asked = [workload.next() or pytest.fail() for _ in range(3)]
+    assert workload.next() is None
+    begin_ns = time.monotonic_ns()
+    method, request, tag = asked[0]
+    refused = methods.RESOURCE_EXHAUSTED
+    workload.done(tag, method, refused, b"", 1, begin_ns - 10**9, "busy [retry after 1000 ms]")
+    for _, _, other in asked[1:]:
+        workload.done(other, method, 0, body(), 1, begin_ns, "")
+    assert not workload.over and workload.shed == 1
+    again = workload.next()
+    assert again is not None and again[1:] == (request, tag)
+    workload.done(tag, method, 0, body((6, 5, 4)), 1, begin_ns + 10**9, "")
+    assert workload.over and shown == {4, 5, 6, 7, 8, 9} and not checker.counts
+    assert max(workload.took_ms) >= 1_000
+
+
+def test_a_latency_of_which_too_many_calls_had_none_is_missed() -> None:
+    pytest.importorskip("feedcore._native.h2client")  # the engine's, where libnghttp2 is there
+    from feedcore_bench.drive import Bench
+    from feedcore_bench.run import options_of
+
+    results = sample()
+    phase = results.phases[0]
+    phase.statuses = {"0": 98, "8": 2}
+    bench = Bench(options_of("tiny", 1), results, lambda text: None, lambda name, seen: None)
+    bench.latency("hot.p50_ms", phase, 50)
+    bench.latency("hot.p99_ms", phase, 99)
+    verdicts = {one.goal.key: one for one in goals.judge(results.values, results.spoiled)}
+    assert verdicts["hot.p50_ms"].text == "ok"
+    assert verdicts["hot.p99_ms"].text == "missed: 2.0% of the calls were refused"
 
 
 def test_a_reaction_to_a_post_that_is_being_deleted_may_find_nothing() -> None:
@@ -325,6 +382,15 @@ def test_wrong_answers_are_in_the_report() -> None:
     ]
     assert CALL[1].hex() in report.markdown(results)
     assert CALL[1].hex() in html.page(results)
+
+
+def test_cost_against_size_is_drawn() -> None:
+    values = {
+        f"size.{users}.{name}": 5.0 for users in (10_000, 100_000) for name in ("rate", "rss_mb")
+    }
+    pictures = html.size_pictures(values)
+    assert all("10K users" in one and "100K users" in one for one in pictures)
+    assert html.size_pictures({}) == ["", ""]
 
 
 def test_a_logarithmic_axis_has_whole_decades() -> None:
