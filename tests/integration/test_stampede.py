@@ -1,0 +1,260 @@
+"""A celebrity posts and everybody loads at once, with nothing in memory: the store is asked once
+for each thing, whoever leaves meanwhile; and random worlds, byte for byte as without memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from feedcore import native
+from feedcore.adapters.embedded.store import EmbeddedStore
+from feedcore.clock import ManualClock
+from feedcore.domain import ids
+from feedcore.domain.content import digest, encode_content
+from feedcore.ports import InteractionKind, NewPost, PreferenceKind
+from feedcore.services.engine import Engine, build_engine
+from feedcore.services.hot import HotSettings
+from feedcore.services.resident_budget import CacheBudget
+from feedcore.workers.fanout import FanoutWorker
+from feedcore.workers.runner import drain
+from feedcore_pb.v1 import feed_pb2
+
+pytestmark = pytest.mark.skipif(not native.COMPILED, reason="compiled modules are not built")
+
+LONG = os.environ.get("FEEDCORE_LONG") == "1"
+FOLLOWERS = 10_000 if LONG else 2_000
+CELEBRITY, OTHERS = 1, range(2, 12)
+FIRST_FOLLOWER = 1_000
+START_MS = 1_780_000_000_000
+BUDGET = CacheBudget(64 << 20, 256 << 20)
+WORLDS = 20 if LONG else 4
+
+
+class Counting:
+    """The store's own source; counts what it is asked for, and waits until it may answer."""
+
+    def __init__(self, source) -> None:
+        self._source = source
+        self.contents_asked: Counter[int] = Counter()
+        self.outboxes_asked: Counter[int] = Counter()
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.local = False  # it waits
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    async def contents(self, content_ids):
+        self.contents_asked.update(content_ids)
+        self.asked.set()
+        await self.go.wait()
+        return await self._source.contents(content_ids)
+
+    async def outboxes(self, author_ids, now_ms):
+        self.outboxes_asked.update(author_ids)
+        return await self._source.outboxes(author_ids, now_ms)
+
+
+class World:
+    """A store, its engine, and the source that counts."""
+
+    def __init__(self, store: EmbeddedStore, clock: ManualClock) -> None:
+        self.store, self.clock = store, clock
+        self.counting = Counting(store.resident)
+        store.resident = self.counting  # type: ignore[assignment]
+        hot = HotSettings(push_threshold=100, hysteresis_percent=0)
+        self.engine: Engine = build_engine(store, hot, clock, node=1, budget=BUDGET)
+
+    async def settle(self) -> None:
+        """Policy, fan-out, merges."""
+        store, engine = self.store, self.engine
+        await engine.policy.review(self.clock.now_ms())
+        worker = FanoutWorker(
+            store.queue, store.feeds, store.graph, store.posts, engine.hot, self.clock
+        )
+        await drain(worker, engine.policy, store.signals, self.clock)
+        await store.merge_all()
+
+    async def post(self, author: int, ms_ago: int = 0) -> int:
+        self.clock.advance(1)
+        content = encode_content(f"by {author}", (), 0)
+        content_id = ids.make(self.clock.now_ms() - ms_ago, 0, 127, 0)
+        made = NewPost(content_id, author, content, digest(content), 0, 1.0, "")
+        (published,) = await self.store.posts.import_posts([made])
+        return published.content_id
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    clock = ManualClock(START_MS)
+    store = EmbeddedStore.open(tmp_path, clock, writer_role=True, merge_thread=False)
+    made = World(store, clock)
+    yield made
+    await made.engine.resident.close()
+    await store.close()
+
+
+async def crowd(world: World) -> range:
+    """Everybody follows the celebrity and the others, all of whom have posts."""
+    everybody = range(FIRST_FOLLOWER, FIRST_FOLLOWER + FOLLOWERS)
+    followees = [CELEBRITY, *OTHERS]
+    for start in range(0, FOLLOWERS, 500):
+        some = everybody[start : start + 500]
+        edges = [(user, author) for user in some for author in followees]
+        await world.store.graph.import_follows(edges, START_MS)
+    await world.engine.policy.review(START_MS)
+    for author in followees:
+        for hour in range(1, 4):
+            await world.post(author, hour * 3_600_000)
+    await world.settle()
+    return everybody
+
+
+async def test_a_stampede_asks_once_for_each_thing(world: World) -> None:
+    everybody = await crowd(world)
+    posted = await world.post(CELEBRITY)
+    world.engine.resident.resident.clear()
+    world.counting.contents_asked.clear()
+    world.counting.outboxes_asked.clear()
+    world.counting.asked.clear()
+    world.counting.go.clear()
+    resident = world.engine.resident
+    loads = [
+        asyncio.create_task(resident.get_feed(user, 20, "", 0, "")) for user in everybody
+    ]
+    await asyncio.wait_for(world.counting.asked.wait(), 60)
+    leaving = loads[:: FOLLOWERS // 20]  # the first, who began the loads, among them
+    for one in leaving:
+        one.cancel()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(resident.get_feed(everybody[0], 20, "", 0, ""), 0.05)
+    world.counting.go.set()
+    pages = await asyncio.gather(*loads, return_exceptions=True)
+    left = [page for page in pages if isinstance(page, asyncio.CancelledError)]
+    assert len(left) == len(leaving), "each who left, and nobody else"
+    for page in pages:
+        if not isinstance(page, BaseException):
+            items = feed_pb2.GetFeedResponse.FromString(page.body).items
+            assert items[0].content_id == posted and len(items) == 20
+    assert resident.plain_pages == 0
+    assert set(world.counting.contents_asked.values()) == {1}, "a content was asked for twice"
+    assert {world.counting.outboxes_asked[author] for author in (CELEBRITY, *OTHERS)} == {1}
+
+
+async def test_a_failed_load_fails_who_waits_and_is_not_kept(world: World) -> None:
+    everybody = await crowd(world)
+    resident = world.engine.resident
+    resident.resident.clear()
+    asked = world.counting._source.contents
+
+    async def broken(_ids):
+        raise OSError("the disk is gone")
+
+    world.counting._source.contents = broken
+    failed = await asyncio.gather(
+        *(resident.get_feed(user, 20, "", 0, "") for user in everybody[:50]),
+        return_exceptions=True,
+    )
+    assert {type(one) for one in failed} == {OSError}
+    world.counting._source.contents = asked
+    page = await resident.get_feed(everybody[0], 20, "", 0, "")
+    assert page.items == 20
+
+
+async def test_celebrity_posts_are_loaded_ahead(world: World) -> None:
+    await crowd(world)
+    resident = world.engine.resident
+    resident.resident.clear()
+    resident.start()
+    posted = await world.post(CELEBRITY)
+    for _ in range(200):
+        if resident.prewarmed:
+            break
+        await asyncio.sleep(0.01)
+    assert world.counting.contents_asked[posted] >= 1
+    assert posted in resident.resident.contents and CELEBRITY in resident.resident.outboxes
+
+
+@pytest.mark.parametrize("seed", range(WORLDS))
+async def test_random_worlds_are_served_as_without_memory(world: World, seed: int) -> None:
+    """Full windows, deep scrolls, all views and sizes, etags, at moments between events."""
+    draw = random.Random(seed)
+    users, authors = range(1, 16), range(1, 60)
+    edges = [(u, a) for u in users for a in authors if u != a and draw.random() < 0.6]
+    edges += [(user, 1) for user in range(5_000, 5_100)]  # 1 is pulled
+    await world.store.graph.import_follows(edges, START_MS)
+    await world.engine.policy.review(START_MS)
+    for _ in range(1_500):
+        await world.post(draw.choice(authors), draw.randrange(1, 6 * 86_400_000))
+    await world.settle()
+    resident, plain = world.engine.resident, world.engine.feed
+    for _ in range(60):
+        await an_event(world, draw, users, authors)
+        resident.resident.pages.clear()
+        user, view = draw.choice(users), draw.choice((0, 0, 1, 2))
+        size, cursor = draw.choice((0, 1, 7, 50, 100)), ""
+        for _ in range(draw.choice((1, 3, 30))):
+            page = await resident.get_feed(user, size, cursor, view, "")
+            same = await plain.get_feed(user, size, cursor, view, "")
+            assert page.body == same.body, (seed, user, size, view)
+            read = feed_pb2.GetFeedResponse.FromString(page.body)
+            again = await resident.get_feed(user, size, cursor, view, read.etag)
+            assert again.not_modified
+            assert again.body == (await plain.get_feed(user, size, cursor, view, read.etag)).body
+            cursor = read.next_cursor
+            if not cursor:
+                break
+    assert resident.maker.pages_made > 100
+
+
+async def an_event(world: World, draw: random.Random, users: range, authors: range) -> None:
+    """Something that changes pages, or time passing."""
+    engine, store, user = world.engine, world.store, draw.choice(users)
+    kind = draw.randrange(9)
+    world.clock.advance(draw.choice((1, 60_000, 3_600_000)))
+    if kind == 0:
+        await world.post(draw.choice(authors))
+    elif kind == 1:
+        author = draw.choice(authors)
+        if author != user:
+            await engine.preferences.set_preference(
+                user, PreferenceKind.MUTE, draw.random() < 0.7, author, 0
+            )
+    elif kind == 2:
+        until_ms = world.clock.now_ms() + draw.choice((1_000, 7_200_000))
+        author = draw.choice(authors)
+        if author != user:
+            await engine.preferences.set_preference(
+                user, PreferenceKind.SNOOZE, True, author, until_ms
+            )
+    elif kind in (3, 4):
+        page = await engine.feed.get_feed(user, 20, "", 0, "")
+        items = feed_pb2.GetFeedResponse.FromString(page.body).items
+        if items:
+            chosen = draw.choice(items)
+            if kind == 3:
+                done = draw.choice((InteractionKind.LIKE, InteractionKind.HIDE))
+                await engine.preferences.record_interaction(user, chosen.content_id, done, True, "")
+            else:
+                await engine.publish.delete(chosen.author_id, chosen.content_id)
+    elif kind == 5:
+        await store.signals.apply_counters(1_000, world.clock.now_ms())
+    elif kind == 6:
+        other = draw.choice(authors)
+        if other != user:
+            await (engine.graph.follow if draw.random() < 0.5 else engine.graph.unfollow)(
+                user, other
+            )
+    elif kind == 7:
+        await world.settle()
+    else:
+        while store.merger.compact_once(quiet=True):
+            pass
