@@ -35,6 +35,7 @@ cdef class Draft:
     cdef Py_ssize_t chosen
     cdef bint end
     cdef bytes judged, merged
+    cdef bytes counted  # ids that a check counted, None if they are too many to be kept
     cdef Py_ssize_t stored_count, outboxes_count, pull_total
     cdef uint32_t viewer_epoch, feed_epoch
     cdef uint64_t pulled_sum

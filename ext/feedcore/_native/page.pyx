@@ -32,6 +32,7 @@ from feedcore._native.idset cimport U64Set, table_has
 from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64
 from feedcore._native.reply cimport (
     encode_check,
+    kept_ids,
     encode_not_modified,
     encode_receipt,
     id_array,
@@ -82,6 +83,7 @@ cdef enum:
     REASON_OWN = 2
     ORIGIN_TRENDING_CURSOR = 1
     ROUNDS_MAX = 6  # viewer, depth, outboxes and contents once, and what changes meanwhile
+    COUNTED_MAX = 128  # ids of a check that is kept; few news are what is asked for again
     KEY_BYTES = 200  # a tuple, two numbers and a bytes object
 
 cdef int64_t EPOCH_MS = ids.EPOCH_MS
@@ -427,9 +429,12 @@ cdef class PageMaker:
 
     cdef int _answer_check(self, Draft draft) except -1:
         draft.body = encode_check(draft.merged, draft.judged, CHECK_MAX, &draft.item_count)
+        # a kept answer must know what it counted: one of them may be deleted
+        draft.counted = kept_ids(draft.merged, draft.judged, COUNTED_MAX)
         self.checks_made += 1
         draft.chosen = 0
-        self._keep(draft, b"", b"", b"")
+        if draft.counted is not None:
+            self._keep(draft, b"", b"", b"")
         return DONE
 
     cdef int _hydrate(self, Draft draft) except -1:
@@ -529,11 +534,11 @@ cdef class PageMaker:
         cdef Page page
         cdef Py_ssize_t i
         cdef size_t size
-        cdef bytes shown = PyBytes_FromStringAndSize(NULL, draft.item_count * 8)
-        cdef uint64_t* to = <uint64_t*>PyBytes_AS_STRING(shown)
-        if draft.checking:
-            shown = b""
-        else:
+        cdef bytes shown = draft.counted
+        cdef uint64_t* to
+        if not draft.checking:
+            shown = PyBytes_FromStringAndSize(NULL, draft.item_count * 8)
+            to = <uint64_t*>PyBytes_AS_STRING(shown)
             for i in range(draft.item_count):
                 to[i] = draft.items[i].content_id
         if self.resident.pages.bytes_max == 0:

@@ -17,5 +17,6 @@ cdef struct receipt_t:
 cdef bytes encode_receipt(const receipt_t* receipt, bytes verdicts, str arm)
 cdef bytes encode_not_modified(bytes head, bytes etag, bytes receipt)
 cdef bytes encode_check(bytes entries, bytes verdicts, Py_ssize_t most, Py_ssize_t* count)
+cdef bytes kept_ids(bytes entries, bytes verdicts, Py_ssize_t most)
 cdef bytes id_array(list idents)
 cdef void sort_items(page_item_t* items, Py_ssize_t n) noexcept nogil

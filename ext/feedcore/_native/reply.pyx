@@ -125,6 +125,24 @@ cdef bytes encode_check(bytes entries, bytes verdicts, Py_ssize_t most, Py_ssize
     return PyBytes_FromStringAndSize(<char*>reply, to - reply)
 
 
+cdef bytes kept_ids(bytes entries, bytes verdicts, Py_ssize_t most):
+    """The ids with verdict KEEP, newest first; None if there are more than `most`."""
+    cdef Py_ssize_t i, n = 0, kept = verdicts.count(0)
+    cdef const uint8_t* verdict = <const uint8_t*>PyBytes_AS_STRING(verdicts)
+    cdef const char* entry = PyBytes_AS_STRING(entries)
+    cdef bytes out
+    cdef uint64_t* to
+    if kept > most:
+        return None
+    out = PyBytes_FromStringAndSize(NULL, kept * 8)
+    to = <uint64_t*>PyBytes_AS_STRING(out)
+    for i in range(PyBytes_GET_SIZE(verdicts)):
+        if verdict[i] == 0:
+            to[n] = ~be64(entry + i * ENTRY_BYTES)
+            n += 1
+    return out
+
+
 cdef bytes id_array(list idents):
     """In the order given."""
     cdef bytes out = PyBytes_FromStringAndSize(NULL, len(idents) * 8)

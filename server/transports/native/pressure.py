@@ -23,6 +23,9 @@ from typing import Any
 
 # So many bounds without work are sleep; less may be other processes on this core.
 SLEPT_BOUNDS = 5
+# Laps shorter than this share of the bound count with those after them: asking for the processor
+# time is a call into the kernel, which short laps should not pay for.
+MARK_BOUNDS = 0.25
 
 
 class Pressure:
@@ -42,7 +45,7 @@ class Pressure:
         self._call_soon = call_soon
         self._worked_s = worked_s
         self._open = False
-        # (wall clock, work) when the lap before and this one began
+        # (wall clock, work) when the laps before and these began
         self._before = self._this = (0.0, 0.0)
         self._above = False  # this lap, at some moment
         self._above_since: float | None = None  # laps without exception, while calm
@@ -65,6 +68,12 @@ class Pressure:
         return self.pressed
 
     def _begin_lap(self, now_s: float) -> None:
+        self._open = True
+        self._call_soon(self._end_lap)
+        if now_s - self._this[0] >= self._bound_s * MARK_BOUNDS:
+            self._mark(now_s)
+
+    def _mark(self, now_s: float) -> None:
         worked_s = self._worked_s()
         idle_s = (now_s - self._this[0]) - (worked_s - self._this[1])
         if idle_s > SLEPT_BOUNDS * self._bound_s:
@@ -74,9 +83,8 @@ class Pressure:
             self._above_since = None
         if self.pressed and now_s - self._last_above >= self._relief_s:
             self.pressed = False
-        self._open, self._above = True, False
+        self._above = False
         self._before, self._this = self._this, (now_s, worked_s)
-        self._call_soon(self._end_lap)
 
     def _end_lap(self) -> None:
         self._open = False
