@@ -25,6 +25,7 @@ import psutil
 START_TIMEOUT_S = 60.0  # a store of a million users is opened and its feeds are mapped
 END_TIMEOUT_S = 20.0  # drain, then the last merge
 SAMPLE_EVERY_S = 0.25
+SWITCH_S = 0.0002  # the sampling thread must not keep the driver waiting for the usual 5 ms
 READY = re.compile(r"feedcore ready on 127\.0\.0\.1:(\d+)")
 METRICS = re.compile(r"feedcore metrics on (http://\S+)")
 SERVE = "import sys; from feedcore.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -210,12 +211,15 @@ class Watch:
         self._processes = [*named, ("generator", psutil.Process())]
 
     def __enter__(self) -> Series:
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         self._thread.start()
         return self.series
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        sys.setswitchinterval(self._switch_s)
 
     def _run(self) -> None:
         began = before_s = time.monotonic()
