@@ -32,8 +32,8 @@ class Mirror(NamedTuple):
 
     `tail_authors`: authors with posts that are acknowledged and not yet in the stored feeds;
     `posts_of(authors)` gives those posts' entries; `posted` numbers the authors of pushed posts in
-    the order they were seen, the newest some thousand. `backfills`: users who wait for older posts of
-    somebody they followed lately. `pulled`: authors whose outboxes are merged by readers; it
+    the order they were seen, the newest some thousand. `backfills`: users who wait for older posts
+    of somebody they followed lately. `pulled`: authors whose outboxes are merged by readers; it
     changes with `pulled_version`. `index`: lookups in the stored runs.
     """
 
