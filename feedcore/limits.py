@@ -29,8 +29,8 @@ TRENDING_ENTRIES = WINDOW_ENTRIES  # the cold-start feed is ranked like any othe
 # entries that a window grows by when a scroll goes below it: five pages, so that deep scrolls load
 # once in five pages
 WINDOW_STEP_ENTRIES = 250
-# a kept page is served at most so old: half the freshness bound of 60 s, and then only where
-# fan-out to its user has not come through, since deliveries invalidate it
+# a kept page is served at most so old. It lacks nothing and shows nothing it should not at any age;
+# what ages is its order, and its counts
 PAGE_AGE_MAX_MS = 30 * SECOND_MS
 PAGE_SOFT_AGE_MS = 10 * SECOND_MS  # from here on a fresh one is made behind its back
 REFRESH_QUEUE_MAX = 1_024  # pages past their soft age that wait for a fresh one; others just age

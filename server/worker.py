@@ -13,7 +13,6 @@ from feedcore_server.process import Child, run_child
 from feedcore_server.serving import Serving, serving_of
 from feedcore_server.wiring import open_worker
 
-
 # The writer's thread asks for the interpreter after each statement. A busy loop gives it up when
 # asked for so long: at the default of 5 ms a transaction of twenty statements took 40 ms.
 SWITCH_INTERVAL_S = 0.0005

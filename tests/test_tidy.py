@@ -258,7 +258,7 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # Nor have those of the load generator: there is no slower one.
     load = ("h2call", "h2client", "loadstats", "pagescan")
     # Used by compiled handlers only, which decline what these refuse: the plain path is their twin.
-    handlers = ("cache", "cursor", "feedwire", "resident", "page", "reply", "fastfeed")
+    handlers = ("cache", "cursor", "feedwire", "resident", "draft", "page", "reply", "fastfeed")
     native = ROOT / "feedcore" / "native.py"
     switch = native.read_text(encoding="utf-8") if native.exists() else ""
     found = []

@@ -7,12 +7,12 @@ invalidate each other, which costs a load and never an answer.
 
     kind      bumped when
     VIEWER    the user's graph, preferences or affinity change, or entries leave the stored feed
-    FEED      something was delivered to the user, or the user published
+    FEED      the user published
     AUTHOR    the author published
     CONTENT   the counts of the post changed
 
-    generation   anything changed that processes mirror (posts under way, modes, tombstones, runs,
-                 settings)
+    generation   anything changed that processes mirror: posts under way (hence what is new to
+                 whom), modes, tombstones, runs, settings
     era          a process opened the store: one before it may have died between commit and bump
 
 Invariant: a writer bumps after its commit and before it acknowledges; a reader takes the counter
@@ -63,11 +63,6 @@ class Epochs:
         """One more."""
         at = _slot(kind, ident)
         self._slots[at] = (self._slots[at] + 1) & 0xFFFFFFFF
-
-    def bump_all(self, kind: int, idents: bytes) -> None:
-        """One more for each id of an array."""
-        for ident in memoryview(idents).cast("Q"):
-            self.bump(kind, ident)
 
     @property
     def generation(self) -> int:

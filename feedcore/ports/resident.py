@@ -31,11 +31,13 @@ class Mirror(NamedTuple):
     """What is the same for all users, as of one moment of the store.
 
     `tail_authors`: authors with posts that are acknowledged and not yet in the stored feeds;
-    `posts_of(authors)` gives those posts' entries. `backfills`: users who wait for older posts of
+    `posts_of(authors)` gives those posts' entries; `posted` numbers the authors of pushed posts in
+    the order they were seen, the newest some thousand. `backfills`: users who wait for older posts of
     somebody they followed lately. `pulled`: authors whose outboxes are merged by readers; it
     changes with `pulled_version`. `index`: lookups in the stored runs.
     """
 
+    posted: Any  # with `authors`, a list, and `first`, the number of its first one
     tail_authors: Any
     posts_of: Any
     backfills: dict[int, Any]

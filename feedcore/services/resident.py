@@ -19,7 +19,8 @@ import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from feedcore._native.page import NEEDS, Draft, PageMaker
+from feedcore._native.draft import NEEDS, Draft
+from feedcore._native.page import PageMaker
 from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
 from feedcore.domain.entry import key_at

@@ -1,6 +1,5 @@
 """Compiled twin of feedcore.domain.epochs: atomic counters in shared memory."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from feedcore.domain.epochs import EPOCHS_BYTES
@@ -34,14 +33,6 @@ cdef class Epochs:
     def bump(self, int kind, uint64_t ident):
         """See the twin."""
         add32(self.slots + epoch_slot(kind, ident))
-
-    def bump_all(self, int kind, bytes idents not None):
-        """See the twin."""
-        cdef const uint64_t* ids = <const uint64_t*>PyBytes_AS_STRING(idents)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(idents) // 8, i
-        with nogil:
-            for i in range(n):
-                add32(self.slots + epoch_slot(kind, ids[i]))
 
     @property
     def generation(self):

@@ -23,6 +23,7 @@ cdef extern from *:
     """
     uint64_t monotonic_ns "fc_monotonic_ns"() noexcept nogil
 
+from feedcore._native.draft cimport Draft
 from feedcore._native.feedwire cimport (
     check_request_t,
     decode_check_request,
@@ -30,7 +31,7 @@ from feedcore._native.feedwire cimport (
     feed_request_t,
 )
 from feedcore._native.h2stream cimport FastHandler, Stream
-from feedcore._native.page cimport Draft, PageMaker
+from feedcore._native.page cimport PageMaker
 
 
 cdef class Gate:

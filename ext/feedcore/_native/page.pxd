@@ -3,47 +3,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from feedcore._native.idset cimport U64Set
+from feedcore._native.draft cimport Draft
 from feedcore._native.resident cimport Outbox, Page, Resident, Viewer
 from feedcore._native.runlookup cimport RunIndex
-from feedcore._native.wire cimport page_item_t
-
-# What a draft needs next.
-cdef enum:
-    DONE = 0
-    NEEDS_VIEWER = 1
-    NEEDS_DEPTH = 2
-    NEEDS_OUTBOXES = 3
-    NEEDS_CONTENTS = 4
-    PLAIN = 5
-
-cdef class Draft:
-    cdef readonly uint64_t user_id
-    cdef readonly int view
-    cdef Py_ssize_t page_size
-    cdef bytes cursor, etag, served
-    cdef object key
-    cdef int64_t now_ms, ranked_at_ms
-    cdef uint64_t head, low_water, newer_than
-    cdef bint checking  # a check for new content, not a page
-    cdef bint scrolling
-    cdef uint64_t config_version
-    cdef readonly Viewer viewer
-    cdef readonly Py_ssize_t depth  # of the window that is needed
-    cdef dict outboxes, contents  # what was loaded for it, whether the caches keep it or not
-    cdef readonly list missing
-    cdef page_item_t* items
-    cdef Py_ssize_t chosen
-    cdef bint end
-    cdef bytes judged, merged
-    cdef bytes counted  # ids that a check counted, None if they are too many to be kept
-    cdef Py_ssize_t stored_count, outboxes_count, pull_total
-    cdef uint32_t viewer_epoch, feed_epoch
-    cdef uint64_t pulled_sum
-    cdef bytes pulled
-    cdef readonly bytes body
-    cdef readonly Py_ssize_t item_count
-    cdef readonly bint not_modified
-    cdef public bint silent  # nobody sees the page: it is made to be kept
 
 cdef class PageMaker:
     cdef readonly Resident resident
@@ -57,6 +19,8 @@ cdef class PageMaker:
     cdef dict backfills
     cdef uint64_t pulled_version, ranking_version
     cdef RunIndex index
+    cdef list posted  # authors of posts that are acknowledged, from number posted_first on
+    cdef uint64_t posted_first, posted_end
     cdef dict shown  # id array -> pages with these items served and not counted yet
     cdef list due  # (user_id, page size, view, cursor) of pages past their soft age
     cdef readonly uint64_t pages_kept, pages_made, checks_kept, checks_made, shown_dropped
@@ -71,7 +35,8 @@ cdef class PageMaker:
     cdef bytes cached(self, Draft draft)
     cdef bint finish(self, Draft draft) except -1
     cdef bint _open(self, Draft draft) except -1
-    cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) noexcept
+    cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) except -1
+    cdef bint _nobody_posted(self, Page page) except -1
     cdef Viewer _viewer_of(self, Draft draft)
     cdef Outbox _outbox_of(self, Draft draft, uint64_t author_id)
     cdef int _merge(self, Draft draft) except -1

@@ -1,25 +1,10 @@
 from collections.abc import Callable
 
-from feedcore._native.resident import Content, Outbox, Resident, Viewer
+from feedcore._native.draft import Draft
+from feedcore._native.resident import Resident
 from feedcore.clock import Clock
 from feedcore.domain.experiments import RankingConfig
 from feedcore.ports.resident import ResidentSource
-
-NEEDS: dict[str, int]
-
-class Draft:
-    user_id: int
-    view: int
-    viewer: Viewer | None
-    depth: int
-    missing: list[int]
-    body: bytes
-    item_count: int
-    not_modified: bool
-    silent: bool
-    def give_viewer(self, viewer: Viewer) -> None: ...
-    def give_outboxes(self, outboxes: dict[int, Outbox]) -> None: ...
-    def give_contents(self, contents: dict[int, Content]) -> None: ...
 
 class PageMaker:
     resident: Resident

@@ -24,12 +24,15 @@ Not for: loading (services.resident), reading requests off the wire (fastfeed).
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 
 from feedcore._native.cursor cimport cursor_t, open_cursor, open_head, seal_cursor, seal_head
+from feedcore._native.draft cimport (
+    DONE, NEEDS_CONTENTS, NEEDS_DEPTH, NEEDS_OUTBOXES, NEEDS_VIEWER, PLAIN, Draft,
+)
 from feedcore._native.epochs cimport AUTHOR, FEED, VIEWER, load64
 from feedcore._native.idset cimport U64Set, table_has
-from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64
+from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, Ids, be64, ids_have, ids_of
 from feedcore._native.reply cimport (
     encode_check,
     kept_ids,
@@ -39,7 +42,7 @@ from feedcore._native.reply cimport (
     receipt_t,
     sort_items,
 )
-from feedcore._native.resident cimport Content, Outbox, Page, Viewer
+from feedcore._native.resident cimport Content, Outbox, Page, Viewer, unpack_followees
 from feedcore._native.runlookup cimport RunIndex
 from feedcore._native.wire cimport (
     TAG_ETAG,
@@ -84,37 +87,10 @@ cdef enum:
     ORIGIN_TRENDING_CURSOR = 1
     ROUNDS_MAX = 6  # viewer, depth, outboxes and contents once, and what changes meanwhile
     COUNTED_MAX = 128  # ids of a check that is kept; few news are what is asked for again
+    POSTED_MAX = 1024  # posts since: looking at more costs as much as a new page
     KEY_BYTES = 200  # a tuple, two numbers and a bytes object
 
 cdef int64_t EPOCH_MS = ids.EPOCH_MS
-
-NEEDS = {
-    "done": DONE,
-    "viewer": NEEDS_VIEWER,
-    "depth": NEEDS_DEPTH,
-    "outboxes": NEEDS_OUTBOXES,
-    "contents": NEEDS_CONTENTS,
-    "plain": PLAIN,
-}
-
-
-cdef class Draft:
-    """One answer on its way."""
-
-    def __dealloc__(self):
-        free(self.items)
-
-    def give_viewer(self, Viewer viewer not None):
-        """What NEEDS_VIEWER or NEEDS_DEPTH asked for."""
-        self.viewer = viewer
-
-    def give_outboxes(self, dict outboxes not None):
-        """author id -> Outbox, for all `missing`."""
-        self.outboxes = outboxes if self.outboxes is None else {**self.outboxes, **outboxes}
-
-    def give_contents(self, dict contents not None):
-        """content id -> Content, for all `missing`."""
-        self.contents = contents if self.contents is None else {**self.contents, **contents}
 
 
 cdef class PageMaker:
@@ -141,6 +117,8 @@ cdef class PageMaker:
         self.tail_authors, self.pulled = mirror.tail_authors, mirror.pulled
         self.tombstones, self.backfills = mirror.tombstones, mirror.backfills
         self.pulled_version, self.index = mirror.pulled_version, mirror.index
+        self.posted, self.posted_first = mirror.posted.authors, mirror.posted.first
+        self.posted_end = self.posted_first + len(self.posted)
         self.ranking_version = self.ranking().version
         self.generation = generation
         return 0
@@ -216,7 +194,7 @@ cdef class PageMaker:
         self.count_shown(page.shown)
         return page.body
 
-    cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) noexcept:
+    cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) except -1:
         cdef const uint64_t* shown = <const uint64_t*>PyBytes_AS_STRING(page.shown)
         cdef Py_ssize_t i
         if age_ms < 0 or age_ms > AGE_MAX_MS:
@@ -225,11 +203,28 @@ cdef class PageMaker:
             return False
         if page.feed_epoch != self.resident.epochs.at(FEED, user_id):
             return False
+        if page.pulled_version != self.pulled_version:
+            return False
         if page.pulled_sum != self.resident.sum_of(page.pulled):
             return False
         for i in range(PyBytes_GET_SIZE(page.shown) // 8):
             if table_has(&self.tombstones.table, shown[i]):
                 return False
+        return page.posted == self.posted_end or self._nobody_posted(page)
+
+    cdef bint _nobody_posted(self, Page page) except -1:
+        """Whether none of the followed has published, to be pushed, since this was last asked."""
+        cdef bytes followees
+        cdef Ids idents
+        cdef uint64_t number
+        if page.posted < self.posted_first or self.posted_end - page.posted > POSTED_MAX:
+            return False
+        followees = unpack_followees(page.followees, page.followee_count)
+        idents = ids_of(followees)
+        for number in range(page.posted, self.posted_end):
+            if ids_have(idents, self.posted[number - self.posted_first]):
+                return False
+        page.posted = self.posted_end
         return True
 
     cdef int count_shown(self, bytes shown) except -1:
@@ -284,6 +279,7 @@ cdef class PageMaker:
         cdef int need
         draft.viewer_epoch = self.resident.epochs.at(VIEWER, draft.user_id)
         draft.feed_epoch = self.resident.epochs.at(FEED, draft.user_id)
+        draft.posted = self.posted_end
         viewer = self._viewer_of(draft)
         if viewer is None:
             return NEEDS_VIEWER
@@ -546,6 +542,9 @@ cdef class PageMaker:
         page = Page.__new__(Page)
         page.body, page.etag, page.head, page.receipt = draft.body, etag, head, receipt
         page.shown, page.pulled, page.pulled_sum = shown, draft.pulled, draft.pulled_sum
+        page.pulled_version, page.posted = self.pulled_version, draft.posted
+        page.followees = draft.viewer.followees
+        page.followee_count = draft.viewer.followee_count
         page.viewer_epoch, page.feed_epoch = draft.viewer_epoch, draft.feed_epoch
         page.made_ms = draft.now_ms
         size = sizeof(Page) + KEY_BYTES + PyBytes_GET_SIZE(draft.cursor)

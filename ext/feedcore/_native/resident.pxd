@@ -44,10 +44,15 @@ cdef class Page(Cached):
     cdef readonly bytes etag, head, receipt
     cdef readonly bytes shown  # id array of the items
     cdef bytes pulled
-    cdef uint64_t pulled_sum
+    cdef uint64_t pulled_sum, pulled_version
+    cdef bytes followees  # compact: the viewer's
+    cdef Py_ssize_t followee_count
+    cdef uint64_t posted  # posts that were looked at, in the numbers of the mirror
     cdef uint32_t viewer_epoch, feed_epoch
     cdef int64_t made_ms
     cdef bint due  # a fresh one is being made
+
+cdef bytes unpack_followees(bytes packed, Py_ssize_t n)
 
 cdef class Resident:
     cdef readonly Cache viewers, outboxes, contents, pages

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from feedcore import native
@@ -28,13 +27,9 @@ class Changes:
         self.epochs = epochs
         self.mirrored = False  # something that every process keeps a mirror of
         self.viewers: list[int] = []
-        self.feeds: list[bytes] = []
+        self.feeds: list[int] = []
         self.authors: list[int] = []
         self.contents: list[int] = []
-
-    def feed(self, user_id: int) -> None:
-        """Something new is in that user's feed."""
-        self.feeds.append(native.pack_ids([user_id]))
 
     def announce(self) -> None:
         """After the commit: bumps what was noted."""
@@ -42,12 +37,12 @@ class Changes:
         if epochs is not None:
             for kind, idents in (
                 (layout.VIEWER, self.viewers),
+                (layout.FEED, self.feeds),
                 (layout.AUTHOR, self.authors),
                 (layout.CONTENT, self.contents),
             ):
-                _bump_each(epochs, kind, idents)
-            for recipients in self.feeds:
-                epochs.bump_all(layout.FEED, recipients)
+                for ident in idents:
+                    epochs.bump(kind, ident)
             if self.mirrored:
                 epochs.advance()
         self.forget()
@@ -57,11 +52,6 @@ class Changes:
         self.mirrored = False
         for noted in (self.viewers, self.feeds, self.authors, self.contents):
             noted.clear()
-
-
-def _bump_each(epochs: native.Epochs, kind: int, idents: Iterable[int]) -> None:
-    for ident in idents:
-        epochs.bump(kind, ident)
 
 
 class EpochMap:

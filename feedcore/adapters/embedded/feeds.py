@@ -112,7 +112,6 @@ class EmbeddedFeedStore:
             )
             conn.executemany(sql, rows)
             conn.execute("UPDATE versions SET backlog = backlog + ?", (total,))
-            conn.changes.feeds.extend(recipients for *_, recipients in rows)
 
         await self._writer.run(work, mirrored=False)
 

@@ -190,7 +190,7 @@ def _publish(conn: Connection, post: NewPost, now_ms: int) -> Published:
     )
     conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (author,))
     conn.changes.authors.append(post.author_id)
-    conn.changes.feed(post.author_id)
+    conn.changes.feeds.append(post.author_id)
     conn.changes.contents.append(content_id)
     if queued:
         lanes = (Lane.ACTIVE, Lane.REST) if followers > LANE_SPLIT_FOLLOWERS else (Lane.ALL,)

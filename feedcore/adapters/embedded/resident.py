@@ -60,6 +60,7 @@ class EmbeddedResidentSource:
         tail = self._tail
         tail.refresh()
         return Mirror(
+            tail.posted,
             tail.tail_authors,
             tail.posts_of,
             tail.backfills,

@@ -29,6 +29,23 @@ _RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
 
 # Authors with many followers who published since somebody asked: a batch of outboxes.
 PUBLISHED_KEPT = 64
+# Seconds of posts at our peak: pages that are older than that are looked at no more.
+POSTED_KEPT = 4_096
+
+
+class Posted:
+    """Authors of posts with a job row, numbered as they were seen; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self.authors: list[int] = []
+        self.first = 0  # the number of the first one that is kept
+
+    def add(self, author_id: int) -> None:
+        """The next number."""
+        self.authors.append(author_id)
+        if len(self.authors) > 2 * POSTED_KEPT:
+            del self.authors[:POSTED_KEPT]
+            self.first += POSTED_KEPT
 
 
 class Tail:
@@ -55,6 +72,7 @@ class Tail:
         self._last_outbox = -1
         self._held = False
         self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
+        self.posted = Posted()
         self.reads = 0  # changes that were read so far
 
     @property
@@ -180,6 +198,7 @@ class Tail:
                     self._posts[author_id] = {}
                     self.tail_authors.add(author_id)
                 self._posts[author_id][job_id] = entry
+                self.posted.add(author_id)
             elif kind == "backfill":
                 self.backfills.setdefault(user_id, {})[job_id] = author_id
 

@@ -1,0 +1,17 @@
+from feedcore._native.resident import Content, Outbox, Viewer
+
+NEEDS: dict[str, int]
+
+class Draft:
+    user_id: int
+    view: int
+    viewer: Viewer | None
+    depth: int
+    missing: list[int]
+    body: bytes
+    item_count: int
+    not_modified: bool
+    silent: bool
+    def give_viewer(self, viewer: Viewer) -> None: ...
+    def give_outboxes(self, outboxes: dict[int, Outbox]) -> None: ...
+    def give_contents(self, contents: dict[int, Content]) -> None: ...

@@ -1,0 +1,37 @@
+"""A draft: one page, or one check for new content, on its way. Its state table is in `page`.
+
+Invariant: what was given to a draft is its own, whether the caches keep it or not. Not for making
+anything: it only holds.
+"""
+
+from libc.stdlib cimport free
+
+from feedcore._native.resident cimport Viewer
+
+NEEDS = {
+    "done": DONE,
+    "viewer": NEEDS_VIEWER,
+    "depth": NEEDS_DEPTH,
+    "outboxes": NEEDS_OUTBOXES,
+    "contents": NEEDS_CONTENTS,
+    "plain": PLAIN,
+}
+
+
+cdef class Draft:
+    """One answer on its way."""
+
+    def __dealloc__(self):
+        free(self.items)
+
+    def give_viewer(self, Viewer viewer not None):
+        """What NEEDS_VIEWER or NEEDS_DEPTH asked for."""
+        self.viewer = viewer
+
+    def give_outboxes(self, dict outboxes not None):
+        """author id -> Outbox, for all `missing`."""
+        self.outboxes = outboxes if self.outboxes is None else {**self.outboxes, **outboxes}
+
+    def give_contents(self, dict contents not None):
+        """content id -> Content, for all `missing`."""
+        self.contents = contents if self.contents is None else {**self.contents, **contents}
