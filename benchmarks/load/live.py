@@ -36,7 +36,7 @@ VISIBLE_S_MIN = 2.0  # some posts are probed on the busiest machine, too
 STAMPEDE_USERS = 10_000
 BURST_STREAMS = 100  # of each connection: what servers allow by default
 BURST_ROUNDS_MAX = 5  # of a phase's length each: refused callers come back after the hint
-STAMPEDE_S = 0.1  # within which all of them come
+STAMPEDE_RATE = 100_000  # a second, that they come at: 10,000 within 0.1 s
 DAY_STEPS = 12  # of two hours each, in the soak's compressed day
 # Loads of two hours, UTC, relative to the busiest: quiet at night, busy in the evening.
 DAY = (0.25, 0.15, 0.15, 0.35, 0.6, 0.65, 0.65, 0.65, 0.7, 0.9, 1.0, 0.65)
@@ -150,6 +150,7 @@ def stampede(bench: Bench) -> None:
         raise RuntimeError("this world has no celebrity")
     author, count, followers = world.celebrity
     followers = followers[:STAMPEDE_USERS]
+    within_s = len(followers) / STAMPEDE_RATE
     values = bench.results.values
     # warm is generated from resident data here, too: a kept page would be no measure
     with bench.serve(world, settings=settings(bench, "stampede", dict(OFF))) as server:
@@ -157,7 +158,7 @@ def stampede(bench: Bench) -> None:
         p99 = []
         shown: set[int] = set()
         for name in ("cold", "warm"):
-            workload = Burst(followers, STAMPEDE_S, bench.checker("stampede"), shown)
+            workload = Burst(followers, within_s, bench.checker("stampede"), shown)
             before = dict(server.counted)
             _burst(bench, server, name, workload)
             took = sorted(workload.took_ms)
@@ -175,7 +176,7 @@ def stampede(bench: Bench) -> None:
     bench.results.note(
         "stampede",
         f"author {author} with {count:,} followers published {content_id}; {len(followers):,} of"
-        f" them loaded within {STAMPEDE_S:g} s; the server had just started",
+        f" them loaded within {within_s:g} s; the server had just started",
     )
 
 
@@ -202,13 +203,13 @@ def _fetches(bench: Bench, before: dict[str, float], after: dict[str, float], sh
     loads = "feedcore_loads_total"
     loaded = grown(before, after, loads, 'kind="contents"', 'what="loaded"')
     joined = grown(before, after, loads, 'kind="contents"', 'what="joined"')
-    if loaded and shown:
+    if loaded >= shown > 0:  # else some were loaded in ways that the server does not count
         bench.results.values["stampede.fetches"] = loaded / shown
-        bench.results.note(
-            "stampede",
-            f"cold: {shown:,} different items shown, {loaded:,.0f} contents loaded; {joined:,.0f}"
-            " times one was asked for while it was being loaded",
-        )
+    bench.results.note(
+        "stampede",
+        f"cold: {shown:,} different items shown, {loaded:,.0f} contents loaded, as far as the"
+        f" server counts them; {joined:,.0f} times one was asked for while it was being loaded",
+    )
 
 
 def publish(server: Server, author: int, body: str) -> int:
