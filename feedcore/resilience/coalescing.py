@@ -13,8 +13,8 @@ the cache's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
 
 from feedcore.errors import Overloaded
 
@@ -39,7 +39,7 @@ class Coalescer(Generic[K, V]):
     def __init__(
         self,
         name: str,
-        fetch: Callable[[list[K]], Awaitable[Sequence[V]]],
+        fetch: Callable[[list[K]], Coroutine[Any, Any, Sequence[V]]],
         *,
         batch_max: int,
         waiting_max: int,
@@ -68,6 +68,18 @@ class Coalescer(Generic[K, V]):
         for batch in dict.fromkeys(batches):
             await asyncio.shield(batch.done)
         return [batch.values[key] for batch, key in zip(batches, keys, strict=True)]
+
+    def fetch_now(self, keys: list[K]) -> dict[K, V]:
+        """The same at once, past everybody who waits: only for a source that does not suspend."""
+        fetching = self._fetch(keys)
+        try:
+            fetching.send(None)
+        except StopIteration as done:
+            self.batches += 1
+            self.loaded += len(keys)
+            return dict(zip(keys, done.value, strict=True))
+        fetching.close()
+        raise RuntimeError(f"loading {self._name} at once: the source waited")
 
     async def close(self) -> None:
         """Waits for what is under way."""

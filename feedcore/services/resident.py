@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from feedcore._native.draft import NEEDS, Draft
 from feedcore._native.page import PageMaker
@@ -31,8 +31,6 @@ from feedcore.ports.resident import ResidentSource
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
 from feedcore.services.resident_budget import CacheBudget
-
-T = TypeVar("T")
 
 # A draft needs each of four things once; more means that what it reads changes under its hands.
 ROUNDS_MAX = 12
@@ -71,16 +69,15 @@ class _Loads:
         resident's to make.
         """
         if need in (_VIEWER, _DEPTH):
-            (viewer,) = _at_once(self._load_viewers([(draft.user_id, draft.depth)]))
+            key = (draft.user_id, draft.depth)
+            viewer = self.viewers.fetch_now([key])[key]
             if viewer is None:
                 return False
             draft.give_viewer(viewer)
         elif need == _OUTBOXES:
-            outboxes = _at_once(self._load_outboxes(draft.missing))
-            draft.give_outboxes(dict(zip(draft.missing, outboxes, strict=True)))
+            draft.give_outboxes(self.outboxes.fetch_now(draft.missing))
         else:
-            contents = _at_once(self._load_contents(draft.missing))
-            draft.give_contents(dict(zip(draft.missing, contents, strict=True)))
+            draft.give_contents(self.contents.fetch_now(draft.missing))
         return True
 
     async def _load_viewers(self, keys: list[tuple[int, int]]) -> list[Viewer | None]:
@@ -253,16 +250,6 @@ class ResidentFeed:
         if taken:
             self._signals.impressions_of(taken)
         return left
-
-
-def _at_once(load: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that does not suspend."""
-    try:
-        load.send(None)
-    except StopIteration as done:
-        return done.value
-    load.close()
-    raise RuntimeError("a source that calls itself local waited")
 
 
 def _nothing() -> None:

@@ -113,6 +113,16 @@ async def test_batches_and_queues_are_bounded() -> None:
     assert await loads.get(6) == 60
 
 
+async def test_a_source_that_does_not_wait_is_asked_at_once() -> None:
+    source = Source()
+    loads = coalescer(source)
+    with pytest.raises(RuntimeError, match="numbers"):
+        loads.fetch_now([1])
+    source.go.set()
+    assert loads.fetch_now([1, 2]) == {1: 10, 2: 20}
+    assert (loads.batches, loads.loaded) == (1, 2)
+
+
 async def test_close_waits_for_what_was_asked_a_moment_ago() -> None:
     source = Source()
     source.go.set()
