@@ -17,17 +17,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from feedcore import native
 from feedcore._native.draft import NEEDS, Draft
 from feedcore._native.page import PageMaker
 from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
 from feedcore.domain.entry import key_at
 from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
-from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX
+from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX
 from feedcore.ports import PreferenceStore, SignalStore
-from feedcore.ports.resident import ResidentSource
+from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
 from feedcore.services.resident_budget import CacheBudget
@@ -44,6 +45,19 @@ _OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
 # How the bytes of one worker are shared out. A window of 500 takes 5 KB, a post 0.5 KB, an outbox
 # of a busy author 1 KB: of people who load a few times a day, windows are most.
 VIEWERS_PART, OUTBOXES_PART, CONTENTS_PART = 0.55, 0.15, 0.30
+
+
+class Reader(NamedTuple):
+    """A loaded viewer, and outboxes that were loaded with it (and with others of the batch)."""
+
+    viewer: Viewer
+    outboxes: dict[int, Outbox]
+
+    def give(self, draft: Draft) -> None:
+        """What the draft asked for."""
+        draft.give_viewer(self.viewer)
+        if self.outboxes:
+            draft.give_outboxes(self.outboxes)
 
 
 class _Loads:
@@ -70,31 +84,52 @@ class _Loads:
         """
         if need in (_VIEWER, _DEPTH):
             key = (draft.user_id, draft.depth)
-            viewer = self.viewers.fetch_now([key])[key]
-            if viewer is None:
+            reader = self.viewers.fetch_now([key])[key]
+            if reader is None:
                 return False
-            draft.give_viewer(viewer)
+            reader.give(draft)
         elif need == _OUTBOXES:
             draft.give_outboxes(self.outboxes.fetch_now(draft.missing))
         else:
             draft.give_contents(self.contents.fetch_now(draft.missing))
         return True
 
-    async def _load_viewers(self, keys: list[tuple[int, int]]) -> list[Viewer | None]:
-        """(user_id, depth) -> the viewer; None if the stored feed is not to be relied on."""
+    async def _load_viewers(self, keys: list[tuple[int, int]]) -> list[Reader | None]:
+        """(user_id, depth) -> the viewer, with the outboxes that the caches lack; None if the
+        stored feed is not to be relied on.
+        """
         epochs = [self._epochs.read(VIEWER, user_id) for user_id, _ in keys]
         deepest = max(depth for _, depth in keys)
         users = [user_id for user_id, _ in keys]
         rows = await self._source.viewers(users, deepest, self._clock.now_ms())
-        viewers: list[Viewer | None] = []
+        outboxes = await self._outboxes_of(users, rows)
+        readers: list[Reader | None] = []
         for (user_id, depth), epoch, row in zip(keys, epochs, rows, strict=True):
             if not row.built:
-                viewers.append(None)
+                readers.append(None)
                 continue
             viewer = Viewer(user_id, epoch, row, depth)
             self._resident.keep_viewer(viewer)
-            viewers.append(viewer)
-        return viewers
+            readers.append(Reader(viewer, outboxes))
+        return readers
+
+    async def _outboxes_of(
+        self, users: list[int], rows: Sequence[ViewerRow]
+    ) -> dict[int, Outbox]:
+        """What the viewers' pages will ask for next: one turn of the loop less for each."""
+        pulled = self._source.mirror().pulled
+        wanted: dict[int, None] = {}
+        for user_id, row in zip(users, rows, strict=True):
+            authors = native.ids_intersect(row.followees, pulled)
+            if row.built and len(authors) <= PULLED_SOURCES_MAX:
+                wanted.update(dict.fromkeys(self._resident.lacking_outboxes([*authors, user_id])))
+        lacking = list(wanted)
+        if not lacking:
+            return {}
+        if self._source.local:
+            return self.outboxes.fetch_now(lacking)
+        found = await self.outboxes.get_all(lacking)
+        return dict(zip(lacking, found, strict=True))
 
     async def _load_outboxes(self, author_ids: list[int]) -> list[Outbox]:
         epochs = [self._epochs.read(AUTHOR, author_id) for author_id in author_ids]
@@ -211,10 +246,10 @@ class ResidentFeed:
             if need == _DONE:
                 return True
             if need in (_VIEWER, _DEPTH):
-                viewer = await loads.viewers.get((draft.user_id, draft.depth))
-                if viewer is None:
+                reader = await loads.viewers.get((draft.user_id, draft.depth))
+                if reader is None:
                     return False
-                draft.give_viewer(viewer)
+                reader.give(draft)
             elif need == _OUTBOXES:
                 missing = draft.missing
                 found = await loads.outboxes.get_all(missing)

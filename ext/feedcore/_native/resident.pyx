@@ -329,6 +329,17 @@ cdef class Resident:
         cdef size_t size = 0 if content.content is None else 33 + PyBytes_GET_SIZE(content.content)
         self.contents.put(content_id, content, sizeof(Content) + size)
 
+    def lacking_outboxes(self, list author_ids not None):
+        """Those whose outboxes are not kept, or not current."""
+        cdef list lacking = []
+        cdef uint64_t author_id
+        cdef Outbox found
+        for author_id in author_ids:
+            found = <Outbox>self.outboxes.peek(author_id)
+            if found is None or found.epoch != self.epochs.at(AUTHOR, author_id):
+                lacking.append(author_id)
+        return lacking
+
     def clear(self):
         """Forgets everything."""
         for cache in (self.viewers, self.outboxes, self.contents, self.pages):
