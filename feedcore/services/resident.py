@@ -68,6 +68,7 @@ class _Loads:
         self._epochs = resident.epochs
         self._source = source
         self._clock = clock
+        self._own: frozenset[int] = frozenset()
         bounds = {"batch_max": LOAD_BATCH_MAX, "waiting_max": LOADS_WAITING_MAX}
         self.viewers = Coalescer("viewers", self._load_viewers, **bounds)
         self.outboxes = Coalescer("outboxes", self._load_outboxes, **bounds)
@@ -109,6 +110,9 @@ class _Loads:
                 readers.append(None)
                 continue
             viewer = Viewer(user_id, epoch, row, depth)
+            own = outboxes.get(user_id)
+            if own is not None and not own.entries:
+                viewer.has_published_nothing(own.epoch)
             self._resident.keep_viewer(viewer)
             readers.append(Reader(viewer, outboxes))
         return readers
@@ -119,6 +123,7 @@ class _Loads:
         """What the viewers' pages will ask for next: one turn of the loop less for each."""
         pulled = self._source.mirror().pulled
         wanted: dict[int, None] = {}
+        self._own = frozenset(users)  # who has published nothing is noted with the viewer
         for user_id, row in zip(users, rows, strict=True):
             authors = native.ids_intersect(row.followees, pulled)
             if row.built and len(authors) <= PULLED_SOURCES_MAX:
@@ -136,7 +141,8 @@ class _Loads:
         found = await self._source.outboxes(author_ids, self._clock.now_ms())
         outboxes = [Outbox(*one) for one in zip(epochs, found, strict=True)]
         for author_id, outbox in zip(author_ids, outboxes, strict=True):
-            self._resident.keep_outbox(author_id, outbox)
+            if outbox.entries or author_id not in self._own:
+                self._resident.keep_outbox(author_id, outbox)
         return outboxes
 
     async def _load_contents(self, content_ids: list[int]) -> list[Content]:
@@ -173,7 +179,7 @@ class ResidentFeed:
             budget.pages_bytes,
         )
         ranking = plain.viewers.ranking
-        self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen, secret)
+        self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen_anew, secret)
         self.loads = _Loads(self.resident, source, clock)
         self._source = source
         if source.local and budget.resident_bytes:

@@ -369,6 +369,8 @@ cdef class PageMaker:
         draft.pulled_sum = self.resident.sum_of(draft.pulled)
         authors = <const uint64_t*>PyBytes_AS_STRING(draft.pulled)
         draft.missing = []
+        if viewer.silent and viewer.own_epoch == self.resident.epochs.at(AUTHOR, draft.user_id):
+            n -= 1
         for i in range(n):
             outbox = self._outbox_of(draft, authors[i])
             if outbox is None:

@@ -23,6 +23,8 @@ cdef class Viewer(Cached):
     cdef str arm
     cdef uint64_t ranking_version
     cdef int64_t seen_ms
+    cdef bint silent  # has published nothing, as long as AUTHOR(user) is own_epoch
+    cdef uint32_t own_epoch
 
     cdef size_t weight(self) noexcept
     cdef bytes followee_ids(self)

@@ -225,6 +225,11 @@ cdef class Viewer(Cached):
             self.low = ~be64(PyBytes_AS_STRING(entries) + (n - 1) * ENTRY_BYTES) if n else NEVER
         return 0
 
+    def has_published_nothing(self, uint32_t own_epoch):
+        """The viewer's own outbox was read after that epoch of AUTHOR, and is empty: a thing the
+        less to keep for most users."""
+        self.silent, self.own_epoch = True, own_epoch
+
     def dump(self):
         """(followees, entries): for tests."""
         ids = self.followee_ids()

@@ -76,6 +76,10 @@ class EmbeddedPreferenceStore:
         if len(self._seen_at) >= SEEN_KEPT_MAX:
             self._seen_at.clear()
         self._seen_at[user_id] = now_ms
+        self.seen_anew(user_id, now_ms)
+
+    def seen_anew(self, user_id: int, now_ms: int) -> None:
+        """Written behind."""
         self._seen_waiting[user_id] = now_ms
         self._behind.touch()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from feedcore import native
 from feedcore.adapters.embedded.engagement import EngagementMap
@@ -82,11 +83,19 @@ class EmbeddedResidentSource:
     async def viewers(
         self, user_ids: Sequence[int], depth: int, now_ms: int
     ) -> list[ViewerRow]:
-        """All of one snapshot, stored entries included."""
-        with self._tail.snapshot():
-            index = self._index()
-            first_day = (now_ms - RETENTION_MS) // DAY_MS
-            return [self._viewer(index, user_id, first_day, depth, now_ms) for user_id in user_ids]
+        """One statement a user, and then the runs: a feed that a statement calls built is built in
+        runs that were there before it.
+        """
+        rows = [self._conn.execute(_VIEWER, (to_sql(one),)).fetchall() for one in user_ids]
+        self._tail.refresh()
+        index = self._index()
+        first_day = (now_ms - RETENTION_MS) // DAY_MS
+        viewers = []
+        for user_id, found in zip(user_ids, rows, strict=True):
+            slices = index.window(user_id, first_day, _LAST_DAY, ids.ID_MAX, depth)
+            entries = native.merge_newest(slices, ids.ID_MAX, 0, depth)
+            viewers.append(_viewer_of(found, entries, index.newest_run, now_ms))
+        return viewers
 
     async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
         """One query."""
@@ -108,33 +117,28 @@ class EmbeddedResidentSource:
             f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
         )
 
-    def _viewer(
-        self, index: native.RunIndex, user_id: int, first_day: int, depth: int, now_ms: int
-    ) -> ViewerRow:
-        followees = affinity = b""
-        built = True
-        relations = []
-        for row in self._conn.execute(_VIEWER, (to_sql(user_id),)):
-            kind = row[0]
-            if kind > 0:
-                relations.append(row)
-            elif kind == _FOLLOWEES:
-                followees = row[1]
-            elif kind == _AFFINITY:
-                affinity = row[1]
-            else:
-                built = False
-        snoozes = [
-            until_ms
-            for kind, _, until_ms in relations
-            if kind == PreferenceKind.SNOOZE and until_ms > now_ms
-        ]
-        slices = index.window(user_id, first_day, _LAST_DAY, ids.ID_MAX, depth)
-        return ViewerRow(
-            followees,
-            filters_of(relations, affinity, now_ms),
-            min(snoozes, default=0),
-            built,
-            native.merge_newest(slices, ids.ID_MAX, 0, depth),
-            index.newest_run,
-        )
+
+def _viewer_of(
+    rows: list[tuple[int, Any, int]], entries: bytes, newest_run: int, now_ms: int
+) -> ViewerRow:
+    """Of the rows of _VIEWER."""
+    followees = affinity = b""
+    built = True
+    relations = []
+    for row in rows:
+        kind = row[0]
+        if kind > 0:
+            relations.append(row)
+        elif kind == _FOLLOWEES:
+            followees = row[1]
+        elif kind == _AFFINITY:
+            affinity = row[1]
+        else:
+            built = False
+    snoozes = [
+        until_ms
+        for kind, _, until_ms in relations
+        if kind == PreferenceKind.SNOOZE and until_ms > now_ms
+    ]
+    filters = filters_of(relations, affinity, now_ms)
+    return ViewerRow(followees, filters, min(snoozes, default=0), built, entries, newest_run)
