@@ -9,9 +9,9 @@ next used.
 
 Packed, a followee is the varint of its distance to the one before (ids are ascending), and an entry
 is: varint of the milliseconds to the entry before it (which is newer), varint of the id's low 22
-bits, varint of 2 * (place of the author among the followees + 1) + o, where place 0 is followed by
+bits with the sequence above region and node (it is mostly 0, they are small), varint of 2 * (place of the author among the followees + 1) + o, where place 0 is followed by
 the 8 bytes of an author who is none, and o says that 4 bytes of quality and flags follow (instead
-of 1.000 and none). 6 to 8 bytes of 20.
+of 1.000 and none). 6 or 7 bytes of 20.
 
 Not for: loading (services.resident) and making pages (page).
 """
@@ -30,7 +30,10 @@ from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64, lower_bound
 cdef enum:
     VARINT_MAX = 10
     PACKED_ENTRY_MAX = 3 * VARINT_MAX + 12
-    PLAIN_QUALITY = 1000
+    SEQUENCE_BITS = 10
+    NODE_BITS = 12  # with the region's
+    SEQUENCE_MASK = 1023
+    NODE_MASK = 4095
 
 cdef uint64_t LOW_MASK = (1 << TIME_SHIFT) - 1
 cdef int64_t NEVER = <int64_t>0x7FFFFFFFFFFFFFFF
@@ -111,7 +114,7 @@ cdef bytes pack_window(bytes entries, bytes followees):
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(entries)
     cdef const uint64_t* ids = <const uint64_t*>PyBytes_AS_STRING(followees)
     cdef size_t count = PyBytes_GET_SIZE(followees) // 8, place
-    cdef uint64_t content_id, author, before_ms = LOW_MASK << TIME_SHIFT, ms
+    cdef uint64_t content_id, author, before_ms, ms, low
     cdef uint32_t rest
     cdef bint known
     cdef uint8_t* buffer = <uint8_t*>malloc(n * PACKED_ENTRY_MAX + 1)
@@ -125,7 +128,8 @@ cdef bytes pack_window(bytes entries, bytes followees):
         ms = content_id >> TIME_SHIFT
         to = _put(to, before_ms - ms)
         before_ms = ms
-        to = _put(to, content_id & LOW_MASK)
+        low = content_id & LOW_MASK
+        to = _put(to, (low & SEQUENCE_MASK) << NODE_BITS | low >> SEQUENCE_BITS)
         place = lower_bound(ids, count, author)
         known = place < count and ids[place] == author
         to = _put(to, ((place + 1 if known else 0) << 1) | (rest != PLAIN))
@@ -155,6 +159,7 @@ cdef bytes unpack_window(bytes packed, Py_ssize_t n, bytes followees):
         at = _get(at, &low)
         at = _get(at, &place)
         ms -= step
+        low = (low & NODE_MASK) << SEQUENCE_BITS | low >> NODE_BITS
         put64be(to, ~((ms << TIME_SHIFT) | low))
         if place > 1:
             put64be(to + 8, ids[(place >> 1) - 1])

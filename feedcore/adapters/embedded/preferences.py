@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Connection, Writer
+from feedcore.adapters.embedded.database import Connection, Writer, write_pairs
 from feedcore.adapters.embedded.graph import BLOCKED_BY, check_relation_room
 from feedcore.adapters.embedded.sqlids import from_sql, pack, to_sql
 from feedcore.adapters.embedded.writebehind import WriteBehind
@@ -17,6 +17,10 @@ SEEN_EVERY_MS = HOUR_MS  # precise enough for "active in the last day"
 SEEN_KEPT_MAX = 200_000  # users whose last write is remembered: about 20 MB; then all are forgotten
 
 _RELATIONS = "SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?"
+_SEEN = (
+    "INSERT INTO viewers SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true"
+    " ON CONFLICT DO UPDATE SET last_seen_ms = max(last_seen_ms, excluded.last_seen_ms)"
+)
 _AFFINITY = "SELECT shares FROM affinity WHERE user_id = ?"
 
 
@@ -89,13 +93,9 @@ class EmbeddedPreferenceStore:
             return 0
         rows = [(to_sql(user_id), at_ms) for user_id, at_ms in self._seen_waiting.items()]
         self._seen_waiting.clear()
-        sql = (
-            "INSERT INTO viewers VALUES (?, ?) ON CONFLICT DO UPDATE"
-            " SET last_seen_ms = max(last_seen_ms, excluded.last_seen_ms)"
-        )
 
         def work(conn: sqlite3.Connection) -> None:
-            conn.executemany(sql, rows)
+            write_pairs(conn, _SEEN, rows)
 
         await self._writer.run(work, mirrored=False)
         return len(rows)

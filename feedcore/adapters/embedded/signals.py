@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Connection, Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump, write_pairs
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.preferences import clear_preference, set_preference
 from feedcore.adapters.embedded.sqlids import from_sql, to_sql
@@ -36,6 +36,12 @@ TRENDING_CANDIDATES = 5_000  # heaviest posts that are looked at; ten for each p
 _COLUMNS = ("likes", "comments", "shares", "clicks", "hides")  # by InteractionKind - 1
 _AFFINITY_WEIGHT = (1.0, 2.0, 3.0, 0.1, 0.0)  # the same as in engagement; hiding is no affinity
 _WEIGHT = "likes + 2 * comments + 3 * shares + 0.1 * clicks"
+_IMPRESSIONS = (
+    "INSERT INTO post_counts (content_id, impressions)"
+    " SELECT value ->> 0, value ->> 1 FROM json_each(?)"
+    " WHERE EXISTS (SELECT 1 FROM posts WHERE content_id = value ->> 0)"
+    " ON CONFLICT DO UPDATE SET impressions = impressions + excluded.impressions"
+)
 _PAIR_F64 = struct.Struct("<Qd")
 _PAIR_F32 = struct.Struct("<Qf")
 _LEAST = 1e-6  # what is left of taking the same weights back in another order
@@ -147,12 +153,7 @@ class EmbeddedSignalStore:
         self._buffered = 0
 
         def work(conn: sqlite3.Connection) -> None:
-            conn.executemany(
-                "INSERT INTO post_counts (content_id, impressions) SELECT ?1, ?2"
-                " WHERE EXISTS (SELECT 1 FROM posts WHERE content_id = ?1)"
-                " ON CONFLICT DO UPDATE SET impressions = impressions + ?2",
-                rows,
-            )
+            write_pairs(conn, _IMPRESSIONS, rows)
 
         try:
             await self._writer.run(work, mirrored=False)
