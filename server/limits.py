@@ -17,9 +17,9 @@ METADATA_BYTES_MAX = 16 * 1024  # the gRPC default is 8 KiB; a trace state and a
 CALLS_PER_WORKER_MAX = 1_024  # at 1 ms a call that is a second of work: more would only wait
 # Work in front of a request above which reads of feeds are refused: a page that comes later than
 # 50 ms is a miss of its goal, and what is refused early costs a fiftieth of what is served late.
-SHED_AFTER_S = 0.03
+SHED_AFTER_S = 0.02
 SHED_LASTING_S = 0.5  # a crowd that comes at once is served late, not refused
-SHED_RELIEF_S = 5.0  # without pressure for so long: callers that were sent away have come back
+SHED_RELIEF_S = 2.0  # ten retry hints: callers that were sent away have come back
 SHED_RETRY_MS = 200  # ten times that: the pile is gone when callers come back
 STREAMS_PER_CONNECTION_MAX = 256  # one connection cannot take more than a quarter of a worker
 CONTENTS_BATCH_MAX = 500  # ids of one BatchGetContents

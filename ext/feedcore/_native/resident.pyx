@@ -9,9 +9,10 @@ next used.
 
 Packed, a followee is the varint of its distance to the one before (ids are ascending), and an entry
 is: varint of the milliseconds to the entry before it (which is newer), varint of the id's low 22
-bits with the sequence above region and node (it is mostly 0, they are small), varint of 2 * (place of the author among the followees + 1) + o, where place 0 is followed by
-the 8 bytes of an author who is none, and o says that 4 bytes of quality and flags follow (instead
-of 1.000 and none). 6 or 7 bytes of 20.
+bits with the sequence above region and node (it is mostly 0, they are small), varint of 2 * (place
+of the author among the followees + 1) + o, where place 0 is followed by the 8 bytes of an author
+who is none, and o says that 4 bytes of quality and flags follow (instead of 1.000 and none). 6 or 7
+bytes of 20.
 
 Not for: loading (services.resident) and making pages (page).
 """

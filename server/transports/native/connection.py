@@ -121,7 +121,8 @@ class Connection(asyncio.BufferedProtocol):
             self.loop.call_soon(self._read_on)
         now = self._worker.now()
         worker = self._worker
-        session.shed = worker.shed_text if worker.pressure.shedding(now) else None
+        shedding = worker.pressure.shedding(now, session.last_read)
+        session.shed = worker.shed_text if shedding else None
         events = session.receive(worker.read_buffer, count, now)
         if events is not None:
             self._handle(events)

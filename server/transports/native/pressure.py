@@ -1,13 +1,13 @@
 """Pressure: whether more work lies in a worker than it can do in time.
 
-Requests wait where nobody sees them, in the sockets' buffers. What bounds their wait is the work of
-the loop since it read the socket before: all it did in the lap before and in this one so far (a lap
-goes once over all sockets that have something, and then over all tasks that can go on). Work is
-counted in the thread's processor time: a loop that slept has kept nobody waiting.
+Requests wait where nobody sees them, in the sockets' buffers. Two things bound how long: the time
+since their socket was read before, and the work of the loop since the lap before began (a lap goes
+once over all sockets that have something, and then over all tasks that can go on). Work is counted
+in the thread's processor time: a loop that slept has kept nobody waiting. The smaller one counts.
 
     state     leaves it                                        requests
     calm      every lap of `lasting_s` was above the bound     all are served
-    pressed   no lap of `relief_s` was above the bound         refused while work is above the bound
+    pressed   none of `relief_s` was above PRESSED of it       refused while work is above that
 
 Hence a pause, or a crowd that comes at once, is served late; only a rate above what the worker can
 do is refused. Invariant: a request that is served while pressed has waited for about the bound.
@@ -23,6 +23,9 @@ from typing import Any
 
 # So many bounds without work are sleep; less may be other processes on this core.
 SLEPT_BOUNDS = 5
+# While pressed a lap serves less and refuses more, so that it comes to an end: what waits in the
+# callers' own queues, behind the calls a connection may have open, drains only then.
+PRESSED = 2 / 3
 # Laps shorter than this share of the bound count with those after them: asking for the processor
 # time is a call into the kernel, which short laps should not pay for.
 MARK_BOUNDS = 0.25
@@ -52,13 +55,18 @@ class Pressure:
         self._last_above = 0.0
         self.pressed = False
 
-    def shedding(self, now_s: float) -> bool:
-        """To be asked once a turn, before its requests are looked at."""
+    def shedding(self, now_s: float, read_s: float) -> bool:
+        """To be asked once a turn, before its requests are looked at. `read_s`: when the socket was
+        read before.
+        """
         if not self._open:
             self._begin_lap(now_s)
+        bound_s = self._bound_s * PRESSED if self.pressed else self._bound_s
+        if now_s - read_s <= bound_s:
+            return False
         begun_s, worked_s = self._before
         # it cannot have worked longer than time went by
-        if now_s - begun_s <= self._bound_s or self._worked_s() - worked_s <= self._bound_s:
+        if now_s - begun_s <= bound_s or self._worked_s() - worked_s <= bound_s:
             return False
         self._above, self._last_above = True, now_s
         if self._above_since is None:

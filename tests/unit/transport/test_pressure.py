@@ -13,15 +13,16 @@ class Loop:
     """A loop whose laps and work are moved by hand."""
 
     def __init__(self) -> None:
-        self.now_s = self.worked_s = 0.0
+        self.now_s = self.worked_s = self.read_s = 0.0
         self.soon: list = []
-        self.pressure = Pressure(0.02, 1.0, 5.0, self.soon.append, lambda: self.worked_s)
+        self.pressure = Pressure(0.03, 1.0, 5.0, self.soon.append, lambda: self.worked_s)
 
     def lap(self, turns: int, seconds: float) -> list[bool]:
         """So many turns of so much work; whether each was refused."""
         refused = []
+        read_s, self.read_s = self.read_s, self.now_s  # one socket, with something in each turn
         for _ in range(turns):
-            refused.append(self.pressure.shedding(self.now_s))
+            refused.append(self.pressure.shedding(self.now_s, read_s))
             self.now_s += seconds
             self.worked_s += seconds
         done, self.soon[:] = list(self.soon), []
@@ -32,7 +33,7 @@ class Loop:
     def overloaded_for(self, seconds: float) -> None:
         until_s = self.now_s + seconds
         while self.now_s < until_s:
-            self.lap(30, 0.001)
+            self.lap(45, 0.001)
 
 
 def test_a_crowd_and_a_pause_are_served() -> None:
@@ -49,11 +50,19 @@ def test_what_lasts_is_refused_from_the_bound_on() -> None:
     loop = Loop()
     loop.overloaded_for(1.2)
     assert loop.pressure.pressed
-    assert all(loop.lap(3, 0.001)), "30 ms of the lap before lie in front of these"
+    assert all(loop.lap(3, 0.001)), "45 ms of the lap before lie in front of these"
     for _ in range(3):
-        loop.lap(6, 0.001)
+        loop.lap(9, 0.001)
     refused = loop.lap(60, 0.001)
-    assert not any(refused[:12]) and all(refused[22:]), "20 ms, of this lap and the one before"
+    assert not any(refused[:4]) and all(refused[14:]), "two thirds of 30 ms, while pressed"
+
+
+def test_a_socket_that_was_read_a_moment_ago_has_kept_nobody_waiting() -> None:
+    loop = Loop()
+    loop.overloaded_for(1.2)
+    assert loop.pressure.pressed
+    assert not loop.pressure.shedding(loop.now_s, loop.now_s - 0.019)
+    assert loop.pressure.shedding(loop.now_s, loop.now_s - 0.03)
 
 
 def test_pressure_goes_when_nothing_waited_for_a_while() -> None:
