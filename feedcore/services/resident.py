@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
 from feedcore.services.resident_budget import CacheBudget
+
+log = logging.getLogger(__name__)
 
 # A draft needs each of four things once; more means that what it reads changes under its hands.
 ROUNDS_MAX = 12
@@ -68,7 +71,6 @@ class _Loads:
         self._epochs = resident.epochs
         self._source = source
         self._clock = clock
-        self._own: frozenset[int] = frozenset()
         bounds = {"batch_max": LOAD_BATCH_MAX, "waiting_max": LOADS_WAITING_MAX}
         self.viewers = Coalescer("viewers", self._load_viewers, **bounds)
         self.outboxes = Coalescer("outboxes", self._load_outboxes, **bounds)
@@ -113,6 +115,7 @@ class _Loads:
             own = outboxes.get(user_id)
             if own is not None and not own.entries:
                 viewer.has_published_nothing(own.epoch)
+                self._resident.outboxes.drop(user_id)
             self._resident.keep_viewer(viewer)
             readers.append(Reader(viewer, outboxes))
         return readers
@@ -123,7 +126,6 @@ class _Loads:
         """What the viewers' pages will ask for next: one turn of the loop less for each."""
         pulled = self._source.mirror().pulled
         wanted: dict[int, None] = {}
-        self._own = frozenset(users)  # who has published nothing is noted with the viewer
         for user_id, row in zip(users, rows, strict=True):
             authors = native.ids_intersect(row.followees, pulled)
             if row.built and len(authors) <= PULLED_SOURCES_MAX:
@@ -141,8 +143,7 @@ class _Loads:
         found = await self._source.outboxes(author_ids, self._clock.now_ms())
         outboxes = [Outbox(*one) for one in zip(epochs, found, strict=True)]
         for author_id, outbox in zip(author_ids, outboxes, strict=True):
-            if outbox.entries or author_id not in self._own:
-                self._resident.keep_outbox(author_id, outbox)
+            self._resident.keep_outbox(author_id, outbox)
         return outboxes
 
     async def _load_contents(self, content_ids: list[int]) -> list[Content]:
@@ -273,17 +274,24 @@ class ResidentFeed:
     async def _serve(self) -> None:
         for turn in itertools.count():
             await asyncio.sleep(UPKEEP_S)
-            self.count_shown()
-            self.maker.look()
-            if published := self._source.take_published():
-                await self.prewarm(published)
-            if turn % TICK_TURNS == 0:
-                self.on_tick()
-            for user_id, page_size, view, cursor in self.maker.take_due():
-                draft = self.maker.begin(user_id, page_size, view, cursor.decode(), "")
-                if draft is not None:
-                    draft.silent = True
-                    await self._fill(draft)
+            try:
+                await self._keep_up()
+                if turn % TICK_TURNS == 0:
+                    self.on_tick()
+            except Exception:  # nothing here is needed for an answer: the next turn tries again
+                log.exception("page upkeep failed")
+
+    async def _keep_up(self) -> None:
+        """One turn: impressions, what many are about to ask for, pages past their soft age."""
+        self.count_shown()
+        self.maker.look()
+        if published := self._source.take_published():
+            await self.prewarm(published)
+        for user_id, page_size, view, cursor in self.maker.take_due():
+            draft = self.maker.begin(user_id, page_size, view, cursor.decode(), "")
+            if draft is not None:
+                draft.silent = True
+                await self._fill(draft)
 
     def count_shown(self) -> int:
         """Hands a slice of the impressions over; how many pages are left."""

@@ -18,6 +18,7 @@ from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.domain import ids
 from feedcore.domain.content import digest, encode_content
+from feedcore.limits import PAGE_SOFT_AGE_MS
 from feedcore.ports import InteractionKind, NewPost, PreferenceKind
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
@@ -181,6 +182,54 @@ async def test_celebrity_posts_are_loaded_ahead(world: World) -> None:
         await asyncio.sleep(0.01)
     assert world.counting.contents_asked[posted] >= 1
     assert posted in resident.resident.contents and CELEBRITY in resident.resident.outboxes
+
+
+async def test_a_process_that_opens_the_store_empties_everybodys_memory(
+    world: World, tmp_path: Path
+) -> None:
+    """One before it may have died between its commit and its bumps."""
+    everybody = await crowd(world)
+    resident = world.engine.resident
+    await resident.get_feed(everybody[0], 20, "", 0, "")
+    assert everybody[0] in resident.resident.viewers
+    other = EmbeddedStore.open(tmp_path, world.clock)
+    resident.maker.look()
+    assert len(resident.resident.viewers) == len(resident.resident.pages) == 0
+    await other.close()
+
+
+async def test_a_kept_page_is_renewed_behind_its_back(world: World) -> None:
+    everybody = await crowd(world)
+    resident, user = world.engine.resident, everybody[0]
+    first = await resident.get_feed(user, 20, "", 0, "")
+    world.clock.advance(PAGE_SOFT_AGE_MS + 1)
+    old = await resident.get_feed(user, 20, "", 0, "")
+    assert old.body == first.body, "served as it is"
+    resident.start()
+    for _ in range(200):
+        again = await resident.get_feed(user, 20, "", 0, "")
+        if again.body != first.body:
+            break
+        await asyncio.sleep(0.01)
+    page = feed_pb2.GetFeedResponse.FromString(again.body)
+    assert page.receipt.generated_at_ms == world.clock.now_ms()
+    assert resident.maker.pages_made == 1, "nobody waited for the second"
+
+
+async def test_a_gate_sends_callers_the_ordinary_way(world: World) -> None:
+    fastfeed = pytest.importorskip("feedcore._native.fastfeed", reason="built without libnghttp2")
+    everybody = await crowd(world)
+
+    class Closed(fastfeed.Gate):
+        def admits(self, user_id, _stream) -> bool:
+            return user_id != everybody[0]
+
+    fast = fastfeed.FastGetFeed(world.engine.resident.maker, Closed())
+    for user in everybody[:2]:
+        await world.engine.resident.get_feed(user, 20, "", 0, "")
+    asked = [feed_pb2.GetFeedRequest(user_id=user).SerializeToString() for user in everybody[:2]]
+    assert fast.ask(asked[0]) is None and fast.ask(asked[1]) is not None
+    assert fast.declined == 1 and sum(count for _, count in fast.times()) == 1
 
 
 @pytest.mark.parametrize("seed", range(WORLDS))

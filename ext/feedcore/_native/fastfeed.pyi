@@ -1,8 +1,9 @@
-from feedcore._native.h2stream import FastHandler
+from feedcore._native.h2stream import FastHandler, Stream
 from feedcore._native.page import PageMaker
 
 class Gate:
     def __init__(self) -> None: ...
+    def admits(self, user_id: int, stream: Stream | None) -> bool: ...
 
 class FastFeed(FastHandler):
     declined: int

@@ -37,7 +37,7 @@ from feedcore._native.page cimport PageMaker
 cdef class Gate:
     """Who may be answered fast; subclasses look at the caller and its rate. This one admits all."""
 
-    cdef bint admits(self, uint64_t user_id, Stream stream) except -1:
+    cpdef bint admits(self, uint64_t user_id, Stream stream) except -1:
         """False: the call goes the ordinary way, whose interceptors decide."""
         return True
 
