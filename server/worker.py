@@ -18,8 +18,8 @@ from feedcore_server.wiring import open_worker
 SWITCH_INTERVAL_S = 0.0005
 
 
-# Calls make no cycles to speak of: at the default of 700 young objects, looking for them took 3 % of
-# a busy worker's time.
+# Calls make no cycles to speak of: at the default of 700 young objects, looking for them took 3 %
+# of a busy worker's time.
 GC_THRESHOLDS = (50_000, 20, 20)
 
 
