@@ -18,7 +18,7 @@ CALLS_PER_WORKER_MAX = 1_024  # at 1 ms a call that is a second of work: more wo
 # Work in front of a request above which reads of feeds are refused: a page that comes later than
 # 50 ms is a miss of its goal, and what is refused early costs a fiftieth of what is served late.
 SHED_AFTER_S = 0.02
-SHED_LASTING_S = 1.5  # a crowd of 10,000 that comes at once is served late, not refused
+SHED_LASTING_S = 0.5  # a pause, or a crowd that comes at once, is served late, not refused
 SHED_RELIEF_S = 2.0  # ten retry hints: callers that were sent away have come back
 SHED_RETRY_MS = 200  # ten times that: the pile is gone when callers come back
 STREAMS_PER_CONNECTION_MAX = 256  # one connection cannot take more than a quarter of a worker
