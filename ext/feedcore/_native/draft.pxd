@@ -36,7 +36,7 @@ cdef class Draft:
     cdef bytes counted  # ids that a check counted, None if they are too many to be kept
     cdef Py_ssize_t stored_count, outboxes_count, pull_total
     cdef uint32_t viewer_epoch, feed_epoch
-    cdef uint64_t pulled_sum, posted
+    cdef uint64_t pulled_sum, pulled_version, posted
     cdef bytes pulled
     cdef readonly bytes body
     cdef readonly Py_ssize_t item_count

@@ -9,7 +9,7 @@ from feedcore._native.runlookup cimport RunIndex
 
 cdef class PageMaker:
     cdef readonly Resident resident
-    cdef object source, mirror, ranking, clock_ms, seen
+    cdef object source, mirror, ranking, config, clock_ms, seen
     cdef public object load_now  # (draft, need) -> loaded it, or None if loads must wait
     cdef const uint8_t[::1] engagement
     cdef bytes secret

@@ -112,6 +112,7 @@ cdef class PageMaker:
         self.resident.begin_turn()
         if generation == self.generation and self.mirror_version == self.source.mirror_version:
             return 0
+        self.config = self.ranking()  # first: asking may bring what is mirrored up to date
         mirror = self.source.mirror()
         self.mirror, self.mirror_version = mirror, self.source.mirror_version
         self.tail_authors, self.pulled = mirror.tail_authors, mirror.pulled
@@ -119,7 +120,7 @@ cdef class PageMaker:
         self.pulled_version, self.index = mirror.pulled_version, mirror.index
         self.posted, self.posted_first = mirror.posted.authors, mirror.posted.first
         self.posted_end = self.posted_first + len(self.posted)
-        self.ranking_version = self.ranking().version
+        self.ranking_version = self.config.version
         self.generation = generation
         return 0
 
@@ -329,9 +330,8 @@ cdef class PageMaker:
         if viewer is None:
             return None
         if viewer.ranking_version != self.ranking_version:
-            config = self.ranking()
-            viewer.parameters, viewer.arm = config.choose(draft.user_id)
-            viewer.ranking_version = config.version
+            viewer.parameters, viewer.arm = self.config.choose(draft.user_id)
+            viewer.ranking_version = self.ranking_version
         return viewer
 
     cdef bytes _stored(self, Viewer viewer, bytes followees, Py_ssize_t depth):
@@ -361,7 +361,7 @@ cdef class PageMaker:
             pulled = ids_intersect(followees, self.pulled)
             viewer.pulled = id_array([*pulled, viewer.user_id])
             viewer.pulled_version = self.pulled_version
-        draft.pulled = viewer.pulled
+        draft.pulled, draft.pulled_version = viewer.pulled, self.pulled_version
         n = PyBytes_GET_SIZE(draft.pulled) // 8
         draft.pull_total = n - 1
         if draft.pull_total > PULLED_MAX:
@@ -544,7 +544,7 @@ cdef class PageMaker:
         page = Page.__new__(Page)
         page.body, page.etag, page.head, page.receipt = draft.body, etag, head, receipt
         page.shown, page.pulled, page.pulled_sum = shown, draft.pulled, draft.pulled_sum
-        page.pulled_version, page.posted = self.pulled_version, draft.posted
+        page.pulled_version, page.posted = draft.pulled_version, draft.posted
         page.followees = draft.viewer.followees
         page.followee_count = draft.viewer.followee_count
         page.viewer_epoch, page.feed_epoch = draft.viewer_epoch, draft.feed_epoch
