@@ -187,7 +187,7 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
                     get_feed(b"")
     after = scrape_until(
         server,
-        lambda now: now[name] - before.get(name, 0) == LOADS
+        lambda now: now.get(name, 0) - before.get(name, 0) == LOADS
         and timed(now) == now[name] + now[failed],
     )
     assert after[failed] - before.get(failed, 0) == 1
