@@ -18,11 +18,6 @@ from feedcore_server.wiring import open_worker
 SWITCH_INTERVAL_S = 0.0005
 
 
-# Calls make no cycles to speak of: at the default of 700 young objects, looking for them took 3 %
-# of a busy worker's time.
-GC_THRESHOLDS = (50_000, 20, 20)
-
-
 async def serve(child: Child, stop: asyncio.Event) -> None:
     """Serves until `stop`, then drains. Raises StoreError and OSError if it cannot start."""
     clock = SystemClock()
@@ -37,7 +32,6 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
         # What start-up has made stays: looking at it in a full collection stops calls for 100 ms.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         api.health.set_serving(True)
         child.ready(port)
         log = logs.get("worker")
