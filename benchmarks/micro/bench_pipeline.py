@@ -30,7 +30,7 @@ STORED, OUTBOXES, OUTBOX = 500, 20, 50
 FOLLOWEES, MUTED, HIDDEN, AFFINITIES = 500, 50, 20, 20
 PAGE, CONTENT_BYTES = 20, 300
 ROUNDS, ROUND_NS = 21, 4_000_000  # odd, so that the median is a measurement; 4 ms a round
-RESULT = "99c2542149d4bd31"  # of sha256 of what both sides answer; scores to nine digits
+RESULT = "6ed9ee7d461fb335"  # of sha256 of what both sides answer; scores to nine digits
 
 
 class Side(NamedTuple):
