@@ -18,14 +18,14 @@ Not for: loading (services.resident) and making pages (page).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from zlib import crc32
 
 from feedcore._native.cache cimport Cache, Cached
-from feedcore._native.epochs cimport AUTHOR, CONTENT, FEED, VIEWER, Epochs, load32
+from feedcore._native.epochs cimport AUTHOR, CONTENT, VIEWER, Epochs, load32
 from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, be64, lower_bound
 
 cdef enum:
