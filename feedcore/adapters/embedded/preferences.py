@@ -18,7 +18,8 @@ SEEN_KEPT_MAX = 200_000  # users whose last write is remembered: about 20 MB; th
 
 _RELATIONS = "SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?"
 _SEEN = (
-    "INSERT INTO viewers SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true"
+    "INSERT INTO viewers SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')"
+    " FROM json_each(?) WHERE true"
     " ON CONFLICT DO UPDATE SET last_seen_ms = max(last_seen_ms, excluded.last_seen_ms)"
 )
 _AFFINITY = "SELECT shares FROM affinity WHERE user_id = ?"

@@ -38,8 +38,8 @@ _AFFINITY_WEIGHT = (1.0, 2.0, 3.0, 0.1, 0.0)  # the same as in engagement; hidin
 _WEIGHT = "likes + 2 * comments + 3 * shares + 0.1 * clicks"
 _IMPRESSIONS = (
     "INSERT INTO post_counts (content_id, impressions)"
-    " SELECT value ->> 0, value ->> 1 FROM json_each(?)"
-    " WHERE EXISTS (SELECT 1 FROM posts WHERE content_id = value ->> 0)"
+    " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+    " WHERE EXISTS (SELECT 1 FROM posts WHERE content_id = json_extract(value, '$[0]'))"
     " ON CONFLICT DO UPDATE SET impressions = impressions + excluded.impressions"
 )
 _PAIR_F64 = struct.Struct("<Qd")
