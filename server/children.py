@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import NamedTuple
 
-from feedcore.config import Settings
+from feedcore.config import REVEAL, Settings
 from feedcore.observe import metrics
 from feedcore_server import limits
 from feedcore_server.acceptor import Channel
@@ -112,7 +112,7 @@ async def start_child(
     finally:
         os.close(write_fd)
     assert process.stdin is not None
-    process.stdin.write(settings.model_dump_json().encode() + b"\n")
+    process.stdin.write(settings.model_dump_json(context=REVEAL).encode() + b"\n")
     return Child(spec, node, process, channel, read_fd)
 
 
