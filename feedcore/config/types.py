@@ -1,4 +1,6 @@
-"""Types that settings are made of: addresses, paths, secrets. Each says what is wrong with a value."""
+"""Types that settings are made of: addresses, paths, secrets. Each says what is wrong with a value
+that it refuses.
+"""
 
 from __future__ import annotations
 
