@@ -1,7 +1,7 @@
 """What the stores need of a CQL driver, and nothing more: two drivers implement it.
 
-Invariants: a statement is prepared once a session; at most IN_FLIGHT_MAX requests are under way, and
-WAITING_MAX wait (more are Overloaded); no call blocks the event loop; whatever the driver raises
+Invariants: a statement is prepared once a session; at most IN_FLIGHT_MAX requests are under way,
+and WAITING_MAX wait (more are Overloaded); no call blocks the event loop; whatever the driver raises
 comes out as Unavailable (retriable: no answer, too few replicas) or StoreError (the statement or
 the schema is wrong). Every statement is idempotent, so that a driver may repeat it.
 """
@@ -83,3 +83,10 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """Ends what is under way, then the connections."""
+
+
+class SchemaSession(Session, Protocol):
+    """What `migrate` needs beyond that. Both drivers have it."""
+
+    async def define(self, cql: str) -> None:
+        """One schema statement, not prepared and without parameters."""
