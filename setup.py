@@ -114,6 +114,9 @@ _packages = packages()
 setup(
     packages=sorted(_packages),
     package_dir=_packages,
-    package_data={"feedcore.planning": ["figures.json"]},
+    package_data={
+        "feedcore.planning": ["figures.json"],
+        "feedcore.adapters.cql": ["migrations/*.cql"],
+    },
     ext_modules=extensions(),
 )

@@ -43,3 +43,10 @@ class ManualClock:
     def set(self, now_ms: int) -> None:
         """Sets the wall clock; going back is allowed, that is what some tests are about."""
         self._now_ms = now_ms
+
+
+def stamp_us() -> int:
+    """Microseconds of the machine's clock: for timestamps that a server compares with others, which
+    no test may move.
+    """
+    return time.time_ns() // 1_000

@@ -19,6 +19,7 @@ COMPILED = os.environ.get("FEEDCORE_NO_EXTENSIONS") != "1"
 
 if COMPILED and not TYPE_CHECKING:
     try:
+        from feedcore._native.cqlrows import pack_result, unpack_result
         from feedcore._native.engagement import engagement_lookup, engagement_store
         from feedcore._native.epochs import Epochs
         from feedcore._native.idset import (
@@ -48,6 +49,7 @@ if COMPILED and not TYPE_CHECKING:
         )
 
 if TYPE_CHECKING or not COMPILED:
+    from feedcore.domain.cqlrows import pack_result, unpack_result
     from feedcore.domain.engagement import engagement_lookup, engagement_store
     from feedcore.domain.epochs import Epochs
     from feedcore.domain.idset import (
@@ -90,9 +92,11 @@ __all__ = [
     "merge_newest",
     "merge_runs",
     "pack_ids",
+    "pack_result",
     "page_etag",
     "score",
     "select",
     "sort_entries",
     "unpack_ids",
+    "unpack_result",
 ]

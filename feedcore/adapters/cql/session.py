@@ -83,3 +83,10 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """Ends what is under way, then the connections."""
+
+
+class SchemaSession(Session, Protocol):
+    """What `migrate` needs beyond that. Both drivers have it."""
+
+    async def define(self, cql: str) -> None:
+        """One schema statement, not prepared and without parameters."""

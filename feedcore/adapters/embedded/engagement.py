@@ -5,24 +5,19 @@ Derived data: a missing, torn or foreign file is made again from the counts in t
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import sqlite3
 from pathlib import Path
 
 from feedcore import native
+from feedcore.adapters.engagement import engagement_of
 from feedcore.domain.engagement import SLOT_BYTES
 from feedcore.limits import ENGAGEMENT_SLOTS
 
 _HEADER_BYTES = 64
 _MAGIC = b"FEEDENG1"
 _FILE_BYTES = _HEADER_BYTES + ENGAGEMENT_SLOTS * SLOT_BYTES
-
-
-def engagement_of(weight: float) -> float:
-    """ln(1 + weight), where weight = likes + 2 comments + 3 shares + 0.1 clicks."""
-    return math.log1p(max(weight, 0.0))
 
 
 class EngagementMap:

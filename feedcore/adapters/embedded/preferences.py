@@ -9,7 +9,7 @@ from feedcore import native
 from feedcore.adapters.embedded.database import Connection, Writer, write_pairs
 from feedcore.adapters.embedded.graph import BLOCKED_BY, check_relation_room
 from feedcore.adapters.embedded.sqlids import from_sql, pack, to_sql
-from feedcore.adapters.embedded.writebehind import WriteBehind
+from feedcore.adapters.writebehind import WriteBehind
 from feedcore.limits import HOUR_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 

@@ -17,7 +17,7 @@ from feedcore.adapters.embedded.database import Connection, Writer, bump, write_
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.preferences import clear_preference, set_preference
 from feedcore.adapters.embedded.sqlids import from_sql, to_sql
-from feedcore.adapters.embedded.writebehind import WriteBehind
+from feedcore.adapters.writebehind import WriteBehind
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.errors import NotFound

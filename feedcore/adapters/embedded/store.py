@@ -36,7 +36,7 @@ from feedcore.adapters.embedded.schema import SCHEMA_VERSION, migrate, stored_ve
 from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
 from feedcore.adapters.embedded.signals import EmbeddedSignalStore
 from feedcore.adapters.embedded.tail import Tail
-from feedcore.adapters.embedded.writebehind import WriteBehind
+from feedcore.adapters.writebehind import WriteBehind
 from feedcore.clock import Clock
 from feedcore.errors import StoreError
 

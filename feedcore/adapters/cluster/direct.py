@@ -1,0 +1,80 @@
+"""DirectShared: what nodes mirror for all users, read from the truth each time it is asked for.
+
+Freshness without Redis and without a node log, for tools and tests: `shared` reads what changed at
+quorum before it returns, so nothing has to be announced. Invariant: what was durable before a call
+of `shared` is seen after it. Tombstones are kept, and asked for from TOMBSTONE_MARGIN_MS before the
+last time, by the clocks of those who deleted; the rest is small and read whole. Not for serving
+pages: each costs several queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feedcore import native
+from feedcore.adapters.cluster.announce import Event
+from feedcore.adapters.cluster.shared import Document, SharedSource
+from feedcore.clock import Clock
+from feedcore.domain.policy import Mode
+from feedcore.limits import MINUTE_MS, TOMBSTONE_AGE_MAX_MS
+from feedcore.ports.settings import AuthorMode
+
+TOMBSTONE_MARGIN_MS = MINUTE_MS  # clocks of nodes differ by less, and a write takes less
+
+
+class DirectShared:
+    """Implements `ports.freshness.Freshness` and `adapters.cluster.announce.Announcer`, too."""
+
+    def __init__(self, source: SharedSource, clock: Clock) -> None:
+        self._source = source
+        self._clock = clock
+        self._read_ms = clock.now_ms() - TOMBSTONE_AGE_MAX_MS
+        self._tombstones = native.U64Set()
+        self._trending = b""
+        self.modes: dict[int, AuthorMode] = {}
+        self.documents: dict[str, list[Document]] = {}
+        self.pulled = native.U64Set()
+        self.tail_authors = native.U64Set()  # none: stored feeds are all that is shown
+
+    async def shared(self) -> None:
+        """Reads everything."""
+        now_ms = self._clock.now_ms()
+        since_ms = self._read_ms - TOMBSTONE_MARGIN_MS
+        for content_id in await self._source.tombstones_since(since_ms, now_ms):
+            self._tombstones.add(content_id)
+        self._read_ms = max(self._read_ms, now_ms)
+        self.modes = {one.author_id: one for one in await self._source.author_modes()}
+        self.pulled = native.U64Set(list(self.modes))
+        self.documents = await self._source.documents()
+        self._trending = await self._source.trending()
+
+    async def viewer(self, user_id: int) -> None:
+        """Nothing is kept of users."""
+        await self.shared()
+
+    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+        """No page cache."""
+        await self.shared()
+
+    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+        """No page cache."""
+
+    async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
+        """Everybody reads the truth; this process does so at once."""
+        await self.shared()
+
+    def tombstones(self) -> native.U64Set:
+        """Do not change it."""
+        return self._tombstones
+
+    def mode_of(self, author_id: int) -> AuthorMode:
+        """PUSH with 0 followers if nothing is known."""
+        return self.modes.get(author_id) or AuthorMode(author_id, int(Mode.PUSH), 0, 0)
+
+    def posts_of(self, authors: list[int]) -> bytes:
+        """None: see `tail_authors`."""
+        return b""
+
+    def trending(self) -> bytes:
+        """Entries, newest first."""
+        return self._trending

@@ -1,0 +1,1 @@
+"""Fan-out queue, outbox relay and feed events on Kafka. Needs the extra `cluster`."""
