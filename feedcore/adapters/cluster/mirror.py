@@ -86,7 +86,8 @@ class Mirror:
         self._unlogged: dict[int, set[int]] = {}  # own posts that the log has not told yet
         self.floor = 0
         self._changed_at = 0  # position of the last change of settings or modes
-        self._changed_ms = 0  # when this node itself changed them last
+        self._changed_ms = 0  # when this node itself changed them, unless the log has told it
+        self._unlogged_changes = 0
         self._trending_at = 0
         self._position = 0
         self.pulled = native.U64Set()
@@ -183,7 +184,13 @@ class Mirror:
             self.stale.add(what)
         if position is None:
             self._changed_ms = self._clock.now_ms()
-        elif what == TRENDING:
+            self._unlogged_changes += 1
+            return
+        if own and self._unlogged_changes:
+            self._unlogged_changes -= 1
+            if not self._unlogged_changes:
+                self._changed_ms = 0
+        if what == TRENDING:
             self._trending_at = max(self._trending_at, position)
         else:
             self._changed_at = max(self._changed_at, position)
