@@ -15,6 +15,7 @@ from feedcore import config as settings_of
 from feedcore.cli import offline
 from feedcore.cli.client import out
 from feedcore.config import Loaded
+from feedcore.config.checking import advice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,6 +30,7 @@ FLAGS = {
     "transport": "server.transport",
     "metrics": "server.metrics",
     "profile": "store.profile",
+    "role": "server.role",
     "data_dir": "store.data_dir",
     "log_level": "logging.level",
     "log_format": "logging.format",
@@ -75,7 +77,8 @@ def settings_options(command: Command) -> Command:
             "--listen", metavar="HOST:PORT", help="Where to serve gRPC; port 0: any free one."
         ),
         click.option("--data-dir", metavar="DIR", help="Directory of the embedded store."),
-        click.option("--profile", metavar="P", help="Engines that keep the data: embedded."),
+        click.option("--role", metavar="R", help="What this node does: all, api or fanout."),
+        click.option("--profile", metavar="P", help="Engines: embedded (default) or cluster."),
     ):
         command = decorator(command)
     return command
@@ -103,6 +106,7 @@ Examples:
   feedcore serve --metrics 127.0.0.1:9100 --set fanout.push_threshold=5000
   feedcore serve --listen 0.0.0.0:50051 --tls-certificate server.pem --tls-key server.key
   FEEDCORE_SERVER__WORKERS=2 feedcore serve --config feedcore.toml
+  feedcore serve --profile cluster --role api --config feedcore.toml
 """
 )
 @settings_options
@@ -114,7 +118,8 @@ def serve(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
     settings = read_settings(file, assignments, flags).settings
     from feedcore_server import supervisor  # heavy, and only this command needs it
 
-    asyncio.run(offline.prepare_store(settings.store.data_dir))
+    if settings.store.profile == "embedded":
+        asyncio.run(offline.prepare_store(settings.store.data_dir))
     return supervisor.run(settings)
 
 
@@ -149,3 +154,29 @@ def show(file: Path | None, assignments: tuple[str, ...], as_json: bool, **flags
     for row in rows:
         table.add_row(row.key, row.value, row.source, "hot" if row.hot else "", row.description)
     out.print(table)
+
+
+@config.command(
+    "check",
+    epilog="""
+\b
+Examples:
+  feedcore config check --config feedcore.toml
+  feedcore config check --profile cluster --set cql.contact_points=10.0.0.1:9042,10.0.0.2:9042
+""",
+)
+@settings_options
+def check(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
+    """Say what is wrong with the settings, what is seldom meant, and how to mend it.
+
+    Opens nothing and calls nobody: `feedcore doctor` does. Exit code 2 if a server would not start.
+    """
+    settings = read_settings(file, assignments, flags).settings
+    found = advice(settings)
+    for one in found:
+        click.echo(f"{one.key}: {one.text}")
+    click.echo(
+        f"valid, profile {settings.store.profile}"
+        + (f"; {len(found)} to think about" if found else "")
+    )
+    return 0

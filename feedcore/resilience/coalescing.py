@@ -5,9 +5,9 @@ loading (its batch is under way) -> absent. A batch has one future, which everyb
 of its keys waits for.
 
 Invariants: a key is loaded by one batch at a time; what happens to one who waits (cancelled, out of
-time) happens to nobody else and to no load; a failed batch fails those who wait for it and is not
-remembered; the batch's task is owned here and awaited by `close`. Not for keeping results: that is
-the cache's business.
+time) happens to nobody else and to no load, which has no caller's deadline; a failed batch fails
+those who wait for it and is not remembered; the batch's task is owned here and awaited by `close`.
+Not for keeping results: that is the cache's business.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from feedcore.errors import Overloaded
+from feedcore.resilience import deadline
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -113,6 +114,8 @@ class Coalescer(Generic[K, V]):
         self._open.append(_Batch(done))
 
     def _begin(self) -> None:
+        # this turn's context is a copy of that of whoever asked first
+        deadline.forget()
         loop = asyncio.get_running_loop()
         batches, self._open, self._waiting = self._open, [], 0
         for batch in batches:

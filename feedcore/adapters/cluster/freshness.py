@@ -1,0 +1,396 @@
+"""SharedFreshness: Freshness and Announcer of a node in a cluster, over Redis.
+
+Before a page: the viewer's epoch and what is new in the node log, one question for everybody who
+asks in the same turn. What they say is applied before anybody goes on:
+
+    the epoch                    what this node keeps of the user
+    is what was seen last        counts (for half a tail's time; then it is loaded anew)
+    differs, or is not known     is forgotten: VIEWER and FEED are bumped
+    is not there                 is forgotten, and a new epoch is begun
+
+    the servers (trust)          shared things
+    trusted                      from the log, by the mirror
+    away, or in their grace      from the truth, read after the asking began; what is kept of the
+                                 user is forgotten each time, outboxes are at most 1 s old
+    settling, or a gap           the mirror is read anew, and everything kept is forgotten once
+
+Invariants: an epoch is read before anything it vouches for is loaded; nobody is answered by a read
+that began before they asked; a page of another node is served only if it would be made again. Redis
+is never needed: no failure of it is raised to a reader or a writer. One loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+from feedcore import native
+from feedcore.adapters.cluster.announce import Event
+from feedcore.adapters.cluster.mirror import TAIL_MS, Mirror
+from feedcore.adapters.cluster.shared import SharedSource
+from feedcore.adapters.cluster.userpages import UserPages
+from feedcore.adapters.redis.announcing import Announcements
+from feedcore.adapters.redis.batcher import Batch, Batcher, Call
+from feedcore.adapters.redis.events import Forget, pack, unpack_entry
+from feedcore.adapters.redis.keys import EPOCH_BYTES, EPOCH_TTL_MS, Keys
+from feedcore.adapters.redis.nodelog import LogRead, NodeLog
+from feedcore.adapters.redis.seen import SeenEpochs
+from feedcore.clock import Clock
+from feedcore.domain.epochs import AUTHOR, FEED, VIEWER
+from feedcore.errors import FeedcoreError, Unavailable
+from feedcore.limits import MINUTE_MS, SECOND_MS, TOMBSTONE_AGE_MAX_MS
+from feedcore.ports.resident import ViewerRow
+
+log = logging.getLogger(__name__)
+
+OUTBOX_AGE_MAX_MS = SECOND_MS  # while nobody says who has published
+SYNC_MARGIN_MS = MINUTE_MS  # a tombstone written then may have an earlier time: clocks, slow writes
+PULLED_BUMPS_MAX = 50_000  # above this many authors, forgetting everything costs less
+FOLLOW_PAUSE_S = 0.02  # between looks at a busy log; readers look by themselves
+AWAY_PAUSE_S = 0.1
+WINDOW_AGE_MAX_S = TAIL_MS // 2 // SECOND_MS
+
+
+class _Round:
+    """One read of what is shared, for all who asked before it began."""
+
+    __slots__ = ("batch", "task")
+
+    def __init__(self, batch: Batch, task: asyncio.Task[None]) -> None:
+        self.batch = batch
+        self.task = task
+
+
+class SharedFreshness:
+    """See the module. `followees_of(user_id)`: the id array, if this worker keeps the viewer."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        keys: Keys,
+        mirror: Mirror,
+        source: SharedSource,
+        epochs: native.Epochs,
+        clock: Clock,
+        followees_of: Callable[[int], bytes | None],
+    ) -> None:
+        self._batcher = batcher
+        self._trust = batcher.trust
+        self._keys = keys
+        self.mirror = mirror
+        self._source = source
+        self._epochs = epochs
+        self._clock = clock
+        self._node = secrets.randbits(63) + 1
+        self._log = NodeLog(batcher, keys.log, self._node)
+        self._announcements = Announcements(batcher, keys, self._log)
+        self._seen = SeenEpochs()
+        self.pages = UserPages(batcher, keys, mirror, clock, self._log, followees_of)
+        self._round: _Round | None = None
+        self._reading = asyncio.Lock()  # the truth, one at a time: an older answer must not be last
+        self._truths_begun = self._truths_ended = 0
+        self._synced_ms = 0
+        self._outboxes_ms = 0
+        self._looked_s = clock.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._rounds: set[asyncio.Task[None]] = set()
+        self.bypassed = 0  # loads while the servers were not trusted
+        self.forgotten = 0  # times that everything was
+        self.gaps = 0
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Reads what is mirrored, and follows the log from then on. Raises what the truth raises;
+        Redis may be away.
+        """
+        await self._batcher.start()
+        try:
+            end = await self._log.find_end()
+        except Unavailable as error:
+            log.warning("redis is away at the start: %s", error)
+            await self._read_truth()
+        else:
+            await self._resync(end)
+        self._announcements.start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._follow(), name="node log")]
+
+    async def close(self) -> None:
+        """Pays what is owed if it can, and ends what runs."""
+        await self._announcements.close()
+        for task in (*self._tasks, *self._rounds):
+            task.cancel()
+            await asyncio.wait([task])
+        await self._log.close()
+
+    async def _follow(self) -> None:
+        """A quiet node stays current, and notices a server that is away."""
+        behind = False
+        while True:
+            try:
+                await self._log.newer()
+                await asyncio.sleep(FOLLOW_PAUSE_S)
+            except Unavailable:
+                await asyncio.sleep(AWAY_PAUSE_S)
+            try:
+                await self.shared()
+                self.mirror.prune()
+                behind = False
+            except FeedcoreError as error:
+                if not behind:
+                    log.warning("neither redis nor the truth can be read: %s", error)
+                behind = True
+
+    # --- Freshness ------------------------------------------------------------------------------
+
+    async def shared(self) -> None:
+        """See `ports.freshness`. Raises Unavailable only if Redis is away and the truth, too."""
+        current = self._round
+        if current is None or current.batch.begun:
+            current = self._begin_round()
+        await asyncio.shield(current.task)
+
+    async def viewer(self, user_id: int) -> None:
+        """See `ports.freshness`."""
+        key = self._keys.epoch(user_id)
+        trusted = self._trusts(key)
+        batch = self._batcher.get(key)
+        await self.shared()
+        await self._judge(user_id, key, batch, trusted=trusted)
+
+    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+        """See `ports.freshness`."""
+        key = self._keys.epoch(user_id)
+        trusted = self._trusts(key)
+        batch = self._batcher.get(key)
+        page_key = self._keys.page(user_id, shape)
+        page_batch = self._batcher.get(page_key)
+        await self.shared()
+        epoch = await self._judge(user_id, key, batch, trusted=trusted)
+        if epoch is None:
+            return None
+        return await self.pages.find(user_id, shape, epoch, page_batch, page_key)
+
+    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+        """See `ports.freshness`."""
+        self.pages.keep(user_id, shape, body, content_ids)
+
+    async def viewer_rows(self, user_ids: Sequence[int], depth: int) -> list[ViewerRow | None]:
+        """Rows that other nodes have loaded with at least that depth, as good as loaded now."""
+        try:
+            return await self.pages.find_rows(user_ids, depth)
+        except Unavailable:
+            return [None] * len(user_ids)
+
+    def keep_viewer_rows(
+        self, user_ids: Sequence[int], rows: Sequence[ViewerRow], depth: int
+    ) -> None:
+        """Leaves rows that `viewer_rows` did not have, and which were loaded since, to others."""
+        self.pages.keep_rows(user_ids, rows, depth)
+
+    def _trusts(self, key: bytes) -> bool:
+        """As of the question: what is answered within the grace does not count after it."""
+        return self._trust.is_trusted(self._batcher.nodes.node_of(key))
+
+    async def _judge(
+        self, user_id: int, key: bytes, batch: Batch, *, trusted: bool
+    ) -> bytes | None:
+        """The epoch in force; None if there is none to rely on, and nothing kept counts."""
+        try:
+            await batch.wait()
+            epoch = batch.values[key]
+            if epoch is None:
+                epoch = await self._begin_epoch(key)
+        except Unavailable:
+            epoch = None
+        if epoch is None or not trusted or not self._trusts(key):
+            self.bypassed += 1
+            self._seen.forget(user_id)
+            self._forget_user(user_id)
+            self._epochs.bump(AUTHOR, user_id)  # their own posts are read anew, too
+            return None
+        number = int.from_bytes(epoch, "little")
+        known, since_s = self._seen.find(user_id)
+        now_s = int(self._clock.monotonic())
+        if known != number or now_s - since_s > WINDOW_AGE_MAX_S:
+            self._seen.put(user_id, number, now_s)
+            self._forget_user(user_id)
+        return epoch
+
+    async def _begin_epoch(self, key: bytes) -> bytes | None:
+        """Of a user who has none: the one that is set first counts."""
+        fresh = secrets.token_bytes(EPOCH_BYTES)
+        self._batcher.ask(key, "SET", key, fresh, "NX", "PX", EPOCH_TTL_MS)
+        return await self._batcher.ask(key, "GET", key).reply()
+
+    def _forget_user(self, user_id: int) -> None:
+        self._epochs.bump(VIEWER, user_id)
+        self._epochs.bump(FEED, user_id)
+
+    # --- Announcer ------------------------------------------------------------------------------
+
+    async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
+        """See `announce.Announcer`. This node goes by it at once."""
+        packed = [pack(event) for event in events]
+        for user_id in viewers:
+            self._seen.forget(user_id)
+            self._forget_user(user_id)
+        for event in events:
+            self.mirror.apply(event)
+        await self._announcements.announce(viewers, packed)
+
+    @property
+    def owed(self) -> int:
+        """Announcements that are not through."""
+        return self._announcements.owed
+
+    @property
+    def log_age_s(self) -> float:
+        """Since the log was last read to its end."""
+        return self._clock.monotonic() - self._looked_s
+
+    # --- what is shared -------------------------------------------------------------------------
+
+    def _begin_round(self) -> _Round:
+        position = self._log.position
+        call = self._log.ask() if position else self._log.ask_end()
+        task = asyncio.get_running_loop().create_task(
+            self._read_shared(call, position), name="shared read"
+        )
+        self._rounds.add(task)
+        task.add_done_callback(self._rounds.discard)
+        task.add_done_callback(_look_at)
+        self._round = _Round(call.batch, task)
+        return self._round
+
+    async def _read_shared(self, call: Call, position: int) -> None:
+        asked = self._truths_begun
+        began_s, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        try:
+            behind = not await self._read_log(call, position)
+        except Unavailable:
+            behind = True
+        if behind or self._trust.is_settling():
+            await self._without_log(asked)
+            return
+        if self.mirror.stale or self._reading.locked():
+            async with self._reading:
+                await self._renew()
+        self._synced_ms = max(self._synced_ms, now_ms)
+        self._looked_s = max(self._looked_s, began_s)
+
+    async def _read_log(self, call: Call, position: int) -> bool:
+        """Applies what is new; whether that is all there is to know."""
+        reply = await call.reply()
+        if not position:
+            return False
+        while True:
+            read = self._log.understand(reply, position)
+            if read.gap:
+                self._lose_log()
+                return False
+            self._apply(read)
+            if not read.more:
+                return self._trust.is_trusted(self._log.server)
+            position = self._log.position
+            if not position:
+                return False
+            reply = await self._log.ask().reply()
+
+    def _lose_log(self) -> None:
+        if self._log.position:
+            self.gaps += 1
+            self._log.position = 0
+            self._trust.lost(self._log.server)
+
+    def _apply(self, read: LogRead) -> None:
+        for position, data in read.entries:
+            if not self._log.position or position <= self._log.position:
+                continue  # another round was first, or found a gap
+            self._log.position = position
+            self._apply_entry(position, data)
+
+    def _apply_entry(self, position: int, data: bytes) -> None:
+        node, events = unpack_entry(data)
+        for event in events:
+            if not isinstance(event, Forget):
+                self.mirror.apply(event, position, own=node == self._node)
+            elif position > self.mirror.floor:
+                self._trust.lost(self._log.server)
+
+    async def _renew(self) -> None:
+        if self.mirror.stale:
+            try:
+                await self.mirror.renew(self._source)
+            except FeedcoreError as error:
+                log.warning("settings are behind: %s", error)
+
+    # --- the truth ------------------------------------------------------------------------------
+
+    async def _without_log(self, asked: int) -> None:
+        """Redis is away, or not to be believed yet. `asked`: reads of the truth begun by then."""
+        self._forget_outboxes()
+        async with self._reading:
+            if self._truths_ended > asked:
+                return  # one that began later was just waited for
+            self._truths_begun += 1
+            number = self._truths_begun
+            if not await self._settle():
+                await self._read_truth()
+            self._truths_ended = number
+
+    async def _settle(self) -> bool:
+        """Begins anew with the log, if it may be believed by now."""
+        trust, server = self._trust, self._log.server
+        if not trust.is_settling() and (self._log.position or not trust.is_trusted(server)):
+            return False
+        began_s = self._batcher.monotonic()
+        try:
+            end = await self._log.find_end()
+            await self._resync(end)
+        except Unavailable as error:
+            log.info("the node log cannot be read yet: %s", error)
+            return False
+        self._epochs.begin_era()
+        self.pages.making.clear()
+        self.forgotten += 1
+        trust.settle(began_s)
+        return True
+
+    async def _resync(self, end: int) -> None:
+        """The mirror from the truth, and the tail from the log as far as it goes."""
+        now_ms = self._clock.now_ms()
+        await self.mirror.resync(self._source, end)
+        first = max((end >> 64) - TAIL_MS, 0) << 64
+        for position, data in await self._log.between(first, end):
+            self._apply_entry(position, data)
+        self._log.position = max(self._log.position, end)
+        await self._renew()
+        self._synced_ms = max(self._synced_ms, now_ms)
+        self._looked_s = self._clock.monotonic()
+
+    async def _read_truth(self) -> None:
+        now_ms = self._clock.now_ms()
+        since_ms = self._synced_ms or now_ms - TOMBSTONE_AGE_MAX_MS
+        await self.mirror.refresh(self._source, since_ms - SYNC_MARGIN_MS)
+        self._synced_ms = max(self._synced_ms, now_ms)
+
+    def _forget_outboxes(self) -> None:
+        now_ms = int(self._clock.monotonic() * SECOND_MS)
+        if self._outboxes_ms and now_ms - self._outboxes_ms < OUTBOX_AGE_MAX_MS:
+            return
+        self._outboxes_ms = now_ms
+        if len(self.mirror.pulled) > PULLED_BUMPS_MAX:
+            self._epochs.begin_era()
+            return
+        for author_id in self.mirror.pulled:
+            self._epochs.bump(AUTHOR, author_id)
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """A failure that nobody waits for any more was the business of calls that are over."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,423 @@
+"""The batcher: everything that is asked of Redis in one turn of the loop is one write per node.
+
+State of a batch: open (of this turn, or waiting while the one before is under way) -> begun (sent;
+nobody joins any more) -> done (answered, or failed as a whole). A node has two lanes, each with one
+connection that nobody else uses and one batch under way: reads, and writes, which then never wait
+behind each other. The same key asked twice in a batch is asked once, and so is the same command.
+
+Invariants: a batch is answered within `deadline_s` from its first question, or fails; what waits is
+bounded in keys and bytes, and what is beyond is refused and counted; what happens to one who waits
+(cancelled, out of time) happens to nobody else; no connection is used again after a failure. Not
+for deciding what a failure means: callers get Unavailable and do without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from feedcore.adapters.redis.nodes import FAILURES, Nodes
+from feedcore.adapters.redis.trust import Trust
+from feedcore.errors import Unavailable
+from feedcore.resilience.breaker import Breaker, BreakerState
+
+DEADLINE_S = 0.1  # a page is made from the store in less: waiting longer gains nothing
+# One batch: above this an MGET of pages holds the server for a millisecond.
+BATCH_KEYS_MAX = 1_000
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+# What waits on a lane: ten batches, more would not be answered within the deadline.
+KEYS_WAITING_MAX = 10_000
+BYTES_WAITING_MAX = 32 * 1024 * 1024
+CONNECT_S = 1.0  # a connection is made behind the calls: they fail within their own deadline
+_ASKING = (b"ASKING",)
+_INFO = ("INFO", "server")
+_COMMAND_BYTES = 64  # the frame around one command's own bytes
+
+
+class Batch:
+    """What one round trip asks. `replies` and `values` are there when `wait` returned True."""
+
+    __slots__ = ("_calls", "_waiters", "asked", "begun", "commands", "error", "keys", "replies",
+                 "size", "started_s", "values")  # fmt: skip
+
+    def __init__(self, started_s: float) -> None:
+        self.started_s = started_s
+        self.begun = False
+        self.keys: dict[bytes, None] = {}
+        self.commands: list[tuple[Any, ...]] = []
+        self.values: dict[bytes, bytes | None] = {}
+        self.replies: list[Any] = []
+        self.asked = 0  # questions, those that were asked already included
+        self.size = 0
+        self.error: Unavailable | None = None
+        self._calls: dict[tuple[Any, ...], int] = {}
+        self._waiters: list[asyncio.Future[None]] | None = []
+
+    def put(self, command: tuple[Any, ...], *, once: bool) -> int:
+        """Its place among the replies. `once`: the same command has one reply for all."""
+        if once:
+            found = self._calls.get(command)
+            if found is not None:
+                return found
+            self._calls[command] = len(self.commands)
+        self.commands.append(command)
+        return len(self.commands) - 1
+
+    async def wait(self) -> None:
+        """Until it is done. Raises Unavailable if it failed as a whole."""
+        if self._waiters is not None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        if self.error is not None:
+            raise self.error
+
+    def finish(self, error: Unavailable | None = None) -> None:
+        """Wakes everybody."""
+        self.error = error
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Call:
+    """One command of a batch."""
+
+    __slots__ = ("_at", "batch")
+
+    def __init__(self, batch: Batch, at: int) -> None:
+        self.batch = batch
+        self._at = at
+
+    async def reply(self) -> Any:
+        """What the server said. Raises Unavailable, also for a server that refused it."""
+        await self.batch.wait()
+        reply = self.batch.replies[self._at]
+        if isinstance(reply, Exception):
+            if isinstance(reply, NoScriptError):
+                raise reply
+            raise Unavailable(f"redis refused a command: {reply}") from reply
+        return reply
+
+
+class _Lane:
+    """One connection to one node."""
+
+    def __init__(self, owner: Batcher, node: str, kind: str) -> None:
+        self.node = node
+        self.kind = kind
+        self._owner = owner
+        self._connection: Any = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._waiting: deque[Batch] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self.keys_waiting = 0
+        self.bytes_waiting = 0
+
+    def open(self, keys: int, size: int) -> Batch:
+        """The batch that keys and commands of that size join; one that has failed if too much
+        waits.
+        """
+        owner = self._owner
+        if (
+            owner.closed
+            or self.keys_waiting + keys > KEYS_WAITING_MAX
+            or self.bytes_waiting + size > BYTES_WAITING_MAX
+        ):
+            owner.refused += 1
+            return _refused(self)
+        last = self._waiting[-1] if self._waiting else None
+        full = last is not None and (
+            last.asked + keys > BATCH_KEYS_MAX or last.size + size > BATCH_BYTES_MAX
+        )
+        if last is None or full:
+            last = Batch(owner.monotonic())
+            self._waiting.append(last)
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(
+                    self._work(), name=f"redis {self.kind}"
+                )
+        self.keys_waiting += keys
+        self.bytes_waiting += size
+        last.asked += keys
+        last.size += size
+        return last
+
+    def last(self) -> Batch | None:
+        """The batch that may still be joined."""
+        return self._waiting[-1] if self._waiting else None
+
+    async def close(self) -> None:
+        """Fails what waits and lets the connection go."""
+        for task in (self._task, self._connecting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        while self._waiting:
+            self._waiting.popleft().finish(Unavailable("redis: closed"))
+        await self._drop()
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._waiting.popleft()
+                batch.begun = True
+                self.keys_waiting -= batch.asked
+                self.bytes_waiting -= batch.size
+                try:
+                    await self._run(batch)
+                except BaseException:
+                    batch.finish(Unavailable("redis: closed"))
+                    raise
+        finally:
+            self._task = None
+
+    async def _run(self, batch: Batch) -> None:
+        owner = self._owner
+        breaker = owner.breaker_of(self.node)
+        admission = breaker.admit()
+        if not admission:
+            owner.refused += 1
+            owner.trust.failed(self.node, outage=True)
+            batch.finish(Unavailable(f"redis {self.node}: the breaker is open"))
+            return
+        left_s = batch.started_s + owner.deadline_s - owner.monotonic()
+        try:
+            async with asyncio.timeout(max(left_s, 0)):
+                await self._exchange_twice(batch)
+        except (TimeoutError, *FAILURES) as error:
+            await self._drop()
+            owner.failures += 1
+            breaker.failed(admission)
+            owner.trust.failed(self.node, outage=breaker.state is not BreakerState.CLOSED)
+            why = str(error) or type(error).__name__
+            batch.finish(Unavailable(f"redis {self.node}: {why}"))
+        except BaseException:
+            breaker.withdrawn(admission)
+            await self._drop()
+            raise
+        else:
+            breaker.succeeded(admission)
+            owner.trust.answered(self.node)
+            batch.finish()
+
+    async def _exchange_twice(self, batch: Batch) -> None:
+        """A connection that was idle may have been closed by the server: once more on a new one.
+        Everything that is asked or told may be repeated.
+        """
+        if self._connection is not None:
+            try:
+                await self._exchange(batch)
+                return
+            except (RedisConnectionError, OSError, EOFError):
+                await self._drop()
+        await self._exchange(batch)
+
+    async def _exchange(self, batch: Batch) -> None:
+        groups = self._owner.nodes.group(list(batch.keys)) if batch.keys else []
+        commands = [("MGET", *group) for group in groups] + batch.commands
+        connection = self._connection
+        if connection is None:
+            connection = await self._connect()
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies = [await _read(connection) for _ in commands]
+        self._owner.round_trips += 1
+        self._owner.commands += len(commands)
+        if self._owner.nodes.cluster:
+            await self._redirect(commands, replies)
+        for group, found in zip(groups, replies[: len(groups)], strict=True):
+            if isinstance(found, Exception):
+                raise found
+            batch.values.update(zip(group, found, strict=True))
+        batch.replies = replies[len(groups) :]
+
+    async def _redirect(self, commands: list[tuple[Any, ...]], replies: list[Any]) -> None:
+        """Asks once more, where the node says that a slot is now."""
+        owner = self._owner
+        again: list[tuple[int, Batch, int]] = []
+        moved = False
+        for index, reply in enumerate(replies):
+            if not isinstance(reply, MovedError | AskError):
+                continue
+            lane = owner.lane(f"{reply.host or self.node.rpartition(':')[0]}:{reply.port}", "moved")
+            batch = lane.open(2, _COMMAND_BYTES)
+            if isinstance(reply, MovedError):
+                moved = True
+            else:
+                batch.put(_ASKING, once=False)
+            again.append((index, batch, batch.put(commands[index], once=False)))
+        if moved:
+            owner.learn_slots()
+        for index, batch, at in again:
+            try:
+                await batch.wait()
+                replies[index] = batch.replies[at]
+            except Unavailable as error:
+                replies[index] = ResponseError(str(error))
+
+    async def _connect(self) -> Any:
+        """Waits for a connection, which is made behind the calls: theirs may end before."""
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(
+                self._make_connection(), name="redis connection"
+            )
+            self._connecting.add_done_callback(_look_at)
+        await asyncio.shield(self._connecting)
+        return self._connection
+
+    async def _make_connection(self) -> None:
+        connection = self._owner.nodes.connection(self.node)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await connection.connect()
+                await connection.send_command(*_INFO)
+                info = await connection.read_response(disable_decoding=True)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            self._connecting = None
+        self._owner.trust.connected(self.node, _incarnation_of(info))
+        self._connection = connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+class Batcher:
+    """One a process and loop."""
+
+    def __init__(
+        self, nodes: Nodes, trust: Trust, monotonic: Any, *, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self.nodes = nodes
+        self.trust = trust
+        self.monotonic = monotonic
+        self.deadline_s = deadline_s
+        self.closed = False
+        self.refused = 0  # questions and writes that found no room, or an open breaker
+        self.failures = 0  # batches without an answer
+        self.round_trips = 0
+        self.commands = 0
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._breakers: dict[str, Breaker] = {}
+        self._learning: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Learns the slots of a cluster. A cluster that is away is learnt of later."""
+        if self.nodes.cluster:
+            self.learn_slots()
+            assert self._learning is not None
+            await asyncio.wait([self._learning])
+
+    async def close(self) -> None:
+        """Fails what waits; every connection is closed."""
+        self.closed = True
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.wait([self._learning])
+        for lane in list(self._lanes.values()):
+            await lane.close()
+
+    async def get_all(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values in the order of the keys, None where there is none. Raises Unavailable."""
+        batches = [self.get(key) for key in keys]
+        for batch in dict.fromkeys(batches):
+            await batch.wait()
+        return [batch.values[key] for batch, key in zip(batches, keys, strict=True)]
+
+    def get(self, key: bytes) -> Batch:
+        """The batch whose `values` will have the key."""
+        lane = self.lane(self.nodes.node_of(key), "reads")
+        batch = lane.last()
+        if batch is not None and key in batch.keys:
+            return batch
+        batch = lane.open(1, _COMMAND_BYTES)
+        batch.keys[key] = None
+        return batch
+
+    def ask(self, key: bytes, *command: Any) -> Call:
+        """A question other than GET about a key, with this turn's batch of its node."""
+        return self._put(self.lane(self.nodes.node_of(key), "reads"), command, once=True)
+
+    def tell(self, key: bytes, *command: Any) -> Call:
+        """A write; in the order of telling, as far as they are of one node."""
+        return self._put(self.lane(self.nodes.node_of(key), "writes"), command, once=False)
+
+    def breaker_of(self, node: str) -> Breaker:
+        """One a node."""
+        breaker = self._breakers.get(node)
+        if breaker is None:
+            breaker = self._breakers[node] = Breaker(f"redis {node}", now=self.monotonic)
+        return breaker
+
+    @property
+    def open_breakers(self) -> int:
+        """Nodes that are left alone."""
+        return sum(one.state is not BreakerState.CLOSED for one in self._breakers.values())
+
+    def lane(self, node: str, kind: str) -> _Lane:
+        """The lane of that name to that node."""
+        lane = self._lanes.get((node, kind))
+        if lane is None:
+            lane = self._lanes[node, kind] = _Lane(self, node, kind)
+        return lane
+
+    def learn_slots(self) -> None:
+        """Reads a cluster's slots again, behind the calls."""
+        if self._learning is None:
+            self._learning = asyncio.get_running_loop().create_task(
+                self._learn_slots(), name="redis slots"
+            )
+            self._learning.add_done_callback(_look_at)
+
+    async def _learn_slots(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if await self.nodes.refresh():
+                    self.trust.slots_moved()
+        finally:
+            self._learning = None
+
+    def _put(self, lane: _Lane, command: tuple[Any, ...], *, once: bool) -> Call:
+        size = _COMMAND_BYTES + sum(len(part) for part in command if isinstance(part, bytes))
+        batch = lane.open(1, size)
+        return Call(batch, batch.put(command, once=once))
+
+
+async def _read(connection: Any) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except ResponseError as refusal:
+        return refusal
+
+
+def _incarnation_of(info: bytes) -> bytes:
+    """8 bytes of the server's run id, which differs for each start."""
+    for line in info.splitlines():
+        if line.startswith(b"run_id:"):
+            return bytes.fromhex(line[7:23].decode())
+    raise Unavailable("redis: INFO server has no run_id")
+
+
+def _refused(lane: _Lane) -> Batch:
+    batch = Batch(0.0)
+    batch.begun = True
+    batch.finish(
+        Unavailable(f"redis {lane.node}: {lane.keys_waiting} {lane.kind} wait; {KEYS_WAITING_MAX}")
+    )
+    return batch
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """A failure that nobody waits for any more was the business of calls that are over."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,1 @@
+"""Contract suites, one class a port; an adapter subclasses them."""

@@ -1,0 +1,142 @@
+"""What tests of the Redis adapters share: an honest truth in memory, and nodes that are wired as in
+a cluster, all in one process.
+
+Not for the truth's own adapter: that has suites of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from feedcore import native
+from feedcore.adapters.cluster.announce import Deleted, ModesChanged, Posted, SettingsChanged
+from feedcore.adapters.cluster.freshness import SharedFreshness
+from feedcore.adapters.cluster.mirror import Mirror
+from feedcore.adapters.cluster.shared import Document
+from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.keys import Keys
+from feedcore.adapters.redis.nodes import Nodes
+from feedcore.adapters.redis.trust import Trust
+from feedcore.clock import SystemClock
+from feedcore.domain import entry, ids
+from feedcore.domain.epochs import EPOCHS_BYTES, VIEWER
+from feedcore.ports.settings import AuthorMode
+
+# A machine that does other things, too, is late by more than a production deadline.
+DEADLINE_S = 3.0
+
+
+class Truth:
+    """SharedSource: what is durable, and is durable as soon as it is said."""
+
+    def __init__(self) -> None:
+        self.deleted: dict[int, int] = {}
+        self.modes: dict[int, AuthorMode] = {}
+        self.settings: dict[str, list[Document]] = {}
+        self.trending_entries = b""
+        self.reads = 0
+
+    async def tombstones_since(self, since_ms: int, now_ms: int) -> list[int]:
+        """By the time of deletion."""
+        self.reads += 1
+        return [one for one, at_ms in self.deleted.items() if at_ms >= since_ms]
+
+    async def author_modes(self) -> list[AuthorMode]:
+        """All that are not PUSH."""
+        return list(self.modes.values())
+
+    async def documents(self) -> dict[str, list[Document]]:
+        """Newest first."""
+        return {name: list(versions) for name, versions in self.settings.items()}
+
+    async def trending(self) -> bytes:
+        """Entries."""
+        return self.trending_entries
+
+    async def engagement_since(self, since_ms: int, now_ms: int) -> bytes:
+        """None."""
+        return b""
+
+
+class Node:
+    """One process of a cluster: a batcher, a mirror, its epochs, its freshness."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        truth: Truth,
+        prefix: str,
+        *,
+        cluster: bool = False,
+        deadline_s: float = DEADLINE_S,
+        grace_s: float = 0.3,
+        log_server: object = None,
+    ) -> None:
+        self.clock = SystemClock()
+        self.truth = truth
+        self.keys = Keys(prefix)
+        trust = Trust(self.clock.monotonic, grace_s)
+        self.batcher = Batcher(
+            Nodes(urls, cluster=cluster), trust, self.clock.monotonic, deadline_s=deadline_s
+        )
+        self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
+        self.mirror = Mirror(self.epochs, self.clock)
+        self.followees: dict[int, bytes] = {}
+        self.freshness = SharedFreshness(
+            self.batcher, self.keys, self.mirror, truth, self.epochs, self.clock,
+            self.followees.get,
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Node:
+        await self.freshness.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.freshness.close()
+        await self.batcher.close()
+
+    def kept(self, user_id: int) -> tuple[int, int]:
+        """What something kept of the user now would be compared with."""
+        return self.epochs.era, self.epochs.read(VIEWER, user_id)
+
+
+class Writer:
+    """Makes things true, then has a node announce them, as the stores do."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+        self.ids = ids.IdGenerator(0, 1, SystemClock().now_ms)
+
+    async def post(self, node: Node, author_id: int, *, pulled: bool = False) -> int:
+        """A post's content id."""
+        content_id = self.ids.next()
+        event = Posted(author_id, packed(content_id, author_id), pulled)
+        await node.freshness.announce([], [event])
+        return content_id
+
+    async def delete(self, node: Node, content_id: int) -> None:
+        """Gone for good."""
+        self.truth.deleted[content_id] = node.clock.now_ms()
+        await node.freshness.announce([], [Deleted(content_id)])
+
+    async def set_mode(self, node: Node, author_id: int, mode: int) -> None:
+        """Between push and pull."""
+        self.truth.modes[author_id] = AuthorMode(author_id, mode, 0, 0)
+        await node.freshness.announce([], [ModesChanged()])
+
+    async def settings(self, node: Node, name: str, document: dict) -> None:
+        """A new version."""
+        versions = self.truth.settings.setdefault(name, [])
+        versions.insert(0, Document(len(versions) + 1, document))
+        await node.freshness.announce([], [SettingsChanged(name)])
+
+
+def packed(content_id: int, author_id: int) -> bytes:
+    """One feed entry."""
+    return entry.pack(content_id, author_id)
+
+
+def fresh_prefix() -> str:
+    """Nobody else's keys."""
+    return f"redis-test-{secrets.token_hex(4)}-"

@@ -1,0 +1,240 @@
+"""Pages and viewer rows in Redis: served exactly as long as they would be made again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from feedcore import native
+from feedcore.adapters.cluster import userpages
+from feedcore.adapters.redis import pages as codec
+from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
+from feedcore.ports.preferences import ViewerFilters
+from feedcore.ports.resident import ViewerRow
+from tests.cluster.redisworld import Node, Truth, Writer, fresh_prefix
+
+USERS, AUTHORS = range(1, 13), range(100, 140)
+SHAPE = b"20f"
+STEPS = 3_000
+
+
+class World:
+    """Everything that a page depends on."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.followees = {
+            user_id: native.pack_ids(rng.sample(AUTHORS, rng.randint(1, 12))) for user_id in USERS
+        }
+        self.followees[USERS[0]] = b""
+        self.viewers = dict.fromkeys(USERS, 0)
+        self.posts: dict[int, int] = dict.fromkeys([*AUTHORS, *USERS], 0)
+        self.shown: dict[int, list[int]] = {}
+        self.deleted = 0
+        self.changes = 0
+        self.trending = 0
+
+    def page_of(self, user_id: int) -> tuple[bytes, bytes]:
+        """The body that would be made now, and what it shows."""
+        authors = [*native.unpack_ids(self.followees[user_id]), user_id]
+        newest = [self.posts[author] for author in authors]
+        # trending is what a page of somebody who follows nobody is made of
+        trending = self.trending if len(authors) == 1 else 0
+        shown = [one for one in newest if one and one not in self.gone]
+        body = repr((self.viewers[user_id], newest, shown, self.changes, trending)).encode()
+        return body, b"".join(one.to_bytes(8, "little") for one in shown)
+
+    gone: set[int] = set()
+
+
+async def _change(world: World, writer: Writer, node: Node, rng: random.Random) -> None:
+    kind = rng.random()
+    if kind < 0.35:
+        author = rng.choice([*AUTHORS, *USERS])
+        world.posts[author] = await writer.post(node, author, pulled=rng.random() < 0.3)
+    elif kind < 0.55:
+        newest = [one for one in world.posts.values() if one]
+        if newest:
+            content_id = rng.choice(newest)
+            world.gone.add(content_id)
+            await writer.delete(node, content_id)
+    elif kind < 0.85:
+        user_id = rng.choice(USERS)
+        world.viewers[user_id] += 1
+        await node.freshness.announce([user_id])
+    elif kind < 0.9:
+        world.changes += 1
+        await writer.settings(node, "ranking", {"version": world.changes})
+    elif kind < 0.95:
+        world.changes += 1
+        await writer.set_mode(node, rng.choice(AUTHORS), rng.randint(0, 2))
+    else:
+        world.trending += 1
+        await writer.settings(node, "trending", {})
+
+
+async def test_a_page_is_served_exactly_while_it_would_be_made_again(redis_url: str) -> None:
+    truth, prefix, rng = Truth(), fresh_prefix(), random.Random(7)
+    world, writer = World(rng), Writer(truth)
+    world.gone = set()
+    kept: dict[int, bytes] = {}
+    served = refused = 0
+    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+        for node in (a, b):
+            node.followees = world.followees
+            node.freshness.pages._followees_of = world.followees.get
+        for step in range(STEPS):
+            if rng.random() < 0.4:
+                await _change(world, writer, rng.choice((a, b)), rng)
+            node, user_id = rng.choice((a, b)), rng.choice(USERS)
+            body, shown = world.page_of(user_id)
+            found = await node.freshness.page(user_id, SHAPE)
+            if found is not None:
+                assert found == body, f"step {step}, user {user_id}"
+                served += 1
+                continue
+            assert kept.get(user_id) != body, f"step {step}, user {user_id}: nothing had changed"
+            refused += user_id in kept
+            node.freshness.keep_page(user_id, SHAPE, body, shown)
+            kept[user_id] = body
+            await node.batcher.tell(b"x", "PING").reply()
+    assert served > STEPS // 20 and refused > STEPS // 20
+
+
+async def test_a_page_that_was_overtaken_is_not_served(redis_url: str) -> None:
+    """Makers are slow, and there are several of one page: what is served is as of the asking."""
+    truth, prefix, rng = Truth(), fresh_prefix(), random.Random(8)
+    durable, acknowledged = dict.fromkeys(USERS, 0), dict.fromkeys(USERS, 0)
+    served = 0
+    done = False
+
+    async def write(node: Node) -> None:
+        for number in range(1, 600):
+            user_id = rng.choice(USERS)
+            durable[user_id] = max(durable[user_id], number)
+            await asyncio.sleep(rng.choice((0, 0.002)))
+            await node.freshness.announce([user_id])
+            acknowledged[user_id] = max(acknowledged[user_id], number)
+            await asyncio.sleep(0.003)
+
+    async def read(node: Node) -> None:
+        nonlocal served
+        while not done:
+            user_id = rng.choice(USERS)
+            expected = acknowledged[user_id]
+            found = await node.freshness.page(user_id, SHAPE)
+            if found is not None:
+                served += 1
+                assert int(found) >= expected, f"user {user_id}"
+                continue
+            body = str(durable[user_id]).encode()
+            await asyncio.sleep(rng.choice((0, 0.001, 0.01)))
+            if rng.random() < 0.9:  # the others gave up
+                node.freshness.keep_page(user_id, SHAPE, body, b"")
+
+    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+        for node in (a, b):
+            node.followees.update(dict.fromkeys(USERS, native.pack_ids([100])))
+        async with asyncio.TaskGroup() as group:
+            readers = [group.create_task(read(node)) for node in (a, b) for _ in range(6)]
+            await asyncio.gather(write(a), write(b))
+            done = True
+        assert all(reader.done() for reader in readers)
+    assert served > 50
+
+
+async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    async with Node([redis_url], truth, prefix) as a:
+        a.followees[7] = native.pack_ids([5])
+
+        async def make() -> bytes | None:
+            found = await a.freshness.page(7, SHAPE)
+            if found is None:
+                a.freshness.keep_page(7, SHAPE, b"body", b"")
+                await a.batcher.tell(b"x", "PING").reply()
+            return found
+
+        assert await make() is None
+        assert await make() == b"body"
+        now_ms = a.clock.now_ms
+        ahead = PAGE_SOFT_AGE_MS + 1
+        monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
+        # past its soft age one makes a fresh one, the others are served
+        assert await a.freshness.page(7, SHAPE) is None
+        assert await a.freshness.page(7, SHAPE) == b"body"
+        monkeypatch.undo()
+        now_ms = a.clock.now_ms
+        monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + PAGE_AGE_MAX_MS + 1)
+        assert await a.freshness.page(7, SHAPE) is None
+
+
+def _row(built: bool = True, until_ms: int = 0, entries: bytes = bytes(40)) -> ViewerRow:
+    filters = ViewerFilters(*(bytes([n]) * 8 * n for n in range(1, 7)))
+    return ViewerRow(native.pack_ids([3, 9]), filters, until_ms, built, entries, 17)
+
+
+async def test_viewer_rows_go_between_nodes(redis_url: str) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+        users = [7, 8, 9]
+        for user_id in users:
+            await a.freshness.viewer(user_id)
+        assert await a.freshness.viewer_rows(users, 500) == [None] * 3
+        rows = [_row(), _row(built=False), _row(until_ms=1)]
+        a.freshness.keep_viewer_rows(users, rows, 500)
+        await a.batcher.tell(b"x", "PING").reply()
+        found = await b.freshness.viewer_rows(users, 500)
+        # a feed that is not built is nobody's, and a snooze is over
+        assert found == [rows[0], None, None]
+        await b.freshness.announce([7])
+        assert await a.freshness.viewer_rows([7], 500) == [None]
+
+
+async def test_a_row_that_was_loaded_less_deep_is_not_enough(redis_url: str) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    async with Node([redis_url], truth, prefix) as a:
+        await a.freshness.viewer(7)
+        for entries, answers in ((bytes(20 * 10), [_NONE, 10, 5]), (bytes(20 * 9), [9, 9, 5])):
+            await a.freshness.viewer_rows([7], 1_000)
+            a.freshness.keep_viewer_rows([7], [_row(entries=entries)], 10)
+            await a.batcher.tell(b"x", "PING").reply()
+            for depth, count in zip((11, 10, 5), answers, strict=True):
+                [row] = await a.freshness.viewer_rows([7], depth)
+                assert (len(row.entries) // 20 if row else _NONE) == count
+                a.freshness.pages.making.clear()
+
+
+async def test_a_row_is_half_a_tail_old_at_most(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    async with Node([redis_url], truth, prefix) as a:
+        await a.freshness.viewer(7)
+        await a.freshness.viewer_rows([7], 500)
+        a.freshness.keep_viewer_rows([7], [_row()], 500)
+        await a.batcher.tell(b"x", "PING").reply()
+        assert await a.freshness.viewer_rows([7], 500) == [_row()]
+        now_ms = a.clock.now_ms
+        ahead = userpages.ROW_AGE_MAX_MS + 1
+        monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
+        assert await a.freshness.viewer_rows([7], 500) == [None]
+
+
+def test_bytes_that_are_not_whole_are_nothing() -> None:
+    proof = codec.Proof(b"12345678", b"1234567812345678", 5 << 64 | 3, 1_234)
+    page = codec.KeptPage(proof, native.pack_ids([1, 2]), native.pack_ids([3]), b"body")
+    row = codec.KeptRow(proof, 500, _row())
+    data, more = codec.pack_page(page), codec.pack_row(row)
+    assert data is not None and more is not None
+    assert codec.unpack_page(data) == page and codec.unpack_row(more) == row
+    head = len(data) - len(b"body")
+    assert all(codec.unpack_page(data[:size]) is None for size in range(head))
+    assert all(codec.unpack_row(more[:size]) is None for size in range(len(more)))
+    assert codec.unpack_page(b"\x02" + data[1:]) is None
+    large = page._replace(followees=bytes(codec.PAGE_FOLLOWEES_BYTES_MAX + 8))
+    assert codec.pack_page(large) is None
+
+
+_NONE = -1
