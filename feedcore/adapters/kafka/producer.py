@@ -12,9 +12,9 @@ States of a producer:
     closed
 
 Invariants: acks=all with idempotence, so that an acknowledged message is on all copies in sync and
-its client never writes it twice; at most IN_FLIGHT_MAX messages are not acknowledged, abandoned ones
-included (the client goes on trying those, so a message that failed here may arrive later: what is
-sent must be idempotent); while connecting or away, `send` fails at once; one task, owned here,
+its client never writes it twice; at most IN_FLIGHT_MAX messages are not acknowledged, abandoned
+ones included (the client goes on trying those: what failed here may arrive later, so that what is
+sent must be idempotent); while connecting or away, sending fails at once; one task, owned here,
 brings the producer back. Not for keeping what could not be sent.
 """
 
