@@ -85,11 +85,6 @@ def _cluster(settings: Settings) -> Iterator[Advice]:
             f"{settings.kafka.replication}: the loss of one broker stops fan-out (posts are kept);"
             " 3 survives it",
         )
-    if not settings.redis.nodes:
-        yield Advice(
-            "redis.nodes",
-            "none: every page reads its viewer from the store; right, and several times slower",
-        )
     for key, user, tls_ca in (
         ("cql.user", settings.cql.user, settings.cql.tls_ca),
         ("kafka.user", settings.kafka.user, settings.kafka.tls_ca),

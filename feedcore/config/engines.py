@@ -15,7 +15,7 @@ from feedcore.config.types import Addresses, OptionalPath, Secret, Section
 DEADLINE_MS_MAX = 60_000  # a caller has given up long before
 IN_FLIGHT_MAX = 32_768  # the stream ids of one CQL connection
 REPLICATION_MAX = 7  # a quorum of more costs more than it saves
-PARTITIONS_MAX = 10_000  # what a broker is said to hold
+PARTITIONS_MAX = 1_024  # more fan-out processes than any cluster has
 
 
 class CqlSettings(Section):
@@ -93,7 +93,7 @@ class KafkaSettings(Section):
     prefix: str = Field(
         "feedcore.",
         max_length=64,
-        pattern="^[a-zA-Z0-9._-]*$",
+        pattern="^[a-zA-Z0-9.-]*$",
         description="what topics and consumer groups begin with",
     )
     partitions: int = Field(

@@ -57,7 +57,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _profile_has_its_engines(self) -> Settings:
         if self.store.profile == "cluster":
-            for key in ("cql.contact_points", "kafka.brokers"):
+            for key in ("cql.contact_points", "kafka.brokers", "redis.nodes"):
                 section, name = key.split(".")
                 if not getattr(getattr(self, section), name):
                     raise ValueError(f"{key}: the cluster profile needs at least one HOST:PORT")

@@ -1,0 +1,174 @@
+"""ClusterStore: all ports of one process over CQL, Redis and Kafka.
+
+What is needed when:
+
+    to start          the tables (CQL), at this code's schema; until they answer, `open` says what it
+                      waits for and tries again. Redis and Kafka may be away
+    to serve a page   the tables, or what this process and Redis keep
+    to acknowledge    the tables at quorum
+    to fan out        the tables and Kafka; what Kafka lacks stays a row, and is swept there later
+
+Invariants: what is started here is ended by `close`, in the opposite order; nothing that is
+acknowledged is only in Redis, Kafka or memory. One event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from feedcore import native
+from feedcore.adapters.cluster.freshness import SharedFreshness
+from feedcore.adapters.cluster.jobids import JobIds
+from feedcore.adapters.cluster.mirror import Mirror
+from feedcore.adapters.cluster.nodeview import NodeView
+from feedcore.adapters.cluster.options import ClusterOptions
+from feedcore.adapters.cluster.resident import ClusterResidentSource
+from feedcore.adapters.cluster.truth import Truth
+from feedcore.adapters.cql.connect import open_session
+from feedcore.adapters.cql.contents import CqlContentSource
+from feedcore.adapters.cql.feeds import CqlFeedStore
+from feedcore.adapters.cql.graph import CqlGraphSource
+from feedcore.adapters.cql.migrate import CURSOR_SECRET, check, read_meta
+from feedcore.adapters.cql.posts import CqlPostStore
+from feedcore.adapters.cql.preferences import CqlPreferenceStore
+from feedcore.adapters.cql.resident import CqlResidentSource
+from feedcore.adapters.cql.session import Session
+from feedcore.adapters.cql.settings_store import CqlSettingsStore
+from feedcore.adapters.cql.signals import CqlSignalStore
+from feedcore.adapters.kafka.deadletters import DeadLetters
+from feedcore.adapters.kafka.outbox import KafkaOutbox
+from feedcore.adapters.kafka.producer import KafkaProducer
+from feedcore.adapters.kafka.queue import KafkaQueue
+from feedcore.adapters.kafka.sweeper import Sweeper
+from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.keys import Keys
+from feedcore.adapters.redis.nodes import Nodes
+from feedcore.adapters.redis.trust import Trust
+from feedcore.clock import Clock
+from feedcore.domain.epochs import EPOCH_BYTES
+from feedcore.errors import Unavailable
+from feedcore.limits import SECOND_MS
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0  # between attempts to reach the tables
+INACTIVE_PER_CALL = 10_000  # users moved to the inactive ones in one turn of upkeep
+Waiting = Callable[[str], None]
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class ClusterStore:
+    """Make one with `open`."""
+
+    merger = None  # feeds are stored as they are delivered
+
+    def __init__(
+        self, session: Session, secret: bytes, options: ClusterOptions, clock: Clock, *, fanout: bool
+    ) -> None:
+        self.session = session
+        self.secret = secret
+        self.clock = clock
+        self._fans_out = fanout
+        self.epochs = native.Epochs(memoryview(bytearray(EPOCH_BYTES)))
+        redis, kafka = options.redis, options.kafka
+        nodes = Nodes(redis.urls, cluster=redis.cluster)
+        trust = Trust(clock.monotonic)
+        self.batcher = Batcher(nodes, trust, clock.monotonic, deadline_s=redis.deadline_s)
+        self.producer = KafkaProducer(kafka)
+        job_ids = JobIds(options.region, options.node, clock)
+        self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
+        self.mirror = Mirror(self.epochs, clock)
+        view = NodeView(self.mirror)
+        self.signals = CqlSignalStore(session, outbox, view, clock, self.mirror.engagement)
+        self.posts = CqlPostStore(session, outbox, view, view, clock)
+        self.contents = CqlContentSource(session, view)
+        self.graph = CqlGraphSource(session, outbox, view, view, clock)
+        self.preferences = CqlPreferenceStore(session, outbox, view, view, clock)
+        self.feeds = CqlFeedStore(session, outbox, view, view, clock)
+        self.settings = CqlSettingsStore(session, outbox, view, view, clock)
+        self.freshness = SharedFreshness(
+            self.batcher, Keys(redis.prefix), self.mirror, Truth(session), self.epochs, clock
+        )
+        view.attach(self.freshness)
+        tables = CqlResidentSource(session, self.posts, self.contents, self.mirror)
+        self.resident = ClusterResidentSource(tables, self.freshness)
+        dead = DeadLetters(session)
+        self.queue = KafkaQueue(session, self.producer, outbox, dead, view, kafka)
+        self.sweeper = Sweeper(session, outbox, self.producer, dead, clock) if fanout else None
+
+    @classmethod
+    async def open(
+        cls, options: ClusterOptions, clock: Clock, *, fanout: bool, waiting: Waiting
+    ) -> ClusterStore:
+        """Waits until the tables answer. `fanout`: this process takes jobs and sweeps. Raises
+        StoreError for tables that are not at this code's schema.
+        """
+        session = await _when_there(lambda: open_session(options.cql), waiting)
+        try:
+            await _when_there(lambda: check(session), waiting)
+            secret = await _when_there(lambda: read_meta(session, CURSOR_SECRET), waiting)
+            store = cls(session, secret, options, clock, fanout=fanout)
+            await store._start(waiting)
+        except BaseException:
+            await session.close()
+            raise
+        return store
+
+    async def _start(self, waiting: Waiting) -> None:
+        self.producer.start()
+        self.outbox.start()
+        await _when_there(self.freshness.start, waiting)
+        if self.sweeper is not None:
+            self.sweeper.start()
+
+    async def close(self) -> None:
+        """Writes what is buffered, relays what waits, lets everything go."""
+        for step in (
+            self.sweeper.close if self.sweeper is not None else _nothing,
+            self.queue.close,
+            self.preferences.close,
+            self.signals.close,
+            self.outbox.close,
+            self.producer.close,
+            self.freshness.close,
+            self.batcher.close,
+            self.session.close,
+        ):
+            try:
+                await step()
+            except Exception:  # the others are still to be closed; nothing durable is at stake
+                log.exception("closing %r failed", step)
+
+    async def upkeep(self, now_ms: int) -> None:
+        """Inactive users; rows that are too old go by their TTL."""
+        await self.graph.mark_inactive(now_ms, INACTIVE_PER_CALL)
+
+    async def counts(self) -> dict[str, int]:
+        """Figures for status, of this process: a cluster's tables are too large to count."""
+        return {
+            "announcements_owed": self.freshness.owed,
+            "node_log_age_ms": int(self.freshness.log_age_s * SECOND_MS),
+            "loads_without_redis": self.freshness.bypassed,
+            "jobs_left_in_outbox": self.outbox.stats.left,
+            "outbox_oldest_ms": self.sweeper.stats.oldest_ms if self.sweeper else 0,
+            "impressions_dropped": self.signals.impressions_dropped,
+        }
+
+
+async def _nothing() -> None:
+    """Has nothing to close."""
+
+
+async def _when_there(attempt: Callable[[], Awaitable[T]], waiting: Waiting) -> T:
+    """The result of the first attempt that is answered."""
+    wait_s = RETRY_FIRST_S
+    while True:
+        try:
+            return await attempt()
+        except Unavailable as error:
+            waiting(str(error))
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, RETRY_MAX_S)
