@@ -1,8 +1,8 @@
 """ResidentSource over a network: all users of a batch side by side, three queries each.
 
 The viewer partition is read at quorum (followees as one packed column, the rest as rows), the feed
-at one: what a replica that is behind lacks, the mirror's newest posts have. Users who wait for older
-posts of somebody are not built: the plain service pulls those.
+at one: what a replica that is behind lacks, the mirror has as newest posts. Who waits for older
+posts of somebody is not built: the plain service pulls those.
 """
 
 from __future__ import annotations
