@@ -89,7 +89,7 @@ class GraphImport:
     async def _new(self, follower_id: int, wanted: set[int]) -> set[int]:
         user = (to_cql(follower_id),)
         packed, blocks = await together(
-            [self._session.read_packed(viewer.FOLLOWEES, user), self._session.read(_BLOCKS, user)]
+            self._session.read_packed(viewer.FOLLOWEES, user), self._session.read(_BLOCKS, user)
         )
         before = id_array(packed)
         new = wanted - {from_cql(row[0]) for row in blocks}

@@ -147,7 +147,8 @@ class CqlSettingsStore:
     async def authors_to_review(
         self, promote_at: int, demote_below: int, now_ms: int, limit: int
     ) -> list[AuthorMode]:
-        """See `author_review`."""
+        """See `author_review`. Modes that others have set meanwhile count."""
+        await self._shared.shared()
         return await self._review.run(promote_at, demote_below, now_ms, limit)
 
     async def set_author_modes(self, modes: list[AuthorMode]) -> None:
