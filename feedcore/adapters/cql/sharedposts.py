@@ -12,7 +12,7 @@ from feedcore.adapters.engagement import PAIR
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS, ENGAGEMENT_SLOTS, HOUR_MS
 
 _TOMBSTONES = Statement("SELECT content_id FROM tombstones WHERE hour = ? AND at_ms >= ?")
-_TRENDING = Statement("SELECT entries FROM trending WHERE bucket = 0")
+_TRENDING = Statement("SELECT packed FROM trending WHERE bucket = 0")
 _ENGAGEMENT = Statement(
     "SELECT pair FROM engagement WHERE day = ? AND bucket = ? LIMIT ?", Consistency.ONE
 )

@@ -33,8 +33,8 @@ _NEWEST = Statement(
 )
 _POST = Statement("SELECT entry, visibility FROM posts WHERE content_id = ?")
 _RECENT = Statement("SELECT entry FROM recent WHERE hour = ? LIMIT ?", Consistency.ONE)
-_STORED = Statement("SELECT entries FROM trending WHERE bucket = 0")
-_STORE = Statement("INSERT INTO trending (bucket, entries) VALUES (0, ?)")
+_STORED = Statement("SELECT packed FROM trending WHERE bucket = 0")
+_STORE = Statement("INSERT INTO trending (bucket, packed) VALUES (0, ?)")
 
 
 class Trending:
