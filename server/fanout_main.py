@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
-from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import Clock, SystemClock
 from feedcore.limits import LIST_PAGE_MAX
 from feedcore.observe import logs, metrics
+from feedcore.profiles import open_store
 from feedcore.services.engine import Engine, build_engine
 from feedcore.workers.fanout import FanoutStats, FanoutWorker
 from feedcore.workers.runner import FanoutProcess
@@ -20,11 +21,16 @@ from feedcore_server.limits import METRICS_REFRESH_S
 from feedcore_server.process import Child, run_child
 from feedcore_server.wiring import hot_start
 
+if TYPE_CHECKING:
+    from feedcore.profiles import AnyStore
+
 
 async def work(child: Child, stop: asyncio.Event) -> None:
     """Works until `stop`. Raises StoreError if the store cannot be opened for writing."""
     clock: Clock = SystemClock()
-    store = EmbeddedStore.open(child.settings.store.data_dir, clock, writer_role=True)
+    store = await open_store(
+        child.settings, clock, node=child.node, fanout=True, waiting=child.waiting
+    )
     try:
         engine = build_engine(
             store, hot_start(child.settings.fanout), clock, region=child.settings.ids.region
@@ -44,7 +50,7 @@ async def work(child: Child, stop: asyncio.Event) -> None:
 
 
 async def _export(
-    store: EmbeddedStore, engine: Engine, stats: FanoutStats, stop: asyncio.Event
+    store: AnyStore, engine: Engine, stats: FanoutStats, stop: asyncio.Event
 ) -> None:
     """Writes gauges about once a second, and once more at the end."""
     deliveries = failures = 0

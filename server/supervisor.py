@@ -34,7 +34,7 @@ from typing import Any
 from prometheus_client import start_http_server
 
 from feedcore.clock import SystemClock
-from feedcore.config import Settings, split_address
+from feedcore.config import Settings, fanout_node, split_address
 from feedcore.errors import ConfigError
 from feedcore.observe import metrics
 from feedcore_server import limits
@@ -86,7 +86,7 @@ class Supervisor:
         self._host, self._port = split_address(settings.server.listen)
         workers = settings.server.workers
         base, role = settings.ids.node_base, settings.server.role
-        self._slots = [Slot(Spec(FANOUT, 0), base)] if role != API else []
+        self._slots = [Slot(Spec(FANOUT, 0), fanout_node(settings))] if role != API else []
         if role != FANOUT:
             self._slots += [Slot(Spec(API, i), base + i) for i in range(workers)]
         self._spare_node = base + workers

@@ -6,19 +6,20 @@ The only place that knows all of them. Everything that is opened here is closed 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import Clock
 from feedcore.config import CacheSettings, FanoutSettings, Settings
 from feedcore.domain.ids import time_ms
 from feedcore.errors import ClockWentBack
 from feedcore.limits import CLOCK_AHEAD_MAX_MS
 from feedcore.observe import logs
+from feedcore.profiles import open_store
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
@@ -39,6 +40,9 @@ from feedcore_server.interceptors.tracing import traced
 from feedcore_server.limits import LAME_DUCK_S
 from feedcore_server.registry import FastHandler, Registry
 
+if TYPE_CHECKING:
+    from feedcore.profiles import AnyStore
+
 MEGABYTE = 1 << 20
 
 
@@ -52,7 +56,7 @@ class Stops(Protocol):
 class Api:
     """One worker's side of the server, ready to be carried by a transport."""
 
-    store: EmbeddedStore
+    store: AnyStore
     engine: Engine
     dispatcher: Dispatcher
     health: HealthHandlers
@@ -85,10 +89,12 @@ def hot_start(fanout: FanoutSettings) -> HotSettings:
     )
 
 
-async def open_worker(settings: Settings, node: int, clock: Clock) -> Api:
-    """Opens the store and builds an API worker whose ids are of `node`. Raises StoreError,
-    ClockWentBack."""
-    store = EmbeddedStore.open(settings.store.data_dir, clock)
+async def open_worker(
+    settings: Settings, node: int, clock: Clock, waiting: Callable[[str], None]
+) -> Api:
+    """Opens the store and builds an API worker whose ids are of `node`; `waiting` is told what it
+    waits for. Raises StoreError, ClockWentBack."""
+    store = await open_store(settings, clock, node=node, fanout=False, waiting=waiting)
     try:
         await _wait_for_clock(store, clock)
         engine = build_engine(
@@ -161,7 +167,7 @@ def fast_feed(engine: Engine) -> dict[str, FastHandler]:
     return fast
 
 
-async def _wait_for_clock(store: EmbeddedStore, clock: Clock) -> None:
+async def _wait_for_clock(store: AnyStore, clock: Clock) -> None:
     """Waits until the clock is past the newest id stored: a restarted worker never gives an id
     twice.
 

@@ -23,7 +23,7 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
     clock = SystemClock()
     _allow_open_files()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    api = await open_worker(child.settings, child.node, clock)
+    api = await open_worker(child.settings, child.node, clock, child.waiting)
     try:
         if api.engine.resident is not None:
             api.engine.resident.start()

@@ -10,7 +10,7 @@ import grpc
 from rich.console import Console
 
 from feedcore import __version__
-from feedcore.cli import admin, bench, feed, load, offline, planning, serving
+from feedcore.cli import admin, bench, cluster, feed, load, offline, planning, serving
 from feedcore.errors import ConfigError, Fault, FeedcoreError
 
 EXIT_FAILED = 1
@@ -48,6 +48,7 @@ for command in (
     admin.admin,
     admin.audit,
     offline.rebuild,
+    cluster.migrate,
     planning.plan_command,
     bench.bench,
 ):

@@ -34,7 +34,7 @@ from feedcore.config.reading import (
     environment_name,
     load,
 )
-from feedcore.config.settings import Settings
+from feedcore.config.settings import Settings, fanout_node
 from feedcore.config.types import REVEAL, split_address
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "WORKERS_MAX",
     "available_cores",
     "environment_name",
+    "fanout_node",
     "load",
     "split_address",
 ]

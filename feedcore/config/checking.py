@@ -71,7 +71,7 @@ def _cluster(settings: Settings) -> Iterator[Advice]:
         yield Advice(
             "ids.node_base",
             "0: right for one node of a region only; nodes that share numbers give an id twice."
-            f" Give the next node {settings.server.workers + 1}, and so on",
+            f" Give the next node {settings.server.workers + 2}, and so on",
         )
     if settings.cql.replication < 3:
         yield Advice(

@@ -38,9 +38,14 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _nodes_fit(self) -> Settings:
-        last = self.ids.node_base + self.server.workers
+        last = max(self.ids.node_base, fanout_node(self))
+        if self.server.role != "fanout":
+            last = max(last, self.ids.node_base + self.server.workers)
         if last > NODE_MAX:
-            raise ValueError(f"ids.node_base + server.workers is {last}; nodes are 0 to {NODE_MAX}")
+            raise ValueError(
+                f"ids.node_base {self.ids.node_base} with {self.server.workers} workers: the last"
+                f" process would be node {last}; nodes are 0 to {NODE_MAX}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -68,3 +73,13 @@ class Settings(Section):
                 " processes share a directory; its role is all"
             )
         return self
+
+
+def fanout_node(settings: Settings) -> int:
+    """The node number of the fan-out process. In a cluster it gives out job ids: after the workers
+    and their spare one, where there are any.
+    """
+    base, server = settings.ids.node_base, settings.server
+    if settings.store.profile == "embedded" or server.role != "all":
+        return base
+    return base + server.workers + 1

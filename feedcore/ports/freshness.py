@@ -26,7 +26,10 @@ class Freshness(Protocol):
         shared page cache, if it is exactly what would be made now. None where there is no cache.
         """
 
-    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+    def keep_page(
+        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
+    ) -> None:
         """Leaves a page that was made just now to the shared page cache: written behind, dropped
-        when too much waits. `content_ids`: the items on it, an id array.
+        when too much waits. `content_ids`: the items on it, `followees`: whom the user followed when
+        it was made; id arrays.
         """

@@ -281,7 +281,11 @@ class ResidentFeed:
         """Leaves the page to others, if nothing that it shows changed while it was made."""
         if self._freshness is not None and self.maker.is_current(draft):
             content_ids = native.pack_ids(draft.content_ids())
-            self._freshness.keep_page(draft.user_id, draft.shape, draft.body, content_ids)
+            assert draft.viewer is not None
+            followees, _ = draft.viewer.dump()
+            self._freshness.keep_page(
+                draft.user_id, draft.shape, draft.body, content_ids, followees
+            )
 
     async def _fill(self, draft: Draft) -> bool:
         """Loads what the draft needs until it is done; False if `FeedService` must answer."""

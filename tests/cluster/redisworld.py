@@ -85,7 +85,6 @@ class Node:
         self.followees: dict[int, bytes] = {}
         self.freshness = SharedFreshness(
             self.batcher, self.keys, self.mirror, truth, self.epochs, self.clock,
-            self.followees.get,
         )  # fmt: skip
 
     async def __aenter__(self) -> Node:

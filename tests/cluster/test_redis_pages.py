@@ -83,7 +83,6 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(redis_url: 
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
         for node in (a, b):
             node.followees = world.followees
-            node.freshness.pages._followees_of = world.followees.get
         for step in range(STEPS):
             if rng.random() < 0.4:
                 await _change(world, writer, rng.choice((a, b)), rng)
@@ -96,7 +95,9 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(redis_url: 
                 continue
             assert kept.get(user_id) != body, f"step {step}, user {user_id}: nothing had changed"
             refused += user_id in kept
-            node.freshness.keep_page(user_id, SHAPE, body, shown)
+            node.freshness.keep_page(
+                user_id, SHAPE, body, shown, world.followees.get(user_id, b"")
+            )
             kept[user_id] = body
             await node.batcher.tell(b"x", "PING").reply()
     assert served > STEPS // 20 and refused > STEPS // 20
@@ -131,7 +132,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str) -> None:
             body = str(durable[user_id]).encode()
             await asyncio.sleep(rng.choice((0, 0.001, 0.01)))
             if rng.random() < 0.9:  # the others gave up
-                node.freshness.keep_page(user_id, SHAPE, body, b"")
+                node.freshness.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
 
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
         for node in (a, b):
@@ -152,7 +153,7 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         async def make() -> bytes | None:
             found = await a.freshness.page(7, SHAPE)
             if found is None:
-                a.freshness.keep_page(7, SHAPE, b"body", b"")
+                a.freshness.keep_page(7, SHAPE, b"body", b"", a.followees[7])
                 await a.batcher.tell(b"x", "PING").reply()
             return found
 

@@ -71,7 +71,9 @@ class SharedPages:
         found = self.pages.get((user_id, shape))
         return found and found[0]
 
-    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+    def keep_page(
+        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
+    ) -> None:
         self._asked.append("keep_page")
         self.pages[user_id, shape] = body, content_ids
 

@@ -56,7 +56,9 @@ class DirectShared:
         """No page cache."""
         await self.shared()
 
-    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+    def keep_page(
+        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
+    ) -> None:
         """No page cache."""
 
     async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:

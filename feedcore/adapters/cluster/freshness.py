@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.cluster.announce import Event
@@ -64,7 +64,7 @@ class _Round:
 
 
 class SharedFreshness:
-    """See the module. `followees_of(user_id)`: the id array, if this worker keeps the viewer."""
+    """See the module."""
 
     def __init__(
         self,
@@ -74,7 +74,6 @@ class SharedFreshness:
         source: SharedSource,
         epochs: native.Epochs,
         clock: Clock,
-        followees_of: Callable[[int], bytes | None],
     ) -> None:
         self._batcher = batcher
         self._trust = batcher.trust
@@ -87,7 +86,7 @@ class SharedFreshness:
         self._log = NodeLog(batcher, keys.log, self._node)
         self._announcements = Announcements(batcher, keys, self._log)
         self._seen = SeenEpochs()
-        self.pages = UserPages(batcher, keys, mirror, clock, self._log, followees_of)
+        self.pages = UserPages(batcher, keys, mirror, clock, self._log)
         self._round: _Round | None = None
         self._reading = asyncio.Lock()  # the truth, one at a time: an older answer must not be last
         self._truths_begun = self._truths_ended = 0
@@ -174,9 +173,11 @@ class SharedFreshness:
             return None
         return await self.pages.find(user_id, shape, epoch, page_batch, page_key)
 
-    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+    def keep_page(
+        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
+    ) -> None:
         """See `ports.freshness`."""
-        self.pages.keep(user_id, shape, body, content_ids)
+        self.pages.keep(user_id, shape, body, content_ids, followees)
 
     async def viewer_rows(self, user_ids: Sequence[int], depth: int) -> list[ViewerRow | None]:
         """Rows that other nodes have loaded with at least that depth, as good as loaded now."""

@@ -11,7 +11,6 @@ One loop's. Not for asking Redis (freshness), nor for what belongs to one user.
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Sequence
 
@@ -25,13 +24,12 @@ from feedcore.adapters.cluster.announce import (
     SettingsChanged,
 )
 from feedcore.adapters.cluster.shared import Document, SharedSource
+from feedcore.adapters.engagement import EngagementTable
 from feedcore.clock import Clock
 from feedcore.domain import ids
-from feedcore.domain.engagement import SLOT_BYTES
 from feedcore.domain.entry import key_at
 from feedcore.domain.epochs import AUTHOR, CONTENT, FEED
 from feedcore.limits import (
-    ENGAGEMENT_SLOTS,
     HOUR_MS,
     MINUTE_MS,
     RETENTION_MS,
@@ -51,7 +49,6 @@ PUBLISHED_KEPT = 64
 TRENDING = "trending"  # the name of SettingsChanged that stands for the trending posts
 MODES, DOCUMENTS = "modes", "documents"
 _PUSH = 0
-_PAIR = struct.Struct("<Qf")
 
 
 class PostedAuthors:
@@ -72,7 +69,9 @@ class PostedAuthors:
 class Mirror:
     """`epochs`: this worker's; what an event changes for its keepings is bumped there."""
 
-    def __init__(self, epochs: native.Epochs, clock: Clock) -> None:
+    def __init__(
+        self, epochs: native.Epochs, clock: Clock, engagement: EngagementTable | None = None
+    ) -> None:
         self._epochs = epochs
         self._clock = clock
         self.version = 0  # changes with everything that is mirrored
@@ -99,7 +98,7 @@ class Mirror:
         self.trending = b""
         self.stale: set[str] = set()
         self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
-        self._engagement = memoryview(bytearray(ENGAGEMENT_SLOTS * SLOT_BYTES))
+        self.engagement = engagement or EngagementTable()
         self._index = native.RunIndex([])
 
     # --- for readers ----------------------------------------------------------------------------
@@ -119,7 +118,7 @@ class Mirror:
 
     def engagement_table(self) -> memoryview:
         """See `ports.resident`."""
-        return self._engagement
+        return self.engagement.slots
 
     def posts_of(self, authors: Sequence[int]) -> bytes:
         """Entries of the pushed posts in the tail by these authors, newest first."""
@@ -130,6 +129,11 @@ class Mirror:
         """Pulled authors who published since this was last asked."""
         published, self.published = self.published, {}
         return list(published)
+
+    @property
+    def modes(self) -> dict[int, AuthorMode]:
+        """Authors that are not PUSH."""
+        return self._modes
 
     def mode_of(self, author_id: int) -> AuthorMode:
         """PUSH with 0 followers if nothing is known."""
@@ -170,7 +174,7 @@ class Mirror:
             self.tombstones.add(event.content_id)
             self._epochs.bump(CONTENT, event.content_id)
         elif isinstance(event, Engagement):
-            self._store_engagement(event.pairs)
+            self.engagement.apply(event.pairs)
         elif isinstance(event, SettingsChanged) and event.name == TRENDING:
             self._note_change(TRENDING, position, own=own)
         elif isinstance(event, SettingsChanged):
@@ -266,11 +270,6 @@ class Mirror:
                 self._posters.discard(author)
             self.version += 1
 
-    def _store_engagement(self, pairs: bytes) -> None:
-        store, table = native.engagement_store, self._engagement
-        for content_id, value in _PAIR.iter_unpack(pairs):
-            store(table, content_id, value)
-
     # --- the truth ------------------------------------------------------------------------------
 
     async def renew(self, source: SharedSource) -> None:
@@ -306,7 +305,7 @@ class Mirror:
         """
         now_ms = self._clock.now_ms()
         await self.refresh(source, now_ms - TOMBSTONE_AGE_MAX_MS)
-        self._store_engagement(await source.engagement_since(now_ms - RETENTION_MS, now_ms))
+        self.engagement.apply(await source.engagement_since(now_ms - RETENTION_MS, now_ms))
         self.floor = max(self.floor, position)
         self._position = position
         self.version += 1

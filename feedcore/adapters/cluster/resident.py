@@ -8,8 +8,27 @@ from collections.abc import Sequence
 
 from feedcore.adapters.cluster.freshness import SharedFreshness
 from feedcore.adapters.cql.resident import CqlResidentSource
-from feedcore.ports import Content
+from feedcore.domain import ids
+from feedcore.limits import BACKFILL_ENTRIES_MAX, RETENTION_MS
+from feedcore.ports import Content, ContentSource, PostStore
 from feedcore.ports.resident import Mirror, ViewerRow
+
+
+class BulkPosts:
+    """The part of ResidentSource that is about posts, over the stores of posts."""
+
+    def __init__(self, posts: PostStore, contents: ContentSource) -> None:
+        self._posts = posts
+        self._contents = contents
+
+    async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
+        """Entries within retention, newest first."""
+        oldest = ids.first_id_at(now_ms - RETENTION_MS)
+        return await self._posts.outboxes(author_ids, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+
+    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+        """None where there is no such post (any more)."""
+        return await self._contents.contents(content_ids)
 
 
 class ClusterResidentSource:
@@ -41,9 +60,7 @@ class ClusterResidentSource:
         """Noted by the mirror."""
         return self._tables.take_published()
 
-    async def viewers(
-        self, user_ids: Sequence[int], depth: int, now_ms: int
-    ) -> list[ViewerRow]:
+    async def viewers(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
         """One question to the shared cache, then the tables for those it lacks."""
         found = await self._freshness.viewer_rows(user_ids, depth)
         lacking = [user for user, row in zip(user_ids, found, strict=True) if row is None]

@@ -25,19 +25,21 @@ from feedcore.adapters.cluster.jobids import JobIds
 from feedcore.adapters.cluster.mirror import Mirror
 from feedcore.adapters.cluster.nodeview import NodeView
 from feedcore.adapters.cluster.options import ClusterOptions
-from feedcore.adapters.cluster.resident import ClusterResidentSource
+from feedcore.adapters.cluster.resident import BulkPosts, ClusterResidentSource
 from feedcore.adapters.cluster.truth import Truth
 from feedcore.adapters.cql.connect import open_session
 from feedcore.adapters.cql.contents import CqlContentSource
 from feedcore.adapters.cql.feeds import CqlFeedStore
 from feedcore.adapters.cql.graph import CqlGraphSource
-from feedcore.adapters.cql.migrate import CURSOR_SECRET, check, read_meta
+from feedcore.adapters.cql.meta import read_meta
+from feedcore.adapters.cql.migrate import CURSOR_SECRET, check
 from feedcore.adapters.cql.posts import CqlPostStore
 from feedcore.adapters.cql.preferences import CqlPreferenceStore
 from feedcore.adapters.cql.resident import CqlResidentSource
 from feedcore.adapters.cql.session import Session
 from feedcore.adapters.cql.settings_store import CqlSettingsStore
 from feedcore.adapters.cql.signals import CqlSignalStore
+from feedcore.adapters.engagement import EngagementTable
 from feedcore.adapters.kafka.deadletters import DeadLetters
 from feedcore.adapters.kafka.outbox import KafkaOutbox
 from feedcore.adapters.kafka.producer import KafkaProducer
@@ -48,7 +50,7 @@ from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.adapters.redis.trust import Trust
 from feedcore.clock import Clock
-from feedcore.domain.epochs import EPOCH_BYTES
+from feedcore.domain.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
 
@@ -66,13 +68,19 @@ class ClusterStore:
     merger = None  # feeds are stored as they are delivered
 
     def __init__(
-        self, session: Session, secret: bytes, options: ClusterOptions, clock: Clock, *, fanout: bool
+        self,
+        session: Session,
+        secret: bytes,
+        options: ClusterOptions,
+        clock: Clock,
+        *,
+        fanout: bool,
     ) -> None:
         self.session = session
         self.secret = secret
         self.clock = clock
         self._fans_out = fanout
-        self.epochs = native.Epochs(memoryview(bytearray(EPOCH_BYTES)))
+        self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
         redis, kafka = options.redis, options.kafka
         nodes = Nodes(redis.urls, cluster=redis.cluster)
         trust = Trust(clock.monotonic)
@@ -80,9 +88,10 @@ class ClusterStore:
         self.producer = KafkaProducer(kafka)
         job_ids = JobIds(options.region, options.node, clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
-        self.mirror = Mirror(self.epochs, clock)
+        table = EngagementTable()
+        self.mirror = Mirror(self.epochs, clock, table)
         view = NodeView(self.mirror)
-        self.signals = CqlSignalStore(session, outbox, view, clock, self.mirror.engagement)
+        self.signals = CqlSignalStore(session, outbox, view, clock, table)
         self.posts = CqlPostStore(session, outbox, view, view, clock)
         self.contents = CqlContentSource(session, view)
         self.graph = CqlGraphSource(session, outbox, view, view, clock)
@@ -93,7 +102,8 @@ class ClusterStore:
             self.batcher, Keys(redis.prefix), self.mirror, Truth(session), self.epochs, clock
         )
         view.attach(self.freshness)
-        tables = CqlResidentSource(session, self.posts, self.contents, self.mirror)
+        bulk = BulkPosts(self.posts, self.contents)
+        tables = CqlResidentSource(session, bulk, self.mirror)
         self.resident = ClusterResidentSource(tables, self.freshness)
         dead = DeadLetters(session)
         self.queue = KafkaQueue(session, self.producer, outbox, dead, view, kafka)

@@ -12,7 +12,7 @@ epoch, which the caller has done (freshness).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from feedcore.adapters.cluster.mirror import TAIL_MS, Mirror
 from feedcore.adapters.redis.batcher import Batch, Batcher
@@ -41,7 +41,7 @@ _ROW = b"w"
 
 
 class UserPages:
-    """`followees_of(user_id)`: the id array, if this worker keeps the viewer."""
+    """Pages and rows of viewers in the shared cache, with their proofs."""
 
     def __init__(
         self,
@@ -50,14 +50,12 @@ class UserPages:
         mirror: Mirror,
         clock: Clock,
         log: NodeLog,
-        followees_of: Callable[[int], bytes | None],
     ) -> None:
         self._batcher = batcher
         self._keys = keys
         self._mirror = mirror
         self._clock = clock
         self._log = log
-        self._followees_of = followees_of
         self.making = Making()
         self.hits = 0
         self.stale = 0  # there, but not what would be made now
@@ -95,11 +93,10 @@ class UserPages:
         self.making.begin(what, proof)
         return None
 
-    def keep(self, user_id: int, shape: bytes, body: bytes, shown: bytes) -> None:
+    def keep(self, user_id: int, shape: bytes, body: bytes, shown: bytes, followees: bytes) -> None:
         """With the proof that `find` took before it was made."""
         proof = self.making.end((user_id, shape))
-        followees = self._followees_of(user_id) if proof is not None else None
-        if proof is None or followees is None:
+        if proof is None:
             return
         data = pack_page(KeptPage(proof, followees, shown, body))
         if data is None:

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Sequence
 
 from feedcore.adapters.cql import viewer
-from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.bounded import each, together
+from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.limits import AFFINITY_AUTHORS_MAX

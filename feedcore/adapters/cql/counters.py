@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.bounded import each, read_each, together
+from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.signed import bigints
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.adapters.engagement import PAIR, engagement_of

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.bounded import READ_BATCH, read_each, together
+from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from feedcore.adapters.cql import viewer
+from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.dirty import DirtyMarks, Kind
 from feedcore.adapters.cql.session import Session, Statement, Write
-from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.errors import NotFound

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from feedcore.adapters.cluster.announce import Announcer, Deleted
 from feedcore.adapters.cluster.outbox import JobOutbox
+from feedcore.adapters.cql.bounded import read_each, together
 from feedcore.adapters.cql.nodeids import NodeIds
 from feedcore.adapters.cql.outboxes import Outboxes, retained_days
 from feedcore.adapters.cql.publishing import Publisher
 from feedcore.adapters.cql.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.shared import Shared
-from feedcore.adapters.cql.bounded import read_each, together
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.clock import Clock

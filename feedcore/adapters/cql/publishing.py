@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from feedcore.adapters.cluster.announce import Announcer, Posted
 from feedcore.adapters.cluster.outbox import JobOutbox
+from feedcore.adapters.cql.bounded import each, read_each, together
 from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.shared import Shared
-from feedcore.adapters.cql.bounded import each, read_each, together
 from feedcore.adapters.cql.signed import to_cql
 from feedcore.clock import Clock
 from feedcore.domain import entry as entries_of

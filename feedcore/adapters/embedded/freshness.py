@@ -19,5 +19,7 @@ class LocalFreshness:
         """No page cache is shared beyond the process."""
         return None
 
-    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+    def keep_page(
+        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
+    ) -> None:
         """Nobody else could use it."""

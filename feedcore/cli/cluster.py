@@ -1,0 +1,46 @@
+"""`migrate`: the tables of the cluster profile."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from feedcore import profiles
+from feedcore.cli.serving import read_settings, settings_options
+
+WAIT_S_MAX = 3_600  # an hour: a cluster that is being built
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  feedcore migrate --config feedcore.toml
+  feedcore migrate --set cql.contact_points=10.0.0.1:9042 --set cql.replication=3 --wait 60
+"""
+)
+@settings_options
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, WAIT_S_MAX),
+    default=0,
+    help="Seconds to wait for nodes that do not answer yet.",
+)
+def migrate(file: Path | None, assignments: tuple[str, ...], wait_s: float, **flags: Any) -> None:
+    """Make the keyspace and its tables in the cluster, or bring them up to date.
+
+    Run it before a new version of feedcore; again changes nothing, several at once wait for one
+    another. Servers refuse tables that are not up to date.
+    """
+    settings = read_settings(file, assignments, flags).settings
+    applied = asyncio.run(
+        profiles.migrate_cluster(settings, wait_s, lambda text: click.echo(text, err=True))
+    )
+    keyspace = settings.cql.keyspace
+    for name in applied:
+        click.echo(f"{keyspace}: {name} applied")
+    click.echo(f"{keyspace}: up to date")
