@@ -221,21 +221,21 @@ class TestFollows:
     async def test_an_import_that_died_is_finished_by_the_next_one(
         self, engine: UsersEngine
     ) -> None:
-        now, write_many = engine.clock.now_ms(), engine.session.write_many
+        now, batch = engine.clock.now_ms(), engine.session.batch
         edges = [(user, author) for user in range(1, 40) for author in range(100, 110)]
-        left = 5
+        left = 20
 
-        async def dies(writes: Sequence[Write]) -> None:
+        async def dies(writes: Sequence[Write], *, logged: bool) -> None:
             nonlocal left
             left -= 1
             if left < 0:
                 raise Unavailable("the process died here")
-            await write_many(writes)
+            await batch(writes, logged=logged)
 
-        engine.session.write_many = dies  # type: ignore[method-assign]
+        engine.session.batch = dies  # type: ignore[method-assign]
         with pytest.raises(Unavailable):
             await engine.store.graph.import_follows(edges, now)
-        engine.session.write_many = write_many  # type: ignore[method-assign]
+        engine.session.batch = batch  # type: ignore[method-assign]
         new = await engine.other.graph.import_follows(edges, now)
         assert 0 < new < len(edges)
         assert await engine.other.graph.import_follows(edges, now) == 0
@@ -403,6 +403,7 @@ class TestSettings:
             *(engine.other.settings.put("y", {"n": n}, now) for n in range(5, 10)),
         )
         assert sorted(made) == list(range(1, 11))
+        await engine.store.freshness.shared()
         for version, n in zip(made, range(10), strict=True):
             assert engine.store.settings.at_version("y", version) == {"n": n}
 
