@@ -80,8 +80,11 @@ class CqlPostStore:
         announcer: Announcer,
         shared: Shared,
         clock: Clock,
+        node: int | None = None,
     ) -> None:
+        """`node`: `node_of` this process, which alone matters to its clock; None: of all."""
         self._session = session
+        self._node = node
         self._announcer = announcer
         self._shared = shared
         self._clock = clock
@@ -178,7 +181,7 @@ class CqlPostStore:
 
     async def newest_content_id(self) -> int:
         """What nodes have reserved: up to two seconds ahead of the newest post (see nodeids.py)."""
-        return await self._nodes.newest()
+        return await self._nodes.newest(self._node)
 
     async def _row(self, content_id: int) -> PostRow | None:
         rows = await self._session.read(_POST, (content_id,))

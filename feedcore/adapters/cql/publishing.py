@@ -63,7 +63,7 @@ _FOLLOWERS = Statement(
 class _Stored(NamedTuple):
     """What has to be told once the batch is durable."""
 
-    posted: Posted
+    posted: Posted | None  # None: older than any feed holds
     jobs: list[FanoutJob]
 
 
@@ -162,7 +162,10 @@ class Publisher:
         )
         if row is None:
             return Published(content_id, False)
-        return Published(row["content_id"], True) if row["digest"] == post.digest else None
+        if row["digest"] != post.digest:
+            return None
+        # a driver that repeated the claim finds its own
+        return Published(row["content_id"], row["content_id"] != content_id)
 
     async def _known(self, content_id: int) -> bool:
         """Whether it was stored, be it deleted since."""
@@ -235,7 +238,8 @@ class Publisher:
             writes.append(Write(_RECENT, (hour, content_id, entry)))
         writes += [self._outbox.write_of(job) for job in jobs]
         await self._session.batch(writes, logged=True)
-        return _Stored(Posted(post.author_id, entry, mode.pulled), jobs)
+        posted = Posted(post.author_id, entry, mode.pulled) if kept else None
+        return _Stored(posted, jobs)
 
     def _job(
         self, lane: Lane, content_id: int, author_id: int, entry: bytes, now_ms: int
@@ -262,8 +266,9 @@ class Publisher:
         return self._recent <= RECENT_A_MINUTE
 
     async def _tell(self, stored: list[_Stored]) -> None:
-        if stored:
-            await self._announcer.announce(events=[one.posted for one in stored])
+        posted = [one.posted for one in stored if one.posted is not None]
+        if posted:
+            await self._announcer.announce(events=posted)
             self._outbox.relay([job for one in stored for job in one.jobs])
 
 
