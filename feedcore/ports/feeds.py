@@ -27,12 +27,14 @@ class Delivery:
     """One post to many users (`entries` of one entry), or many posts to one user, or a removal.
 
     `recipients` is an id array. A removal (`remove_author` > 0) takes that author's entries out of
-    the feeds of `recipients`; `entries` is then empty.
+    the feeds of `recipients`; `entries` is then empty. `job_id` is that of a removal's job: a store
+    that does jobs of one pair in any order takes away only what was delivered before it was made.
     """
 
     entries: bytes
     recipients: bytes
     remove_author: int = 0
+    job_id: int = 0
 
 
 class FeedStore(Protocol):

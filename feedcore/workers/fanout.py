@@ -183,7 +183,8 @@ class FanoutWorker:
         if native.ids_contain(await self._graph.followees(job.user_id), job.author_id):
             return Step([], FINISHED, 0)
         feed = native.pack_ids([job.user_id])
-        return Step([Delivery(b"", feed, remove_author=job.author_id)], FINISHED, 0)
+        removal = Delivery(b"", feed, remove_author=job.author_id, job_id=job.job_id)
+        return Step([removal], FINISHED, 0)
 
     async def _rebuild(self, job: FanoutJob, now_ms: int) -> Step:
         """The posts of the next followees into a returning user's feed."""

@@ -1,0 +1,115 @@
+"""ResidentSource over a network: all users of a batch side by side, three queries each.
+
+The viewer partition is read at quorum (followees as one packed column, the rest as rows), the feed
+at one: what a replica that is behind lacks, the mirror has as newest posts. Who waits for older
+posts of somebody is not built: the plain service pulls those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from feedcore.adapters.cql import viewer
+from feedcore.adapters.cql.bounded import each, together
+from feedcore.adapters.cql.feeds import WINDOW
+from feedcore.adapters.cql.idarrays import id_array
+from feedcore.adapters.cql.session import Session
+from feedcore.adapters.cql.signed import to_cql
+from feedcore.domain import ids
+from feedcore.limits import RETENTION_MS
+from feedcore.ports import Content
+from feedcore.ports.resident import Mirror, ViewerRow
+
+VIEWERS_AT_ONCE = 128  # users of one batch whose queries are under way
+_NO_RUNS = 0  # stored runs are the embedded store's
+
+
+class ResidentPosts(Protocol):
+    """The part of ResidentSource that is about posts."""
+
+    async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
+        """Entries within retention, newest first."""
+
+    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+        """None where there is no such post (any more)."""
+
+
+class ResidentMirror(Protocol):
+    """The node's mirror, as ResidentSource has it."""
+
+    @property
+    def version(self) -> int:
+        """Changes with everything that is mirrored."""
+
+    def view(self) -> Mirror:
+        """As of now."""
+
+    def engagement_table(self) -> memoryview:
+        """The map that `native.engagement_lookup` reads."""
+
+    def take_published(self) -> list[int]:
+        """Pulled authors who published since this was last asked."""
+
+
+class CqlResidentSource:
+    """See `ports.resident.ResidentSource`."""
+
+    def __init__(self, session: Session, posts: ResidentPosts, mirror: ResidentMirror) -> None:
+        self._session = session
+        self._posts = posts
+        self._mirror = mirror
+
+    @property
+    def local(self) -> bool:
+        """Its coroutines wait for the cluster."""
+        return False
+
+    @property
+    def mirror_version(self) -> int:
+        """Of the mirror."""
+        return self._mirror.version
+
+    def mirror(self) -> Mirror:
+        """As of the last event of the node log."""
+        return self._mirror.view()
+
+    def engagement_table(self) -> memoryview:
+        """Of the mirror."""
+        return self._mirror.engagement_table()
+
+    def take_published(self) -> list[int]:
+        """Noted by the mirror."""
+        return self._mirror.take_published()
+
+    async def viewers(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
+        """Side by side; one that fails fails the batch."""
+        oldest = ids.first_id_at(now_ms - RETENTION_MS)
+
+        async def one(user_id: int) -> ViewerRow:
+            user = (to_cql(user_id),)
+            followees, rows, entries = await together(
+                self._session.read_packed(viewer.FOLLOWEES, user),
+                self._session.read(viewer.RELATIONS, user),
+                self._session.read_packed(WINDOW, (*user, ids.ID_MAX, oldest, depth)),
+            )
+            relations = viewer.decode(rows, now_ms)
+            built = not relations.away and not relations.pending
+            return ViewerRow(
+                id_array(followees),
+                relations.filters,
+                relations.snoozed_until_ms,
+                built,
+                entries,
+                _NO_RUNS,
+            )
+
+        return await each(user_ids, one, VIEWERS_AT_ONCE)
+
+    async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
+        """Of the posts part."""
+        return await self._posts.outboxes(author_ids, now_ms)
+
+    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+        """Of the posts part."""
+        return await self._posts.contents(content_ids)

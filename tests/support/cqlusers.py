@@ -1,0 +1,253 @@
+"""All CQL stores on a real cluster, two openings of one keyspace, as two nodes would have them.
+
+What other parts of the profile do is done here the plain way: jobs are rows, relayed in memory; the
+node log is a call to the other opening's `shared`. Empty before and after each test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from feedcore import native
+from feedcore.adapters.cluster.announce import Engagement, Event, Posted
+from feedcore.adapters.cluster.direct import DirectShared
+from feedcore.adapters.cluster.jobids import JobIds, minute_of, shard_of, timestamp_us
+from feedcore.adapters.cql import viewer
+from feedcore.adapters.cql.connect import open_session
+from feedcore.adapters.cql.contents import CqlContentSource
+from feedcore.adapters.cql.feeds import CqlFeedStore
+from feedcore.adapters.cql.graph import CqlGraphSource
+from feedcore.adapters.cql.migrate import migrate
+from feedcore.adapters.cql.posts import CqlPostStore
+from feedcore.adapters.cql.preferences import CqlPreferenceStore
+from feedcore.adapters.cql.session import SchemaSession, Session, Statement, Write
+from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.settings_store import CqlSettingsStore, CqlSharedSettings
+from feedcore.adapters.cql.sharedposts import CqlSharedPosts
+from feedcore.adapters.cql.signals import CqlSignalStore
+from feedcore.adapters.kafka import jobwire
+from feedcore.clock import ManualClock, SystemClock
+from feedcore.ports import FanoutJob, JobKind, Lane
+
+TABLES = (
+    "activity author_modes author_sizes dirty dirty_since engagement fanout_events feed followers"
+    " idempotency impressions interaction_keys interactions node_ids outbox post_counts post_fanout"
+    " posts recent setting_names settings tombstones trending user_interactions viewer"
+).split()
+
+
+def address() -> str:
+    """Of a node that others may use at the same time."""
+    found = os.environ.get("FEEDCORE_TEST_CASSANDRA")
+    if not found:
+        reason = "FEEDCORE_TEST_CASSANDRA is not set: HOST:PORT of a real server"
+        if os.environ.get("FEEDCORE_REQUIRE_SERVICES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+async def make_keyspace(name: str) -> None:
+    """Empty, with all tables."""
+    session = await open_session(CqlSettings((address(),), request_timeout_s=30.0))
+    try:
+        await session.define(f"DROP KEYSPACE IF EXISTS {name}")
+        await migrate(session, name, {"class": "SimpleStrategy", "replication_factor": 1})
+    finally:
+        await session.close()
+
+
+async def drop_keyspace(name: str) -> None:
+    """With everything in it."""
+    session = await open_session(CqlSettings((address(),), request_timeout_s=30.0))
+    await session.define(f"DROP KEYSPACE IF EXISTS {name}")
+    await session.close()
+
+
+class RecordingSession:
+    """Passes everything on, and remembers which tables were written: only those are emptied."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.tables: set[str] = set()
+
+    async def write(self, statement: Statement, parameters: Sequence[Any] = ()) -> None:
+        self._note(statement)
+        await self._session.write(statement, parameters)
+
+    async def write_many(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            self._note(write.statement)
+        await self._session.write_many(writes)
+
+    async def write_packed(
+        self, statement: Statement, ids: bytes, parameters: Sequence[Any]
+    ) -> None:
+        self._note(statement)
+        await self._session.write_packed(statement, ids, parameters)
+
+    async def batch(self, writes: Sequence[Write], *, logged: bool) -> None:
+        for write in writes:
+            self._note(write.statement)
+        await self._session.batch(writes, logged=logged)
+
+    async def insert_if_absent(
+        self, statement: Statement, parameters: Sequence[Any] = ()
+    ) -> dict[str, Any] | None:
+        self._note(statement)
+        return await self._session.insert_if_absent(statement, parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def _note(self, statement: Statement) -> None:
+        words = statement.cql.replace("(", " ").split()
+        self.tables.update(word for word in words if word in TABLES)
+
+
+class Queue:
+    """Rows as the outbox has them, relayed in memory; the ends of jobs as the queue writes them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._job_ids = JobIds(0, 1, SystemClock())
+        self.waiting: list[FanoutJob] = []
+
+    def next_job_id(self) -> int:
+        return self._job_ids.next()
+
+    def write_of(self, job: FanoutJob) -> Write:
+        insert = Statement(
+            "INSERT INTO fanout_events (shard, minute, job_id, job) VALUES (?, ?, ?, ?)"
+        )
+        key = (shard_of(job.job_id), minute_of(job.job_id), job.job_id)
+        return Write(insert, (*key, jobwire.encode(job)))
+
+    def relay(self, jobs: Sequence[FanoutJob]) -> None:
+        self.waiting += jobs
+
+    async def claim(self, lanes: Sequence[Lane], limit: int) -> list[FanoutJob]:
+        return [job for job in self.waiting if job.lane in lanes][:limit]
+
+    async def advance(self, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
+        for job, after, delivered in progress:
+            self.waiting.remove(job)
+            if after >= 0:
+                self.waiting.append(replace(job, after=after, delivered=job.delivered + delivered))
+            elif job.kind in (JobKind.BACKFILL, JobKind.REBUILD):
+                rebuilt = job.kind is JobKind.REBUILD
+                kind = viewer.Kind.REBUILDING if rebuilt else viewer.Kind.BACKFILL
+                at_us = timestamp_us(job.job_id)
+                await self._session.write(*viewer.drop(job.user_id, kind, job.author_id, at_us))
+
+
+class NodeLog:
+    """All openings hear at once."""
+
+    def __init__(self) -> None:
+        self.stores: list[Opening] = []
+        self.viewers: list[int] = []
+        self.events: list[Event] = []
+
+    async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
+        self.viewers += viewers
+        self.events += events
+        for event in events:
+            for store in self.stores:
+                if isinstance(event, Engagement):
+                    store.signals.apply(event.pairs)
+                elif isinstance(event, Posted) and not event.pulled:
+                    store.freshness.posted(event)
+
+
+class Source(CqlSharedPosts, CqlSharedSettings):
+    """SharedSource, both parts."""
+
+    def __init__(self, session: Session) -> None:
+        CqlSharedPosts.__init__(self, session)
+        CqlSharedSettings.__init__(self, session)
+
+
+class Shared(DirectShared):
+    """With the newest posts of the node log."""
+
+    def __init__(self, source: Source, clock: ManualClock) -> None:
+        super().__init__(source, clock)
+        self._posts: dict[int, list[bytes]] = {}
+
+    def posted(self, event: Posted) -> None:
+        self.tail_authors.add(event.author_id)
+        self._posts.setdefault(event.author_id, []).append(event.entry)
+
+    def posts_of(self, authors: list[int]) -> bytes:
+        found = [entry for author in authors for entry in self._posts[author]]
+        return native.sort_entries(b"".join(found))
+
+
+class Opening:
+    """One process's objects."""
+
+    def __init__(self, session: Any, queue: Queue, log: NodeLog, clock: ManualClock) -> None:
+        self.session = session
+        self.freshness = shared = Shared(Source(session), clock)
+        self.posts = CqlPostStore(session, queue, log, shared, clock)
+        self.contents = CqlContentSource(session, shared)
+        self.signals = CqlSignalStore(session, queue, log, clock)
+        self.graph = CqlGraphSource(session, queue, log, shared, clock)
+        self.preferences = CqlPreferenceStore(session, queue, log, shared, clock)
+        self.feeds = CqlFeedStore(session, queue, log, shared, clock)
+        self.settings = CqlSettingsStore(session, queue, log, shared, clock)
+        self.queue = queue
+        log.stores.append(self)
+
+    async def close(self) -> None:
+        await self.preferences.close()
+        await self.signals.close()
+
+
+class UsersEngine:
+    """See `tests.contract.engine.Engine`."""
+
+    def __init__(self, session: SchemaSession, clock: ManualClock) -> None:
+        self.clock = clock
+        self.session = RecordingSession(session)
+        self.log = NodeLog()
+        self.queue = Queue(self.session)
+        self.store = Opening(self.session, self.queue, self.log, clock)
+        self.other = Opening(self.session, self.queue, self.log, clock)
+
+    async def settle(self) -> None:
+        """Nothing happens behind."""
+
+    async def jobs(
+        self, lanes: Sequence[Lane], limit: int, at_least: int = 1
+    ) -> list[FanoutJob]:
+        return await self.queue.claim(lanes, limit)
+
+    async def mark_inactive(self, now_ms: int, limit: int) -> int:
+        return await self.store.graph.mark_inactive(now_ms, limit)
+
+    async def write_seen(self) -> None:
+        await self.store.preferences.write_seen()
+
+
+@asynccontextmanager
+async def opened(keyspace: str, clock: ManualClock) -> AsyncIterator[UsersEngine]:
+    """Empty before and after."""
+    session = await open_session(CqlSettings((address(),), keyspace, request_timeout_s=10.0))
+    engine = UsersEngine(session, clock)
+    try:
+        yield engine
+        await engine.store.close()
+        await engine.other.close()
+    finally:
+        tables = sorted(engine.session.tables)
+        await asyncio.gather(*(session.define(f"TRUNCATE {table}") for table in tables))
+        await session.close()
