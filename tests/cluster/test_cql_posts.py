@@ -12,7 +12,8 @@ from feedcore.clock import ManualClock
 from tests.contract.engine import START_MS
 from tests.contract.suite_posts import PostContract
 from tests.contract.suite_user import SignalContract
-from tests.support.cqlposts import PostsEngine, drop_keyspace, make_keyspace, opened
+from tests.support.cqlposts import PostsEngine, opened
+from tests.support.cqlusers import drop_keyspace, make_keyspace
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from feedcore.limits import LANE_SPLIT_FOLLOWERS
 from feedcore.ports import Lane, Published
 from feedcore.ports.settings import AuthorMode
 from tests.contract.engine import ALL, START_MS, post
-from tests.support.cqlposts import PostsEngine, drop_keyspace, make_keyspace, opened
+from tests.support.cqlposts import PostsEngine, opened
+from tests.support.cqlusers import drop_keyspace, make_keyspace
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,7 @@ async def test_a_replay_does_not_bring_a_deleted_post_back(engine: PostsEngine) 
         assert await store.posts.get(made.content_id) is None
         assert await store.posts.stats(made.content_id) is None
         assert await store.contents.contents([made.content_id]) == [None]
+        await store.freshness.shared()
         assert made.content_id in store.posts.tombstones()
     assert await outbox_of(engine, 9) == []
     # nor for who does not know of the tombstone
@@ -134,7 +136,7 @@ async def test_tombstones_are_found_from_any_moment_on(engine: PostsEngine) -> N
         engine.clock.advance(25 * 60_000)
     now_ms = engine.clock.now_ms()
     for since_ms in (0, *(at_ms for at_ms, _ in deleted), now_ms):
-        found = await engine.other.settings.tombstones_since(max(since_ms, START_MS), now_ms)
+        found = await engine.source.tombstones_since(max(since_ms, START_MS), now_ms)
         assert sorted(found) == sorted(one for at_ms, one in deleted if at_ms >= since_ms)
 
 
@@ -142,9 +144,7 @@ async def test_lanes_split_above_the_bound_counted_or_not(engine: PostsEngine) -
     counted = Statement("INSERT INTO author_sizes (author_id, followers) VALUES (?, ?)")
     await engine.session.write(counted, (1, LANE_SPLIT_FOLLOWERS))
     await engine.session.write(counted, (2, LANE_SPLIT_FOLLOWERS + 1))
-    insert = Statement(
-        "INSERT INTO followers (author_id, follower_id, since_ms) VALUES (?, ?, 1)"
-    )
+    insert = Statement("INSERT INTO followers (author_id, follower_id, since_ms) VALUES (?, ?, 1)")
     for author_id, size in ((3, LANE_SPLIT_FOLLOWERS), (4, LANE_SPLIT_FOLLOWERS + 1)):
         rows = [Write(insert, (author_id, follower)) for follower in range(1, size + 1)]
         await engine.session.write_many(rows)

@@ -25,7 +25,8 @@ from feedcore.domain import entry
 from feedcore.errors import InvalidField, NotFound
 from feedcore.ports import Interaction, InteractionKind, PostStats
 from tests.contract.engine import START_MS, entry_of, post
-from tests.support.cqlposts import PostsEngine, drop_keyspace, make_keyspace, opened
+from tests.support.cqlposts import PostsEngine, opened
+from tests.support.cqlusers import drop_keyspace, make_keyspace
 
 LIKE, HIDE = InteractionKind.LIKE, InteractionKind.HIDE
 
@@ -101,8 +102,8 @@ async def test_counts_are_exact_after_random_interactions_that_are_counted_meanw
     for content_id in content_ids:
         stats = await stats_of(engine, content_id)
         counted = [
-            sum(on for (_, content, kind), on in model.items() if (content, kind) == (content_id, k))
-            for k in range(1, 6)
+            sum(on for (_, *what), on in model.items() if what == [content_id, kind])
+            for kind in range(1, 6)
         ]
         found = [stats.likes, stats.comments, stats.shares, stats.clicks, stats.hides]
         assert found == counted
@@ -110,7 +111,7 @@ async def test_counts_are_exact_after_random_interactions_that_are_counted_meanw
         for store in (engine.store, engine.other):
             (value,) = struct.unpack("<f", store.signals.engagement(entry_of(content_id, 1)))
             assert value == pytest.approx(math.log1p(weight), abs=1e-6)
-    stored = await engine.other.settings.engagement_since(START_MS, START_MS)
+    stored = await engine.source.engagement_since(START_MS, START_MS)
     assert len(stored) == 12 * PAIR.size
     weights = (1.0, 2.0, 3.0, 0.1, 0.0)
     for user in range(1, 26):
@@ -332,20 +333,20 @@ async def test_a_new_process_finds_engagement_and_what_is_trending(engine: Posts
     counts = [(content_id, 5, 0, 0) for content_id in content_ids[1:]]
     await engine.store.signals.import_counts(counts)
     fresh = CqlSignalStore(engine.session, engine.queue, engine.log, engine.clock)
-    fresh.apply(await engine.other.settings.engagement_since(now - 8 * 24 * hour, now))
+    fresh.apply(await engine.source.engagement_since(now - 8 * 24 * hour, now))
     keys = b"".join(entry_of(one, 9) for one in content_ids)
     values = struct.unpack("<5f", fresh.engagement(keys))
     assert values == pytest.approx([0.0, *[math.log1p(5)] * 4])
     await fresh.refresh_trending(now)
     assert engine.log.events[-1] == SettingsChanged("trending")
     # by weight those of 48 hours, then the newest there are, with or without
-    assert entry.content_ids(await engine.other.settings.trending()) == content_ids[:3]
+    assert entry.content_ids(await engine.source.trending()) == content_ids[:3]
     engine.log.events.clear()
     await engine.store.signals.refresh_trending(now)
     assert engine.log.events == []
     await engine.store.posts.delete(9, content_ids[1], now)
     await engine.store.signals.refresh_trending(now)
-    found = entry.content_ids(await engine.other.settings.trending())
+    found = entry.content_ids(await engine.source.trending())
     assert found == [content_ids[0], content_ids[2]]
 
 

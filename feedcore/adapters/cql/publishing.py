@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from feedcore.adapters.cluster.announce import Announcer, Posted
 from feedcore.adapters.cluster.outbox import JobOutbox
+from feedcore.adapters.cql.bounded import each, read_each, together
 from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.shared import Shared
-from feedcore.adapters.cql.bounded import each, read_each, together
 from feedcore.adapters.cql.signed import to_cql
 from feedcore.clock import Clock
 from feedcore.domain import entry as entries_of
@@ -37,8 +37,7 @@ RECENT_A_MINUTE = 30
 FREE_IDS_LOOKED_AT = 16  # ids after one that is taken, looked at in one go
 
 _CLAIM_KEY = Statement(
-    "INSERT INTO idempotency (author_id, key, digest, content_id) VALUES (?, ?, ?, ?)"
-    " IF NOT EXISTS"
+    "INSERT INTO idempotency (author_id, key, digest, content_id) VALUES (?, ?, ?, ?) IF NOT EXISTS"
 )
 _KEY = Statement("SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?")
 _KNOWN = Statement("SELECT entry, deleted_ms FROM posts WHERE content_id = ?")
