@@ -25,9 +25,7 @@ _INTERACTIONS = Statement(
     "SELECT kind, author_id, active FROM user_interactions WHERE user_id = ?"
     f" LIMIT {INTERACTIONS_READ_MAX}"
 )
-_AFFINITY = Statement(
-    "SELECT value FROM viewer WHERE user_id = ? AND kind = 14 AND target_id = 0"
-)
+_AFFINITY = Statement("SELECT value FROM viewer WHERE user_id = ? AND kind = 14 AND target_id = 0")
 
 
 class Affinity:

@@ -132,9 +132,7 @@ class Interactions:
         writes = []
         if counted:
             author = to_cql(known.author_id)
-            writes.append(
-                Write(_SET_STATE, (user, one.content_id, kind, author, one.on, stamp))
-            )
+            writes.append(Write(_SET_STATE, (user, one.content_id, kind, author, one.on, stamp)))
             if one.on:
                 writes.append(Write(_SET, (one.content_id, kind, user, one.at_ms, stamp)))
             else:
