@@ -195,7 +195,7 @@ async def new_world(at: Addresses, *, kafka: str = "", start: bool = True) -> As
     keyspace = f"kafka_{name}"
     await make_keyspace(at.cassandra, keyspace)
     session = await open_session(CqlSettings((at.cassandra,), keyspace=keyspace))
-    options = KafkaOptions(kafka or at.kafka, prefix=f"kafka-{name}.", partitions=PARTITIONS)
+    options = KafkaOptions((kafka or at.kafka,), prefix=f"kafka-{name}.", partitions=PARTITIONS)
     made = World(session, options)
     try:
         if start:
