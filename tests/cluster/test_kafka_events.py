@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from aiokafka import AIOKafkaConsumer
 
 from feedcore.adapters.cluster.jobids import JobIds
@@ -36,8 +37,8 @@ async def read(options: KafkaOptions, count: int) -> list[events_pb2.Event]:
     return found
 
 
-async def test_events_of_all_kinds_arrive() -> None:
-    async with new_world(addresses()) as world:
+async def test_events_of_all_kinds_arrive(request: pytest.FixtureRequest) -> None:
+    async with new_world(addresses(request)) as world:
         sink = KafkaEventSink(world.options, JobIds(0, 1, SystemClock()))
         sink.start()
         start = SystemClock().now_ms() - 1_000

@@ -21,9 +21,9 @@ KILLS = 10 if LONG else 3  # each costs a session of 6 s
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """A queue of its own."""
-    async with new_world(addresses()) as made:
+    async with new_world(addresses(request)) as made:
         yield made
 
 
@@ -62,8 +62,10 @@ async def test_no_job_is_lost_when_a_second_worker_comes_and_goes(world: World) 
     assert not wanted
 
 
-async def test_workers_that_are_killed_lose_nothing(world: World) -> None:
-    at = addresses()
+async def test_workers_that_are_killed_lose_nothing(
+    world: World, request: pytest.FixtureRequest
+) -> None:
+    at = addresses(request)
     await world.session.define(TABLE)
     jobs = [world.post(lane=random.choice(list(Lane))) for _ in range(JOBS)]
     worker: asyncio.subprocess.Process | None = None

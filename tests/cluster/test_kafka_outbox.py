@@ -21,9 +21,9 @@ OUTAGE_S = 8.0
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """A queue of its own."""
-    async with new_world(addresses()) as made:
+    async with new_world(addresses(request)) as made:
         yield made
 
 
@@ -109,7 +109,7 @@ async def test_a_kafka_that_goes_away_costs_publishing_nothing_and_loses_nothing
     request: pytest.FixtureRequest,
 ) -> None:
     broker = request.getfixturevalue("cluster_of")("kafka", 1)
-    async with new_world(addresses(), kafka=broker.address) as world:
+    async with new_world(addresses(request), kafka=broker.address) as world:
         before = [world.post() for _ in range(100)]
         await world.put(before)
         wanted = {job.job_id for job in before}
@@ -152,7 +152,9 @@ async def test_a_process_starts_without_kafka_and_relays_when_it_comes(
     broker = request.getfixturevalue("cluster_of")("kafka", 1)
     await asyncio.to_thread(broker.stop, 1)
     try:
-        async with new_world(addresses(), kafka=broker.node(1).address, start=False) as world:
+        async with new_world(
+            addresses(request), kafka=broker.node(1).address, start=False
+        ) as world:
             world.producer.start()
             world.outbox.start()
             world.sweeper.start()
