@@ -142,6 +142,27 @@ FANOUT_FAILURES = Counter("feedcore_fanout_failures_total", "Turns of fan-out jo
 DEAD_LETTERS = Gauge(
     "feedcore_fanout_dead_letters", "Fan-out jobs given up.", multiprocess_mode="livemostrecent"
 )
+FANOUT_UNREADABLE = Counter(
+    "feedcore_fanout_unreadable_total",
+    "Messages and outbox rows that were no job; kept as dead letters.",
+)
+OUTBOX_JOBS = Counter(
+    "feedcore_outbox_jobs_total",
+    "Fan-out jobs by how they left the outbox: relayed (right after their commit), left (for the"
+    " sweeper: the queue was away or full), swept (by the sweeper).",
+    ["how"],
+)
+OUTBOX_OLDEST = Gauge(
+    "feedcore_outbox_oldest_seconds",
+    "Age of the oldest fan-out job that the queue would not take; 0: none.",
+    multiprocess_mode="livemax",
+)
+QUEUE_UP = Gauge(
+    "feedcore_queue_up",
+    "1 while the queue's brokers take messages of every process, else 0.",
+    multiprocess_mode="livemin",
+)
+EVENTS = Counter("feedcore_events_total", "Feed events, by result: sent or dropped.", ["result"])
 MERGE_BACKLOG = Gauge(
     "feedcore_merge_backlog_deliveries",
     "Deliveries that are durable but not yet in the stored feeds.",

@@ -16,6 +16,7 @@ Conventions, for every port:
 """
 
 from feedcore.ports.content import Content, ContentSource
+from feedcore.ports.events import EventSink
 from feedcore.ports.feeds import Delivery, FeedStore, Window
 from feedcore.ports.freshness import Freshness
 from feedcore.ports.graph import GraphPage, GraphSource
@@ -30,6 +31,7 @@ __all__ = [
     "ContentSource",
     "DeadLetter",
     "Delivery",
+    "EventSink",
     "FanoutJob",
     "FanoutQueue",
     "FeedStore",

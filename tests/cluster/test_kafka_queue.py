@@ -9,16 +9,18 @@ import pytest
 
 from feedcore.adapters.cluster.jobids import timestamp_us
 from feedcore.adapters.cql.session import Statement, Write
+from feedcore.adapters.kafka.counters import KafkaCounters
 from feedcore.adapters.kafka.producer import Message
 from feedcore.limits import FANOUT_ATTEMPTS_MAX
+from feedcore.observe import metrics
 from feedcore.ports import JobKind, Lane
 from tests.support.kafkaworld import World, addresses, new_world, until
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """A queue of its own."""
-    async with new_world(addresses()) as made:
+    async with new_world(addresses(request)) as made:
         yield made
 
 
@@ -41,6 +43,12 @@ async def test_a_job_goes_from_its_row_to_a_worker_and_is_done_once(world: World
     assert [tuple(row) for row in found] == [(0, 7, 1_234)]
     lag = await world.queue.lag(world.clock.now_ms())
     assert {lane: one.jobs for lane, one in lag.items()} == dict.fromkeys(Lane, 0)
+    before = metrics.OUTBOX_JOBS.labels("relayed")._value.get()
+    counters = KafkaCounters(world.producer, world.outbox, world.queue, world.sweeper)
+    counters.publish()
+    counters.publish()
+    assert metrics.OUTBOX_JOBS.labels("relayed")._value.get() == before + 1
+    assert metrics.QUEUE_UP._value.get() == 1
 
 
 async def test_chunks_go_on_after_jobs_that_were_there_before(world: World) -> None:

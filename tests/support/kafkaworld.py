@@ -1,7 +1,7 @@
 """A fan-out queue under test: real Kafka and Cassandra, names of its own, gone afterwards.
 
-Addresses: FEEDCORE_TEST_KAFKA and FEEDCORE_TEST_CASSANDRA, HOST:PORT. Without them tests are skipped
-and say so; with FEEDCORE_REQUIRE_SERVICES=1 they fail.
+Addresses: FEEDCORE_TEST_KAFKA and FEEDCORE_TEST_CASSANDRA, HOST:PORT; else the fixture `services`.
+Without either, tests are skipped and say so; with FEEDCORE_REQUIRE_SERVICES=1 they fail.
 """
 
 from __future__ import annotations
@@ -52,15 +52,19 @@ class Addresses(NamedTuple):
     cassandra: str
 
 
-def addresses() -> Addresses:
+def addresses(request: pytest.FixtureRequest) -> Addresses:
     """Skips, or fails, where there are none."""
     found = [os.environ.get(f"FEEDCORE_TEST_{name}", "") for name in ("KAFKA", "CASSANDRA")]
-    if not all(found):
+    if all(found):
+        return Addresses(*found)
+    try:
+        services = request.getfixturevalue("services")
+    except pytest.FixtureLookupError:
         reason = "no engines: set FEEDCORE_TEST_KAFKA and FEEDCORE_TEST_CASSANDRA to HOST:PORT"
         if os.environ.get("FEEDCORE_REQUIRE_SERVICES") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    return Addresses(*found)
+    return Addresses(services.kafka.address, services.cassandra.address)
 
 
 class Heard:
@@ -195,7 +199,7 @@ async def new_world(at: Addresses, *, kafka: str = "", start: bool = True) -> As
     keyspace = f"kafka_{name}"
     await make_keyspace(at.cassandra, keyspace)
     session = await open_session(CqlSettings((at.cassandra,), keyspace=keyspace))
-    options = KafkaOptions(kafka or at.kafka, prefix=f"kafka-{name}.", partitions=PARTITIONS)
+    options = KafkaOptions((kafka or at.kafka,), prefix=f"kafka-{name}.", partitions=PARTITIONS)
     made = World(session, options)
     try:
         if start:
@@ -205,7 +209,7 @@ async def new_world(at: Addresses, *, kafka: str = "", start: bool = True) -> As
         await made.close()
         await session.define(f"DROP KEYSPACE {keyspace}")
         await session.close()
-        await drop_topics(at.kafka, options)
+        await drop_topics(kafka or at.kafka, options)
 
 
 async def drop_topics(kafka: str, options: KafkaOptions) -> None:

@@ -186,8 +186,7 @@ class LaneConsumer:
     async def _start_client(self) -> None:
         self._broken.clear()
         client = AIOKafkaConsumer(
-            bootstrap_servers=self._options.servers,
-            client_id=self._options.client_id,
+            **self._options.connecting(),
             group_id=self._options.group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

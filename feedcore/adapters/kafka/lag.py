@@ -70,11 +70,7 @@ class LagReader:
             await admin.close()
 
     async def _connect(self) -> tuple[AIOKafkaConsumer, AIOKafkaAdminClient]:
-        common = {
-            "bootstrap_servers": self._options.servers,
-            "client_id": f"{self._options.client_id}-lag",
-            "request_timeout_ms": int(ANSWER_S * 1_000),
-        }
+        common = self._options.connecting() | {"request_timeout_ms": int(ANSWER_S * 1_000)}
         if self._reader is None:
             self._reader = AIOKafkaConsumer(
                 auto_offset_reset="earliest",

@@ -1,43 +1,61 @@
-"""What the Kafka adapters are told: where the brokers are, names, sizes. Bounds that are not for
-operators stand beside the code that keeps them.
+"""What the Kafka adapters are told: where the brokers are, names, sizes, how to log in. Bounds that
+are not for operators stand beside the code that keeps them.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka.helpers import create_ssl_context
 
 from feedcore.errors import ConfigError
 from feedcore.ports import Lane
 
-PARTITIONS_MAX = 1_024  # of one lane: more fan-out consumers than any cluster has
-REPLICATION_MAX = 3
-PREFIX_CHARS_MAX = 64
-# legal characters of a topic; without "_", which collides with "." in the names of metrics
-_PREFIX = re.compile(r"[A-Za-z0-9.\-]*\Z")
-
 
 @dataclass(frozen=True, slots=True)
 class KafkaOptions:
-    """`servers`: HOST:PORT, comma-separated. `prefix` comes before every topic and group."""
+    """`brokers`: HOST:PORT of some. `prefix` comes before every topic and group."""
 
-    servers: str
+    brokers: tuple[str, ...]
     prefix: str = "feedcore."
     partitions: int = 12  # of each lane: so many consumers can share it
-    replication: int = REPLICATION_MAX  # at most; fewer brokers have fewer copies
+    replication: int = 3  # at most; fewer brokers have fewer copies
     client_id: str = "feedcore"
+    user: str = ""
+    password: str = field(default="", repr=False)
+    tls_ca: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.servers:
-            raise ConfigError("kafka.servers: empty; HOST:PORT, several separated by commas")
-        if not 1 <= self.partitions <= PARTITIONS_MAX:
-            raise ConfigError(f"kafka.partitions: {self.partitions}; 1 to {PARTITIONS_MAX}")
-        if not 1 <= self.replication <= REPLICATION_MAX:
-            raise ConfigError(f"kafka.replication: {self.replication}; 1 to {REPLICATION_MAX}")
-        if len(self.prefix) > PREFIX_CHARS_MAX or not _PREFIX.match(self.prefix):
-            raise ConfigError(
-                f"kafka.prefix: {self.prefix!r}; at most {PREFIX_CHARS_MAX} of letters, digits, . -"
-            )
+        if not self.brokers:
+            raise ConfigError("kafka.brokers: none; at least one HOST:PORT")
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"kafka at {', '.join(self.brokers)}"
+
+    def connecting(self) -> dict[str, Any]:
+        """Arguments that every client of the library takes."""
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": list(self.brokers),
+            "client_id": self.client_id,
+            "security_protocol": ("SASL_" if self.user else "")
+            + ("SSL" if self.tls_ca else "PLAINTEXT"),
+        }
+        if self.user:
+            arguments |= {
+                "sasl_mechanism": "SCRAM-SHA-512",
+                "sasl_plain_username": self.user,
+                "sasl_plain_password": self.password,
+            }
+        if self.tls_ca is not None:
+            try:
+                arguments["ssl_context"] = create_ssl_context(cafile=str(self.tls_ca))
+            except OSError as error:
+                raise ConfigError(f"kafka.tls_ca: {self.tls_ca}: {error}") from error
+        return arguments
 
     def topic(self, lane: Lane) -> str:
         """Topic of one lane."""

@@ -182,8 +182,7 @@ class KafkaProducer:
         await self._drop_client()
         await ensure_topics(self._options)
         client = AIOKafkaProducer(
-            bootstrap_servers=self._options.servers,
-            client_id=self._options.client_id,
+            **self._options.connecting(),
             acks="all",
             enable_idempotence=True,
             linger_ms=LINGER_MS,
@@ -196,7 +195,7 @@ class KafkaProducer:
             await client.start()
         except (KafkaError, OSError) as error:
             await self._drop_client()
-            raise Unavailable(f"kafka at {self._options.servers}: {error!r}") from error
+            raise Unavailable(f"{self._options.where}: {error!r}") from error
         self.stats.reconnects += 1
         self._up.set()
         log.info("kafka producer is up")

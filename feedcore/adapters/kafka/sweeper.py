@@ -9,7 +9,8 @@ Each shard of the outbox is read three times, by three passes that follow the cl
 
 A pass reads what lies between its pointer and its age, relays it, and moves on; a job that cannot
 be relayed holds it. So a row is read a few times, not on every turn, and what was deleted before
-the pointer is never read over again.
+the pointer is never read over again. Where the mark is old or missing, one scan of the partitions
+says which minutes have rows at all, and the others are skipped.
 
 Invariants: bounded rows and reads a turn; several sweepers at once relay a job twice at worst; a
 shard that somebody else looked at within HINT_MS is left to them. That is a hint (no lock: clocks
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from feedcore.adapters.cluster.jobids import SHARDS
@@ -31,18 +33,20 @@ from feedcore.adapters.kafka.outbox import KafkaOutbox, Row, delete_of
 from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.clock import Clock
 from feedcore.domain import ids
-from feedcore.limits import MINUTE_MS, RETENTION_MS, SECOND_MS
+from feedcore.limits import HOUR_MS, MINUTE_MS, RETENTION_MS, SECOND_MS
 
 PASS_AGES_MS = (5 * SECOND_MS, MINUTE_MS, 15 * MINUTE_MS)
 SWEEP_EVERY_S = 1.0
 SWEEP_ROWS_MAX = 500  # of a shard relayed in one turn
-SWEEP_READS_MAX = 120  # minutes of a shard read in one turn: a week is read in about 90 turns
+SWEEP_READS_MAX = 120  # minutes of a shard read in one turn
+SCAN_BEHIND_MS = HOUR_MS  # reading minute by minute costs more than a scan from here on
 HINT_MS = 3 * SECOND_MS  # three turns missed: somebody else takes the shard
 
 _ROWS = Statement(
     "SELECT job_id, job FROM fanout_events"
     " WHERE shard = ? AND minute = ? AND job_id > ? AND job_id <= ? LIMIT ?"
 )
+_PARTITIONS = Statement("SELECT DISTINCT shard, minute FROM fanout_events")
 _MARKS = Statement(
     "SELECT shard, mark_ms, sweeper, swept_ms FROM sweep_marks WHERE shard IN ?", Consistency.ONE
 )
@@ -70,10 +74,26 @@ class _Shard:
         mark_ms = max(mark_ms, now_ms - RETENTION_MS)
         # each pass begins where the next older one will look, so that nothing lies between them
         self.pointers = [now_ms - again, now_ms - last, mark_ms]
+        self.scanned_ms = 0  # up to here `minutes` are all that have rows
+        self.minutes: list[int] = []
         self.reads = 0
         self.rows = 0
         self.more = False
         self.held_ms = 0  # time of the oldest row that could not be relayed, 0 if all could
+
+    @property
+    def mark_ms(self) -> int:
+        """Up to here the shard is empty for good."""
+        return self.pointers[-1]
+
+    def next_start(self, pointer_ms: int) -> int:
+        """Where rows may be after the pointer."""
+        if pointer_ms >= self.scanned_ms:
+            return pointer_ms + 1
+        place = bisect_left(self.minutes, (pointer_ms + 1) // MINUTE_MS)
+        if place == len(self.minutes):
+            return self.scanned_ms + 1
+        return max(self.minutes[place] * MINUTE_MS, pointer_ms + 1)
 
 
 class Sweeper:
@@ -118,7 +138,7 @@ class Sweeper:
             for shard in mine:
                 group.create_task(self._sweep(shard, now_ms))
         for shard in mine:
-            row = (shard.shard, shard.pointers[-1], self._name, self._clock.now_ms())
+            row = (shard.shard, shard.mark_ms, self._name, self._clock.now_ms())
             await self._session.write(_MARK, row)
         held = [shard.held_ms for shard in mine if shard.held_ms]
         self.stats.oldest_ms = max(now_ms - min(held), 0) if held else 0
@@ -150,7 +170,20 @@ class Sweeper:
             if sweeper != self._name or number not in self._shards:
                 self._shards[number] = _Shard(number, mark_ms or 0, now_ms)
             mine.append(self._shards[number])
+        settled_ms = now_ms - PASS_AGES_MS[-1]
+        await self._scan(
+            [one for one in mine if max(one.mark_ms, one.scanned_ms) < settled_ms - SCAN_BEHIND_MS],
+            settled_ms,
+        )
         return mine
+
+    async def _scan(self, behind: list[_Shard], settled_ms: int) -> None:
+        if not behind:
+            return
+        found = await self._session.read(_PARTITIONS)
+        for shard in behind:
+            shard.minutes = sorted(row[1] for row in found if row[0] == shard.shard)
+            shard.scanned_ms = settled_ms
 
     async def _sweep(self, shard: _Shard, now_ms: int) -> None:
         shard.reads = shard.rows = shard.held_ms = 0
@@ -163,7 +196,11 @@ class Sweeper:
             if shard.reads >= SWEEP_READS_MAX or shard.rows >= SWEEP_ROWS_MAX:
                 shard.more = True
                 return
-            pointer_ms = shard.pointers[place]
+            pointer_ms = shard.pointers[place] = min(
+                shard.next_start(shard.pointers[place]) - 1, bound_ms
+            )
+            if pointer_ms == bound_ms:
+                return
             minute = (pointer_ms + 1) // MINUTE_MS
             upto_ms = min(bound_ms, (minute + 1) * MINUTE_MS - 1)
             # away: one row tells how old the oldest is, and holds the pass

@@ -27,15 +27,14 @@ log = logging.getLogger(__name__)
 async def ensure_topics(options: KafkaOptions) -> None:
     """Makes the topics that are missing. Unavailable if no broker answers."""
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=options.servers,
-        client_id=options.client_id,
+        **options.connecting(),
         request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
     try:
         await admin.start()
         await _ensure(admin, options)
     except (KafkaError, OSError) as error:
-        raise Unavailable(f"kafka at {options.servers}: {error!r}") from error
+        raise Unavailable(f"{options.where}: {error!r}") from error
     finally:
         await admin.close()
 
