@@ -1,26 +1,36 @@
-"""Redis for the cluster's tests: the shared one if there is one, else one of this run."""
+"""Engines for the cluster's tests: those that the session shares, and Redis servers of a test's own.
+
+`services` (tests/support/services.py) starts what runs nowhere yet; where an engine cannot be had,
+its tests skip, or fail with FEEDCORE_REQUIRE_SERVICES=1.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.redisserver import RedisCluster, RedisServer
+from tests.support.services import Services
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def cassandra(services: Services) -> str:
+    """HOST:PORT of a node that others may use at the same time, with other keyspaces."""
+    return services.address("cassandra")
+
+
+@pytest.fixture(scope="session")
+def kafka(services: Services) -> str:
+    """HOST:PORT of a broker that others may use at the same time, with other topics."""
+    return services.address("kafka")
+
+
+@pytest.fixture(scope="session")
+def redis_url(services: Services) -> str:
     """A Redis that others may use at the same time, with other keys."""
-    shared = os.environ.get("FEEDCORE_TEST_REDIS")
-    if shared:
-        yield f"redis://{shared}"
-        return
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server.url
-    server.close()
+    return f"redis://{services.address('redis')}"
 
 
 @pytest.fixture
