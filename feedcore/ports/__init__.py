@@ -7,11 +7,17 @@ Conventions, for every port:
 * an *id array* is `bytes`: unsigned 64-bit little-endian integers, ascending, no duplicates;
 * *entries* is `bytes`: packed 20-byte feed entries (`domain.entry`), newest first, no duplicates;
 * every write is durable when its coroutine returns, and idempotent by key;
-* a read sees every write that was acknowledged before it began, by whichever process of the node.
+* a read sees every write that was acknowledged before it began, by whichever process of the node,
+  in a cluster by whichever node (`freshness` has the one step that this takes);
+* reads that may go over a network are coroutines. Those of a local store never suspend: between two
+  of them nothing else runs;
+* reads that are not coroutines (tombstones, pulled authors, settings, trending, engagement) are of
+  small things that each process mirrors; they never wait.
 """
 
 from feedcore.ports.content import Content, ContentSource
 from feedcore.ports.feeds import Delivery, FeedStore, Window
+from feedcore.ports.freshness import Freshness
 from feedcore.ports.graph import GraphPage, GraphSource
 from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
@@ -27,6 +33,7 @@ __all__ = [
     "FanoutJob",
     "FanoutQueue",
     "FeedStore",
+    "Freshness",
     "GraphPage",
     "GraphSource",
     "Interaction",

@@ -20,5 +20,5 @@ class Content(NamedTuple):
 class ContentSource(Protocol):
     """Reads only."""
 
-    def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
         """In the order asked for; None where the item is deleted or unknown. Raises Unavailable."""

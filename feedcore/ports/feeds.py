@@ -39,12 +39,13 @@ class FeedStore(Protocol):
     """Partitioned by the feed's owner; a read touches one partition."""
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Reads inside see one moment, not earlier than its beginning; cheaper than one by one.
+        """Reads inside see one moment, not earlier than its beginning, where the store is local;
+        cheaper than one by one.
 
-        Not to be held across an await.
+        To be held across awaits of this store's reads only: those of a local store never suspend.
         """
 
-    def window(
+    async def window(
         self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int
     ) -> Window:
         """The stored entries of `user_id` with not_below <= content_id <= at_or_below, newest
@@ -52,9 +53,7 @@ class FeedStore(Protocol):
 
         Each source holds the newest `limit` in bounds, at least; it may hold more, also out of
         bounds (the merge cuts). `followees` is the id array of whom the user follows: it lets a
-        store show posts of theirs that are published but not delivered yet. Never blocks on another
-        process. Not a coroutine where the store is local; adapters over a network return an
-        awaitable.
+        store show posts of theirs that are published but not delivered yet.
         """
 
     def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:
@@ -75,7 +74,7 @@ class FeedStore(Protocol):
         nothing.
         """
 
-    def delivered(self, user_id: int, content_id: int) -> bool:
+    async def delivered(self, user_id: int, content_id: int) -> bool:
         """Whether the stored part holds the item for the user (for Explain)."""
 
     def backlog(self) -> int:

@@ -16,19 +16,19 @@ class GraphPage(NamedTuple):
 class GraphSource(Protocol):
     """Directed follows, and blocks that hide both sides from each other."""
 
-    def followees(self, user_id: int) -> bytes:
+    async def followees(self, user_id: int) -> bytes:
         """Whom the user follows, as an id array (at most FOLLOWEES_MAX)."""
 
-    def follower_count(self, user_id: int) -> int:
+    async def follower_count(self, user_id: int) -> int:
         """How many follow the user."""
 
-    def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
+    async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """Followers with id > after, ascending."""
 
-    def followee_page(self, user_id: int, after: int, limit: int) -> GraphPage:
+    async def followee_page(self, user_id: int, after: int, limit: int) -> GraphPage:
         """Followees with id > after, ascending."""
 
-    def push_recipients(
+    async def push_recipients(
         self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
     ) -> GraphPage:
         """One chunk of the followers a post is pushed to: like `followers`, less the inactive ones.
@@ -61,7 +61,7 @@ class GraphSource(Protocol):
         are kept.
         """
 
-    def sample_users(self, count: int, seed: int) -> list[int]:
+    async def sample_users(self, count: int, seed: int) -> list[int]:
         """Up to `count` users who follow somebody, the same ones for the same seed and graph;
         ascending.
         """

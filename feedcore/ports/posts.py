@@ -89,10 +89,10 @@ class PostStore(Protocol):
         Raises NotFound (no such post, or no such author) and NotPermitted (somebody else's).
         """
 
-    def get(self, content_id: int) -> Post | None:
+    async def get(self, content_id: int) -> Post | None:
         """The post, or None if it never was or is deleted."""
 
-    def outboxes(
+    async def outboxes(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
         """Per author the newest `limit` entries in bounds (a source may hold more; the merge
@@ -102,7 +102,7 @@ class PostStore(Protocol):
     def outbox_reads(self) -> tuple[int, int]:
         """Outboxes read by this process so far: (from its memory, from the store)."""
 
-    def stats(self, content_id: int) -> PostStats | None:
+    async def stats(self, content_id: int) -> PostStats | None:
         """Counters, or None if there is no such post."""
 
     def tombstones(self):
@@ -113,8 +113,8 @@ class PostStore(Protocol):
         TRENDING_ENTRIES.
         """
 
-    def content_id_of(self, author_id: int, idempotency_key: str) -> int:
+    async def content_id_of(self, author_id: int, idempotency_key: str) -> int:
         """The post that this key of this author made, 0 if none is known."""
 
-    def newest_content_id(self) -> int:
+    async def newest_content_id(self) -> int:
         """The largest content id stored, 0 if none: a new process checks its clock against it."""

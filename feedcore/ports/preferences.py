@@ -39,10 +39,10 @@ class ViewerFilters(NamedTuple):
 class PreferenceStore(Protocol):
     """Read-your-writes holds over every process of the node."""
 
-    def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
+    async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
         """The viewer's filter sets as of now."""
 
-    def list(self, user_id: int, now_ms: int) -> list[Preference]:
+    async def list(self, user_id: int, now_ms: int) -> list[Preference]:
         """Everything that is set, newest first."""
 
     async def set(self, user_id: int, preference: Preference) -> bool:

@@ -64,7 +64,7 @@ class FanoutQueue(Protocol):
     turn.
     """
 
-    def claim(self, lanes: tuple[Lane, ...], limit: int) -> list[FanoutJob]:
+    async def claim(self, lanes: tuple[Lane, ...], limit: int) -> list[FanoutJob]:
         """The jobs whose turn it is: least recently served first, so that no job starves
         another.
         """
@@ -78,11 +78,11 @@ class FanoutQueue(Protocol):
     async def fail(self, job: FanoutJob, error: str, now_ms: int) -> None:
         """One more attempt, or a dead letter after FANOUT_ATTEMPTS_MAX."""
 
-    def dead_letters(self, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Oldest first."""
 
     async def replay(self, job_ids: list[int], now_ms: int) -> int:
         """Puts dead letters back; an empty list means all. The number put back."""
 
-    def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
+    async def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
         """Per lane."""

@@ -39,7 +39,7 @@ class SettingsStore(Protocol):
         newest.
         """
 
-    def authors_to_review(
+    async def authors_to_review(
         self, promote_at: int, demote_below: int, now_ms: int, limit: int
     ) -> list[AuthorMode]:
         """Authors whose mode the policy would change: PUSH or DRAINING with followers >=
@@ -49,5 +49,5 @@ class SettingsStore(Protocol):
     async def set_author_modes(self, modes: list[AuthorMode]) -> None:
         """Commits the new modes; publishes committed later see them."""
 
-    def author_mode(self, author_id: int) -> AuthorMode:
+    async def author_mode(self, author_id: int) -> AuthorMode:
         """The state of one author (PUSH with 0 followers if nothing is known)."""

@@ -1,0 +1,1 @@
+"""The cluster profile: CQL for truth, Redis for freshness between nodes, Kafka for fan-out."""

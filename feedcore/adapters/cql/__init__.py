@@ -1,0 +1,1 @@
+"""The ports on ScyllaDB, Apache Cassandra or another store that speaks CQL."""

@@ -1,0 +1,32 @@
+"""Freshness: the one step before a read that makes what this node keeps in memory as current as the
+acknowledged writes of all nodes.
+
+A local store needs none (its reads revalidate what they use): its `Freshness` does nothing, and
+never suspends. In a cluster it asks the shared epochs, or forgets what cannot be vouched for.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Freshness(Protocol):
+    """Everybody who asks in the same turn of the loop is answered by one question to the engine."""
+
+    async def shared(self) -> None:
+        """What this node mirrors for all users (tombstones, pulled authors and their newest posts,
+        settings) is as of this call, or later.
+        """
+
+    async def viewer(self, user_id: int) -> None:
+        """As `shared`; and what this node keeps of the user is current, or forgotten."""
+
+    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+        """As `viewer`; and the encoded page of that request shape that another load has left in the
+        shared page cache, if it is exactly what would be made now. None where there is no cache.
+        """
+
+    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+        """Leaves a page that was made just now to the shared page cache: written behind, dropped
+        when too much waits. `content_ids`: the items on it, an id array.
+        """
