@@ -7,7 +7,7 @@ PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
 .PHONY: build run fuzz test-asan test test-all test-unit bench bench-full bench-micro bench-transport bench-small \
-    lint clean help
+    services services-stop test-cluster lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make run          build, serve on $(LISTEN) with ./$(DATA), demo world when it is empty"
 	@echo "make test         everything this machine can prove, short variants"
 	@echo "make test-all     the long variants, too"
+	@echo "make services     Redis, Kafka, Cassandra on loopback, for development"
+	@echo "make test-cluster tests on clusters of three of each, with nodes killed"
 	@echo "make bench        the load benchmark, every scenario small: a few minutes"
 	@echo "make bench-full   its full run, with the report in benchmarks/results: an hour"
 	@echo "make bench-micro  micro benchmarks, full size"
@@ -54,6 +56,20 @@ test-all: build
 	FEEDCORE_LONG=1 $(PY) -m pytest -q tests
 	FEEDCORE_LONG=1 FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
 	$(MAKE) --no-print-directory bench-small
+
+# Engines on loopback, below build/services; SERVICES="--cassandra 3 --only cassandra" for others.
+SERVICES ?=
+services: build
+	$(PY) scripts/services start $(SERVICES)
+	@$(PY) scripts/services env
+
+services-stop: build
+	$(PY) scripts/services stop
+
+# What is true only of several nodes of which some die. An engine that cannot be had is a failure here.
+CLUSTER_TESTS ?= $(wildcard tests/cluster) tests/integration/test_services.py
+test-cluster: build
+	FEEDCORE_LONG=1 FEEDCORE_REQUIRE_SERVICES=1 $(PY) -m pytest -q $(CLUSTER_TESTS)
 
 # Small: checks results, not times, so that benchmarks never rot.
 bench-small: build

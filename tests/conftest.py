@@ -14,6 +14,9 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+# Fixtures `services` and `cluster_of`.
+pytest_plugins = ["tests.support.services"]
+
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 
 # A fixed seed in the usual run, so that a failure is the commit's and not the day's; many more
