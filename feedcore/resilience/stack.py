@@ -17,9 +17,10 @@
     raises anything else: a fault of ours           nothing                  that, no fallback
 
 Invariants: a call ends once, by its deadline, with a result or one error; it runs in its caller's
-task, so that when the caller is cancelled nothing of it goes on; at most `active_max` calls are at
-work; retries are within the budget; an endpoint that is left out is not called. Not for knowing
-what it calls: adapters turn their library's errors into feedcore's, and time-outs into TimeoutError.
+task, so that when the caller is cancelled nothing of it goes on; at most `active_max` calls are
+at work; retries are within the budget; an endpoint that is left out is not called. Not for knowing
+what it calls: adapters turn their library's errors into feedcore's, and time-outs into
+TimeoutError.
 """
 
 from __future__ import annotations

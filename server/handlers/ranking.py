@@ -1,7 +1,7 @@
 """feedcore.collaborators.v1.RankingService, as the engine's own formula answers it.
 
-With the candidates that the engine would rank itself, the scores are those of the engine, to the bit
-of what the contract carries (engagement and affinity as 32-bit floats).
+With the candidates that the engine would rank itself, the scores are those of the engine: what the
+contract carries (engagement and affinity as 32-bit floats) is what the engine ranks by.
 """
 
 from __future__ import annotations

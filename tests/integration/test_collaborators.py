@@ -42,6 +42,7 @@ from feedcore_server.dispatch import Dispatcher
 from feedcore_server.interceptors.metrics import measured
 from feedcore_server.registry import Registry
 from feedcore_server.transports.grpcio import GrpcioTransport
+from tests.support.proxy import Proxy
 from tests.support.server import ServerProcess
 
 AUTHOR, READER, LONELY = 7, 8, 9
@@ -226,6 +227,30 @@ async def test_one_of_two_is_silent(world: World, tmp_path: Path) -> None:
                 assert await graph.follower_count(AUTHOR) == len(FOLLOWERS)
             other.signal(signal.SIGCONT)
             await answers_again(graph, other.address)
+
+
+async def test_one_of_two_is_slow_then_cut_off(world: World) -> None:
+    host, port = world.service.address.split(":")
+    async with Proxy(host, int(port)) as slow:
+        addresses = slow.address, world.service.address
+        async with client("graph", *addresses, deadline_s=0.2) as both:
+            graph = CollaboratorGraphSource(both, SystemClock())
+            for _ in range(10):
+                await graph.follower_count(AUTHOR)
+            slow.slow(0.3)  # each way
+            late = 0
+            for _ in range(60):
+                try:
+                    await graph.follower_count(AUTHOR)
+                except Unavailable as error:
+                    assert "no answer within 200 ms" in str(error)
+                    late += 1
+            assert not_closed(slow.address) == 1 and 5 <= late <= 6, "six: one was a probe"
+            slow.slow(0.0)
+            await answers_again(graph, slow.address)
+            slow.drop()
+            for _ in range(20):
+                await graph.follower_count(AUTHOR)  # what was cut off is asked for elsewhere
 
 
 async def test_kept_followees_are_bounded_in_age_and_bytes(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class CollaboratorGraphSource:
     async def push_recipients(
         self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
     ) -> GraphPage:
-        """All followers in the first pass, whatever their activity; none are left for the second."""
+        """All followers in the first pass, whatever their activity; none are left for later."""
         if lane == Lane.REST:
             return GraphPage(b"", 0)
         return await self.followers(author_id, after, limit)
