@@ -124,6 +124,14 @@ class Unavailable(FeedcoreError):
     status = "unavailable"
 
 
+class BadAnswer(Unavailable):
+    """A dependency failed by itself, or answered what its contract does not allow: the same call
+    would end the same way.
+    """
+
+    retriable = False
+
+
 class ClockWentBack(FeedcoreError):
     """The clock is behind an id that was already given out by more than we wait for."""
 

@@ -1,8 +1,10 @@
 """One call from raw bytes to raw bytes: parse, interceptors, handler, encode. Knows no transport.
 
-The chain of interceptors is composed once for each method. A call with one reply returns it
-encoded; one that streams replies sends them through `call.send` and returns empty bytes. Errors
-come out as exceptions: `status.outcome_of` turns them into what goes on the wire.
+A call has a task of its own, whichever transport carries it; the caller's deadline is put into that
+task's context, where everything below finds it. The chain of interceptors is composed once for each
+method. A call with one reply returns it encoded; one that streams replies sends them through
+`call.send` and returns empty bytes. Errors come out as exceptions: `status.outcome_of` turns them
+into what goes on the wire.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from feedcore.resilience import deadline
 from feedcore_server.context import CallContext
 from feedcore_server.parsing import parse
 from feedcore_server.registry import Kind, Method, Registry, encode
@@ -54,12 +57,18 @@ def _innermost(method: Method) -> Proceed:
     handler, request_class = method.handler, method.request_class
 
     async def unary(call: CallContext, raw: bytes) -> bytes:
+        if call.deadline_s is not None:
+            deadline.begin(call.deadline_s)
         return encode(await handler(parse(request_class, raw), call))
 
     async def client_stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
+        if call.deadline_s is not None:
+            deadline.begin(call.deadline_s)
         return encode(await handler(_parsed(request_class, raw_requests), call))
 
     async def stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
+        if call.deadline_s is not None:
+            deadline.begin(call.deadline_s)
         async for reply in handler(_parsed(request_class, raw_requests), call):
             await call.send(encode(reply))
         return b""

@@ -23,7 +23,7 @@ from feedcore.profiles import open_store
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
-from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2
+from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2, ranking_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
 from feedcore_server.dispatch import Dispatcher, Interceptor
 from feedcore_server.handlers.admin import AdminHandlers, AdminServices
@@ -33,6 +33,7 @@ from feedcore_server.handlers.feed_counters import FeedCounters
 from feedcore_server.handlers.graph import GraphHandlers
 from feedcore_server.handlers.health import HealthHandlers
 from feedcore_server.handlers.publish import PublishHandlers
+from feedcore_server.handlers.ranking import RankingHandlers
 from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
 from feedcore_server.interceptors.logging import logged
 from feedcore_server.interceptors.metrics import measured
@@ -132,6 +133,7 @@ def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Regi
         (admin_pb2, "AdminService", AdminHandlers(admin)),
         (graph_pb2, "GraphService", GraphHandlers(engine.graph)),
         (content_pb2, "ContentService", ContentHandlers(engine.publish)),
+        (ranking_pb2, "RankingService", RankingHandlers(engine.feed.viewers)),
     ):
         fast = fast_feed(engine) if handlers is feed else None
         registry.add_service(module.DESCRIPTOR.services_by_name[name], handlers.table(), fast=fast)

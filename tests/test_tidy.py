@@ -84,7 +84,8 @@ BANS = [
     Ban(
         r"^\s*(import|from) grpc\b",
         ("feedcore/",),
-        ("feedcore/cli/", "feedcore/loading/"),
+        # the command line and bulk loads call a server; collaborators are gRPC services of others
+        ("feedcore/cli/", "feedcore/loading/", "feedcore/adapters/collaborators/"),
         "feedcore_server",
     ),
     Ban(r"^\s*include\s+[\"']", ("ext/",), (), "cimport of a .pxd"),

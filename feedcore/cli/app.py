@@ -37,6 +37,7 @@ def root(debug: bool) -> None:
 
 for command in (
     serving.serve,
+    serving.serve_collaborators,
     serving.config,
     load.load,
     load.demo,

@@ -123,6 +123,28 @@ def serve(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
     return supervisor.run(settings)
 
 
+@click.command(
+    "serve-collaborators",
+    epilog="""
+\b
+Examples:
+  feedcore serve-collaborators --data-dir ./data --listen 127.0.0.1:50061
+  feedcore serve --set collaborators.ranking=127.0.0.1:50061
+""",
+)
+@settings_options
+def serve_collaborators(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
+    """Serve content, graph and ranking of an embedded store, by the collaborators' contracts.
+
+    One process, to try out a client of the contracts; a server may have the same directory open.
+    """
+    settings = read_settings(file, assignments, flags).settings
+    from feedcore_server import collaborators_main  # heavy, and only this command needs it
+
+    asyncio.run(offline.prepare_store(settings.store.data_dir))
+    return collaborators_main.run(settings, click.echo)
+
+
 @click.group()
 def config() -> None:
     """Look at the settings."""

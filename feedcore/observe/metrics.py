@@ -175,6 +175,42 @@ MERGE_FAILING = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+COLLABORATOR_CALLS = Counter(
+    "feedcore_collaborator_calls_total",
+    "Calls to other services that ended (resilience/stack.py has the outcomes).",
+    ["collaborator", "outcome"],
+)
+COLLABORATOR_DURATION = Histogram(
+    "feedcore_collaborator_call_duration_seconds",
+    "Time of such a call, retries and waiting for a place included.",
+    ["collaborator"],
+    buckets=DURATION_BUCKETS_S,
+)
+COLLABORATOR_RETRIES = Counter(
+    "feedcore_collaborator_retries_total", "Attempts beyond the first.", ["collaborator"]
+)
+COLLABORATOR_RETRIES_REFUSED = Counter(
+    "feedcore_collaborator_retries_refused_total",
+    "Retries that the retry budget did not allow.",
+    ["collaborator"],
+)
+COLLABORATOR_FALLBACKS = Counter(
+    "feedcore_collaborator_fallbacks_total",
+    "Calls whose place something older or simpler took.",
+    ["collaborator"],
+)
+BREAKER_CHANGES = Counter(
+    "feedcore_breaker_changes_total",
+    "Circuit breakers that entered a state; endpoints are those of the settings.",
+    ["dependency", "endpoint", "state"],
+)
+BREAKERS_NOT_CLOSED = Gauge(
+    "feedcore_breakers_not_closed",
+    "Processes that leave the endpoint out now (open, or half open).",
+    ["dependency", "endpoint"],
+    multiprocess_mode="livesum",
+)
+
 
 class Totals:
     """Adds to counters what is new in totals that are kept as plain integers."""

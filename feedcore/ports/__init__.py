@@ -19,14 +19,16 @@ from feedcore.ports.content import Content, ContentSource
 from feedcore.ports.events import EventSink
 from feedcore.ports.feeds import Delivery, FeedStore, Window
 from feedcore.ports.freshness import Freshness
-from feedcore.ports.graph import GraphPage, GraphSource
+from feedcore.ports.graph import GraphPage, GraphSource, MayBeStale
 from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
 from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
+from feedcore.ports.ranker import Candidate, Ranker, Scores
 from feedcore.ports.settings import SettingsStore
 from feedcore.ports.signals import Interaction, InteractionKind, SignalStore
 
 __all__ = [
+    "Candidate",
     "Content",
     "ContentSource",
     "DeadLetter",
@@ -42,6 +44,7 @@ __all__ = [
     "InteractionKind",
     "JobKind",
     "Lane",
+    "MayBeStale",
     "NewPost",
     "Post",
     "PostStats",
@@ -51,6 +54,8 @@ __all__ = [
     "PreferenceStore",
     "Published",
     "QueueLag",
+    "Ranker",
+    "Scores",
     "SettingsStore",
     "SignalStore",
     "ViewerFilters",

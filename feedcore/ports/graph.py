@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class GraphPage(NamedTuple):
@@ -11,6 +11,16 @@ class GraphPage(NamedTuple):
 
     ids: bytes
     next_after: int
+
+
+@runtime_checkable
+class MayBeStale(Protocol):
+    """A graph that answers with what it has kept when its service does not answer."""
+
+    def stale_ms(self, user_id: int) -> int:
+        """How old the answer is that `followees` gave last for the user; 0 if it was current. To be
+        asked right after it, before anything else is awaited.
+        """
 
 
 class GraphSource(Protocol):

@@ -78,14 +78,18 @@ class Breaker:
         """As of the last call of a method: time alone changes nothing."""
         return self._state
 
+    @property
+    def ready(self) -> bool:
+        """Whether it would admit somebody now."""
+        return self._state is BreakerState.CLOSED or self._now() >= self._until
+
     def admit(self) -> int:
         """A number to report the outcome with if a call may be made, else 0."""
         if self._state is BreakerState.CLOSED:
             return self._generation
-        now = self._now()
-        if now < self._until:
+        if not self.ready:
             return 0
-        self._until = now + self._pause_s
+        self._until = self._now() + self._pause_s
         self._enter(BreakerState.HALF_OPEN)
         return self._generation
 

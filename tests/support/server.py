@@ -25,13 +25,18 @@ class ServerProcess:
     """`feedcore serve` on a free port; a context manager that ends the whole process group."""
 
     def __init__(
-        self, data_dir: Path, *flags: str, workers: int = 1, env: dict[str, str] | None = None
+        self,
+        data_dir: Path,
+        *flags: str,
+        workers: int = 1,
+        env: dict[str, str] | None = None,
+        command: str = "serve",
     ) -> None:
         self.data_dir = data_dir
-        command = [str(FEEDCORE), "serve", "--data-dir", str(data_dir)]
-        command += ["--listen", "127.0.0.1:0", "--workers", str(workers), *flags]
+        arguments = [str(FEEDCORE), command, "--data-dir", str(data_dir)]
+        arguments += ["--listen", "127.0.0.1:0", "--workers", str(workers), *flags]
         self.process = subprocess.Popen(
-            command,
+            arguments,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -62,6 +67,10 @@ class ServerProcess:
                 self.address = found.group(1)
                 self._ready.set()
         self._ready.set()
+
+    def signal(self, number: signal.Signals) -> None:
+        """To every process of the group: SIGSTOP makes a server that takes calls and is silent."""
+        os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
         """SIGKILL to every process of the group, at once: nobody gets to clean up."""

@@ -54,7 +54,8 @@ def test_tasks_inherit_it_and_do_not_share_it() -> None:
             deadline.begin(now + 9.0)
             return before
 
-        assert await asyncio.ensure_future(child()) == now + 1.0
+        assert await asyncio.create_task(child()) == now + 1.0
+        assert await asyncio.create_task(child(), context=deadline.unbound()) is None
         assert deadline.current() == now + 1.0
 
     simulate(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from feedcore.errors import InvalidField
+from feedcore.resilience import deadline
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.handlers.health import HealthHandlers
@@ -108,3 +110,21 @@ def test_deadlines_count_down_to_zero() -> None:
     assert call.remaining_s(5.0) is None
     call.deadline_s = 7.5
     assert (call.remaining_s(5.0), call.remaining_s(9.0)) == (2.5, 0.0)
+
+
+async def test_what_is_below_a_call_knows_its_callers_deadline() -> None:
+    registry, health = health_registry()
+    seen: list[float | None] = []
+
+    async def check(request: Any, call: CallContext) -> Any:
+        seen.append(deadline.current())
+        return await health.check(request, call)
+
+    other = Registry()
+    other.add_service(HEALTH, {**health.table(), "Check": check})
+    dispatcher, method = Dispatcher(other, []), other.get(CHECK)
+    assert method is not None
+    for deadline_s in (None, 12.5):
+        call = CallContext(CHECK, "Check", "test", deadline_s=deadline_s)
+        await asyncio.create_task(dispatcher.chain(method)(call, b""))
+    assert seen == [None, 12.5] and deadline.current() is None
