@@ -7,7 +7,6 @@ get ports and never know which profile they run on.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -119,8 +118,3 @@ async def migrate_cluster(
         return await migrate(session, cql.keyspace, replication)
     finally:
         await session.close()
-
-
-def say_on_stderr(text: str) -> None:
-    """For tools: what an opening waits for."""
-    print(f"waiting for {text}", file=sys.stderr, flush=True)

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -25,7 +23,6 @@ import uvloop
 from feedcore.config import Settings
 from feedcore.errors import FeedcoreError
 from feedcore.observe import logs, metrics
-from feedcore_server.limits import WAITING_SAID_EVERY_S
 
 _STDIN = 0  # used as a descriptor: a daemon thread must not hold a lock of sys.stdin at exit
 EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h: starting again will not help
@@ -43,14 +40,10 @@ class Child(NamedTuple):
     port: int
     channel_fd: int
     status_fd: int
-    said_s: list[float]  # when it was last told what this process waits for
 
     def waiting(self, what: str) -> None:
-        """Tells the supervisor what this process waits for, once in WAITING_SAID_EVERY_S."""
-        now_s = time.monotonic()
-        if now_s - self.said_s[0] >= WAITING_SAID_EVERY_S:
-            self.said_s[0] = now_s
-            self._tell({"waiting": what})
+        """Tells the supervisor what this process waits for."""
+        self._tell({"waiting": what})
 
     def ready(self, port: int) -> None:
         """Tells the supervisor that this process serves. Nothing can be told after it."""
@@ -123,7 +116,6 @@ def _read(role: str) -> Child:
         options.port,
         options.channel_fd,
         options.status_fd,
-        [-math.inf],
     )
 
 

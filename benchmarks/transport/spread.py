@@ -85,7 +85,7 @@ async def serve(port: int, channel_fd: int) -> None:
     clock, table = SystemClock(), dispatcher("fast")
     serving: HandedOver | NativeTransport
     if channel_fd >= 0:
-        child = Child(Settings(), "api", 0, 0, port, channel_fd, -1, [0.0])
+        child = Child(Settings(), "api", 0, 0, port, channel_fd, -1)
         serving = HandedOver(child, table, clock)
         await serving.start()
     else:

@@ -30,6 +30,6 @@ class Freshness(Protocol):
         self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
     ) -> None:
         """Leaves a page that was made just now to the shared page cache: written behind, dropped
-        when too much waits. `content_ids`: the items on it, `followees`: whom the user followed when
-        it was made; id arrays.
+        when too much waits. `content_ids`: the items on it, `followees`: whom the user followed
+        when it was made; id arrays.
         """

@@ -1,4 +1,5 @@
-"""Engines for the cluster's tests: those that the session shares, and Redis servers of a test's own.
+"""Engines for the cluster's tests: those that the session shares, and Redis servers of a test's
+own.
 
 `services` (tests/support/services.py) starts what runs nowhere yet; where an engine cannot be had,
 its tests skip, or fail with FEEDCORE_REQUIRE_SERVICES=1.

@@ -17,10 +17,10 @@ from tests.support.cqlusers import drop_keyspace, make_keyspace
 
 
 @pytest.fixture(scope="module")
-def keyspace() -> Iterator[str]:
+def keyspace(cassandra: str) -> Iterator[str]:
     """One for the tests of this file."""
     name = f"cqlposts_{os.getpid()}"
-    asyncio.run(make_keyspace(name))
+    asyncio.run(make_keyspace(name, cassandra))
     yield name
     asyncio.run(drop_keyspace(name))
 

@@ -32,10 +32,10 @@ LIKE, HIDE = InteractionKind.LIKE, InteractionKind.HIDE
 
 
 @pytest.fixture(scope="module")
-def keyspace() -> Iterator[str]:
+def keyspace(cassandra: str) -> Iterator[str]:
     """One for the tests of this file."""
     name = f"cqlposts_signals_{os.getpid()}"
-    asyncio.run(make_keyspace(name))
+    asyncio.run(make_keyspace(name, cassandra))
     yield name
     asyncio.run(drop_keyspace(name))
 

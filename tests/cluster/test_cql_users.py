@@ -36,10 +36,10 @@ _STORED = Statement("SELECT content_id FROM feed WHERE user_id = ?")
 
 
 @pytest.fixture(scope="module")
-def keyspace() -> Iterator[str]:
+def keyspace(cassandra: str) -> Iterator[str]:
     """One for the tests of this file."""
     name = f"cqlusers_{os.getpid()}"
-    asyncio.run(make_keyspace(name))
+    asyncio.run(make_keyspace(name, cassandra))
     yield name
     asyncio.run(drop_keyspace(name))
 

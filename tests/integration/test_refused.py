@@ -77,7 +77,7 @@ async def test_handshakes_under_way_have_the_bound_of_connections(tmp_path: Path
         {"server": {"tls_certificate": str(certificate), "tls_key": str(key)}}
     )
     channel = Channel()
-    child = Child(settings, "api", 0, 0, 0, os.dup(channel.theirs.fileno()), -1, [0.0])
+    child = Child(settings, "api", 0, 0, 0, os.dup(channel.theirs.fileno()), -1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits.OPEN_FILES_RESERVE + 3, hard))
     try:

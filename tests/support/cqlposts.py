@@ -21,7 +21,7 @@ from tests.support.cqlusers import (
     RecordingSession,
     Source,
     UsersEngine,
-    address,
+    point_of,
 )
 
 _ROWS = Statement("SELECT job FROM fanout_events")
@@ -76,7 +76,8 @@ class PostsEngine(UsersEngine):
 @asynccontextmanager
 async def opened(keyspace: str, clock: ManualClock) -> AsyncIterator[PostsEngine]:
     """Empty before and after."""
-    session = await open_session(CqlSettings((address(),), keyspace, request_timeout_s=10.0))
+    settings = CqlSettings((point_of(keyspace),), keyspace, request_timeout_s=10.0)
+    session = await open_session(settings)
     engine = PostsEngine(session, clock)
     try:
         yield engine

@@ -7,13 +7,10 @@ node log is a call to the other opening's `shared`. Empty before and after each 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from feedcore import native
 from feedcore.adapters.cluster.announce import Engagement, Event, Posted
@@ -43,20 +40,18 @@ TABLES = (
 ).split()
 
 
-def address() -> str:
-    """Of a node that others may use at the same time."""
-    found = os.environ.get("FEEDCORE_TEST_CASSANDRA")
-    if not found:
-        reason = "FEEDCORE_TEST_CASSANDRA is not set: HOST:PORT of a real server"
-        if os.environ.get("FEEDCORE_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+_POINT_OF: dict[str, str] = {}  # keyspace -> HOST:PORT of a node that has it
 
 
-async def make_keyspace(name: str) -> None:
-    """Empty, with all tables."""
-    session = await open_session(CqlSettings((address(),), request_timeout_s=30.0))
+def point_of(keyspace: str) -> str:
+    """HOST:PORT of a node that others may use at the same time."""
+    return _POINT_OF[keyspace]
+
+
+async def make_keyspace(name: str, point: str) -> None:
+    """Empty, with all tables, on the cluster of that node."""
+    _POINT_OF[name] = point
+    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
     try:
         await session.define(f"DROP KEYSPACE IF EXISTS {name}")
         await migrate(session, name, {"class": "SimpleStrategy", "replication_factor": 1})
@@ -66,7 +61,7 @@ async def make_keyspace(name: str) -> None:
 
 async def drop_keyspace(name: str) -> None:
     """With everything in it."""
-    session = await open_session(CqlSettings((address(),), request_timeout_s=30.0))
+    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
     await session.define(f"DROP KEYSPACE IF EXISTS {name}")
     await session.close()
 
@@ -239,7 +234,8 @@ class UsersEngine:
 @asynccontextmanager
 async def opened(keyspace: str, clock: ManualClock) -> AsyncIterator[UsersEngine]:
     """Empty before and after."""
-    session = await open_session(CqlSettings((address(),), keyspace, request_timeout_s=10.0))
+    settings = CqlSettings((point_of(keyspace),), keyspace, request_timeout_s=10.0)
+    session = await open_session(settings)
     engine = UsersEngine(session, clock)
     try:
         yield engine

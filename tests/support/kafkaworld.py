@@ -1,13 +1,12 @@
 """A fan-out queue under test: real Kafka and Cassandra, names of its own, gone afterwards.
 
-Addresses: FEEDCORE_TEST_KAFKA and FEEDCORE_TEST_CASSANDRA, HOST:PORT; else the fixture `services`.
+Addresses are those of the fixture `services`.
 Without either, tests are skipped and say so; with FEEDCORE_REQUIRE_SERVICES=1 they fail.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -54,17 +53,8 @@ class Addresses(NamedTuple):
 
 def addresses(request: pytest.FixtureRequest) -> Addresses:
     """Skips, or fails, where there are none."""
-    found = [os.environ.get(f"FEEDCORE_TEST_{name}", "") for name in ("KAFKA", "CASSANDRA")]
-    if all(found):
-        return Addresses(*found)
-    try:
-        services = request.getfixturevalue("services")
-    except pytest.FixtureLookupError:
-        reason = "no engines: set FEEDCORE_TEST_KAFKA and FEEDCORE_TEST_CASSANDRA to HOST:PORT"
-        if os.environ.get("FEEDCORE_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    return Addresses(services.kafka.address, services.cassandra.address)
+    services = request.getfixturevalue("services")
+    return Addresses(services.address("kafka"), services.address("cassandra"))
 
 
 class Heard:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import subprocess
 import sys
@@ -30,7 +31,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from feedcore.clock import Clock, SystemClock
 from feedcore.config import Settings, StoreSettings
 from feedcore.observe import logs
-from feedcore.profiles import say_on_stderr
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.handlers.health import HealthHandlers
 from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
@@ -128,7 +128,8 @@ async def interop_services(older_reflection: bool) -> AsyncIterator[Dispatcher]:
 @asynccontextmanager
 async def feedcore_services(data_dir: Path, clock: Clock) -> AsyncIterator[Dispatcher]:
     """What an API worker serves, on the store in `data_dir`."""
-    api = await open_worker(Settings(store=StoreSettings(data_dir=data_dir)), 0, clock, say_on_stderr)
+    settings = Settings(store=StoreSettings(data_dir=data_dir))
+    api = await open_worker(settings, 0, clock, logging.warning)
     try:
         api.health.set_serving(True)
         yield api.dispatcher

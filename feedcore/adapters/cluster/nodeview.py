@@ -13,8 +13,8 @@ from feedcore.ports.settings import AuthorMode
 
 
 class NodeView:
-    """See `adapters.cql.shared` and `adapters.cql.mirrored`. Also the Announcer of the stores, which
-    exist before the freshness that carries out both: `attach` comes before the first use.
+    """See `adapters.cql.shared` and `adapters.cql.mirrored`. Also the Announcer of the stores,
+    which exist before the freshness that carries out both: `attach` comes before the first use.
     """
 
     def __init__(self, mirror: Mirror) -> None:

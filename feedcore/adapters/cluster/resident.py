@@ -1,5 +1,5 @@
-"""ResidentSource of a node: rows of viewers that other nodes have loaded lately come from the shared
-cache; what it lacks comes from the tables, and is left there for others.
+"""ResidentSource of a node: rows of viewers that other nodes have loaded lately come from the
+shared cache; what it lacks comes from the tables, and is left there for others.
 """
 
 from __future__ import annotations

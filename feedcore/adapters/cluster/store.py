@@ -2,8 +2,8 @@
 
 What is needed when:
 
-    to start          the tables (CQL), at this code's schema; until they answer, `open` says what it
-                      waits for and tries again. Redis and Kafka may be away
+    to start          the tables (CQL), at this code's schema; until they answer, `open` says what
+                      it waits for and tries again. Redis and Kafka may be away
     to serve a page   the tables, or what this process and Redis keep
     to acknowledge    the tables at quorum
     to fan out        the tables and Kafka; what Kafka lacks stays a row, and is swept there later
@@ -173,12 +173,15 @@ async def _nothing() -> None:
 
 
 async def _when_there(attempt: Callable[[], Awaitable[T]], waiting: Waiting) -> T:
-    """The result of the first attempt that is answered."""
+    """The result of the first attempt that is answered. `waiting` is told at once, and then every
+    RETRY_MAX_S.
+    """
     wait_s = RETRY_FIRST_S
     while True:
         try:
             return await attempt()
         except Unavailable as error:
-            waiting(str(error))
+            if wait_s in (RETRY_FIRST_S, RETRY_MAX_S):
+                waiting(str(error))
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, RETRY_MAX_S)

@@ -14,7 +14,6 @@ from feedcore.clock import ManualClock, SystemClock
 from feedcore.config import Settings
 from feedcore.errors import InvalidField
 from feedcore.observe.logs import UserHash
-from feedcore.profiles import say_on_stderr
 from feedcore_server.context import CallContext
 from feedcore_server.interceptors.logging import NEVER_SLOW, logged
 from feedcore_server.limits import SLOW_CALL_MS
@@ -65,7 +64,7 @@ async def test_reads_that_end_well_are_debug_and_answered() -> None:
 
 async def test_operations_that_are_never_slow_are_served(tmp_path: Path) -> None:
     settings = Settings.model_validate({"store": {"data_dir": str(tmp_path / "data")}})
-    api = await open_worker(settings, 0, SystemClock(), say_on_stderr)
+    api = await open_worker(settings, 0, SystemClock(), logging.warning)
     try:
         served = {method.operation for method in api.dispatcher.registry.methods()}
     finally:
