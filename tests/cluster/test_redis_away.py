@@ -113,16 +113,17 @@ async def test_a_redis_that_came_back_with_old_epochs_is_not_believed(
 ) -> None:
     """A snapshot from before the last writes: every epoch is as this node saw it last."""
     truth = Truth()
-    async with _node(own_redis, truth) as a:
-        await a.freshness.viewer(7)
+    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+        await b.freshness.viewer(7)
+        kept = b.kept(7)
         assert own_redis.command("SAVE").startswith(b"+OK")
-        await a.freshness.announce([7])  # lost by the snapshot
-        kept = a.kept(7)
+        await a.freshness.announce([7])  # lost by the snapshot, which b has not seen
         own_redis.kill()
         own_redis.start()
-        await _trusted(a)
-        await a.freshness.viewer(7)
-        assert a.kept(7) != kept
+        await b.freshness.viewer(8)
+        await _trusted(b)
+        await b.freshness.viewer(7)
+        assert b.kept(7) != kept
 
 
 async def test_what_is_owed_is_paid(own_redis: RedisServer) -> None:
