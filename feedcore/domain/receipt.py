@@ -46,10 +46,30 @@ class Receipt:
     ranking_version: int = 0
     experiment_arm: str = ""
 
-    def report(self, name: str, count: int, error: str = "") -> None:
-        """Notes a source's answer; an error makes the page a degraded one."""
-        self.sources.append(SourceReport(name, not error, count, 0, error))
-        self.degraded = self.degraded or bool(error)
+    def report(self, name: str, count: int, error: str = "", stale_ms: int = 0) -> None:
+        """Notes a source's answer; an error, or one that is stale, makes the page a degraded one.
+        What a source gives in several parts is one report, and its first error stays.
+        """
+        self.degraded = self.degraded or bool(error) or stale_ms > 0
+        new = SourceReport(name, not error, count, stale_ms, error)
+        for index, old in enumerate(self.sources):
+            if old.name == name:
+                self.sources[index] = old._replace(
+                    ok=old.ok and new.ok,
+                    count=old.count + count,
+                    stale_ms=max(old.stale_ms, stale_ms),
+                    error=old.error or error,
+                )
+                return
+        self.sources.append(new)
+
+    def lacks(self, name: str) -> bool:
+        """Whether the source has failed."""
+        return any(source.name == name and not source.ok for source in self.sources)
+
+    def names(self, name: str) -> bool:
+        """Whether the source has been asked."""
+        return any(source.name == name for source in self.sources)
 
     def encode(self) -> bytes:
         """Wire bytes of feedcore.v1.Receipt."""
