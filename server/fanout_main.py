@@ -29,7 +29,9 @@ async def work(child: Child, stop: asyncio.Event) -> None:
         engine = build_engine(
             store, hot_start(child.settings.fanout), clock, region=child.settings.ids.region
         )
-        fanout = FanoutWorker(store.queue, store.feeds, store.graph, store.posts, engine.hot, clock)
+        fanout = FanoutWorker(
+            store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot, clock
+        )
         process = FanoutProcess(fanout, store.signals, engine.policy, store.upkeep, clock)
         child.ready(0)
         logs.get("fanout").info("working")
@@ -52,7 +54,7 @@ async def _export(
         metrics.FANOUT_FAILURES.inc(stats.failures - failures)
         deliveries, failures = stats.deliveries, stats.failures
         try:
-            _read_gauges(engine)
+            await _read_gauges(engine)
             metrics.MERGE_FAILING.set(bool(store.merger and store.merger.last_error))
         except Exception:  # a store that does not answer must not end the fan-out with its metrics
             logs.get("fanout").warning("gauges not read", exc_info=True)
@@ -64,11 +66,11 @@ async def _export(
             continue
 
 
-def _read_gauges(engine: Engine) -> None:
-    for lane, (lag, _) in engine.admin.lanes().items():
+async def _read_gauges(engine: Engine) -> None:
+    for lane, (lag, _) in (await engine.admin.lanes()).items():
         metrics.FANOUT_JOBS.labels(lane.name.lower()).set(lag.jobs)
         metrics.FANOUT_LAG.labels(lane.name.lower()).set(lag.oldest_ms / 1_000)
-    metrics.DEAD_LETTERS.set(len(engine.admin.dead_letters(LIST_PAGE_MAX)))
+    metrics.DEAD_LETTERS.set(len(await engine.admin.dead_letters(LIST_PAGE_MAX)))
     metrics.MERGE_BACKLOG.set(engine.admin.backlog())
 
 

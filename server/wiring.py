@@ -142,8 +142,15 @@ def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Regi
 
 
 def fast_feed(engine: Engine) -> dict[str, FastHandler]:
-    """Fast handlers of FeedService; none without what they need."""
+    """Fast handlers of FeedService; none without what they need.
+
+    They answer at once, so only for a store that need not be asked first whether what is kept is
+    current.
+    """
     if engine.resident is None:
+        return {}
+    if not engine.resident.local:
+        engine.resident.on_tick = FeedCounters(engine.resident, {}).publish
         return {}
     try:
         from feedcore._native.fastfeed import FastCheckNew, FastGetFeed, Gate
@@ -163,7 +170,7 @@ async def _wait_for_clock(store: EmbeddedStore, clock: Clock) -> None:
     Ids may run ahead of the clock by CLOCK_AHEAD_MAX_MS (a burst, or a clock that was set back a
     little); more is a broken clock.
     """
-    newest_ms = time_ms(store.posts.newest_content_id())
+    newest_ms = time_ms(await store.posts.newest_content_id())
     ahead_ms = newest_ms - clock.now_ms()
     if ahead_ms > CLOCK_AHEAD_MAX_MS:
         raise ClockWentBack(

@@ -223,7 +223,9 @@ async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, sa
 
 async def _fan_out(store: EmbeddedStore, engine: Engine, world: World, say: Say) -> None:
     clock = SystemClock()
-    worker = FanoutWorker(store.queue, store.feeds, store.graph, store.posts, engine.hot, clock)
+    worker = FanoutWorker(
+        store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot, clock
+    )
     while await worker.turn():
         if store.feeds.backlog() > ROWS_A_COMMIT:
             await store.merge_all()

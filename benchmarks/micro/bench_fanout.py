@@ -73,7 +73,7 @@ class World:
         store = self.store
         hot = Hot(store.settings, HotSettings(push_threshold=2**31))
         self.worker = FanoutWorker(
-            store.queue, store.feeds, store.graph, store.posts, hot, self.clock
+            store.queue, store.feeds, store.graph, store.posts, store.freshness, hot, self.clock
         )
 
     async def add_authors(self) -> None:
@@ -120,14 +120,14 @@ class World:
             pass
 
 
-def check_visible(world: World, made: list[tuple[int, int]], folder: Path) -> None:
+async def check_visible(world: World, made: list[tuple[int, int]], folder: Path) -> None:
     """A second reader sees the posts in the feeds of sampled followers."""
     reader = EmbeddedStore.open(folder, world.clock)
     for content_id, author_id in world.random.sample(made, min(len(made), 50)):
-        followers = signed_ids(reader.graph.followers(author_id, 0, PAGE_SIZE_MAX).ids)
+        followers = signed_ids((await reader.graph.followers(author_id, 0, PAGE_SIZE_MAX)).ids)
         user = world.random.choice(list(followers))
         follows = native.pack_ids([author_id])
-        window = reader.feeds.window(user, follows, ids.ID_MAX, 0, 500)
+        window = await reader.feeds.window(user, follows, ids.ID_MAX, 0, 500)
         merged = native.merge_newest(window.sources, content_id, content_id, 1)
         if entry.content_ids(merged) != [content_id]:
             raise AssertionError(f"post {content_id} is not in the feed of follower {user}")
@@ -144,10 +144,10 @@ async def burst(world: World, folder: Path) -> float:
     delivered = world.worker.stats.deliveries - before
     if delivered != world.size.burst_posts * world.size.followers:
         raise AssertionError(f"{delivered} deliveries")
-    check_visible(world, made, folder)
+    await check_visible(world, made, folder)
     while await world.store.merge_all():
         pass
-    check_visible(world, made, folder)
+    await check_visible(world, made, folder)
     if world.store.feeds.backlog():
         raise AssertionError("backlog after the merge")
     return delivered / took
@@ -174,12 +174,12 @@ async def sustained(world: World, folder: Path, seconds: float) -> tuple[float, 
             backlog = world.store.feeds.backlog()
     took = time.perf_counter() - started
     merged = world.worker.stats.deliveries - before - world.store.feeds.backlog()
-    check_visible(world, made, folder)
+    await check_visible(world, made, folder)
     most_runs = "SELECT max(n) FROM (SELECT count(*) AS n FROM runs GROUP BY day)"
     runs = world.store.connection.execute(most_runs).fetchone()[0]
     while world.store.feeds.backlog():  # noqa: ASYNC110 - a thread merges
         await asyncio.sleep(0.05)
-    check_visible(world, made, folder)
+    await check_visible(world, made, folder)
     return merged / took, peak, runs
 
 

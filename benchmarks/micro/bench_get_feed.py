@@ -71,7 +71,9 @@ async def make_world(store: EmbeddedStore, engine: Engine, users: int) -> None:
 async def fan_out(store: EmbeddedStore, engine: Engine) -> None:
     """Delivers and merges everything."""
     clock = SystemClock()
-    worker = FanoutWorker(store.queue, store.feeds, store.graph, store.posts, engine.hot, clock)
+    worker = FanoutWorker(
+        store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot, clock
+    )
     await drain(worker, engine.policy, store.signals, clock)
     await store.merge_all()
 

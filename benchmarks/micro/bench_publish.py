@@ -57,7 +57,7 @@ async def publish(folder: Path, callers: int, posts: int) -> tuple[list[float], 
     if len(set(acknowledged)) != posts // callers * callers:
         raise AssertionError("content ids repeat")
     for content_id in acknowledged[:: max(len(acknowledged) // 100, 1)]:
-        if store.posts.get(content_id) is None:
+        if await store.posts.get(content_id) is None:
             raise AssertionError(f"{content_id} was acknowledged and is not there")
     await store.close()
     return took, seconds

@@ -99,7 +99,13 @@ async def store_sink(data_dir: Path) -> AsyncIterator[StoreSink]:
         if fans_out:
             click.echo("fan-out", err=True)
             worker = FanoutWorker(
-                store.queue, store.feeds, store.graph, store.posts, engine.hot, clock
+                store.queue,
+                store.feeds,
+                store.graph,
+                store.posts,
+                store.freshness,
+                engine.hot,
+                clock,
             )
             await drain(worker, engine.policy, store.signals, clock)
             await store.merge_all()

@@ -12,6 +12,7 @@ from feedcore.ports import (
     DeadLetter,
     FanoutQueue,
     FeedStore,
+    Freshness,
     Lane,
     QueueLag,
     SettingsStore,
@@ -31,6 +32,7 @@ class AdminService:
         settings: SettingsStore,
         queue: FanoutQueue,
         feeds: FeedStore,
+        freshness: Freshness,
         hot: Hot,
         store_counts: Callable[[], Awaitable[dict[str, int]]],
         clock: Clock,
@@ -38,12 +40,14 @@ class AdminService:
         self._settings = settings
         self._queue = queue
         self._feeds = feeds
+        self._freshness = freshness
         self._hot = hot
         self._clock = clock
         self.store_counts = store_counts
 
-    def get_ranking(self, version: int = 0) -> RankingConfig:
+    async def get_ranking(self, version: int = 0) -> RankingConfig:
         """The configuration in force (0), or an older version. Raises NotFound."""
+        await self._freshness.shared()
         newest = self._settings.version(RANKING)
         if newest == 0 and version == 0:
             return RankingConfig()
@@ -59,25 +63,28 @@ class AdminService:
         newest).
         """
         config.validate()
+        await self._freshness.shared()
         document = config.to_document()
         version = await self._settings.put(
             RANKING, document, self._clock.now_ms(), expected_version
         )
         return RankingConfig.from_document(document, version)
 
-    def get_settings(self) -> HotSettings:
+    async def get_settings(self) -> HotSettings:
         """The hot settings in force."""
+        await self._freshness.shared()
         return self._hot.read()
 
     async def set_settings(self, **changes: int | bool) -> HotSettings:
         """Changes the named hot settings. Raises InvalidField."""
+        await self._freshness.shared()
         return await self._hot.change(changes, self._clock.now_ms())
 
-    def dead_letters(self, limit: int = 0) -> list[DeadLetter]:
+    async def dead_letters(self, limit: int = 0) -> list[DeadLetter]:
         """Jobs that failed for good, oldest first."""
         if not 0 <= limit <= LIST_PAGE_MAX:
             raise InvalidField("limit", str(limit), f"must be 1 to {LIST_PAGE_MAX}, or 0 for 100")
-        return self._queue.dead_letters(limit or DEAD_LETTERS_DEFAULT)
+        return await self._queue.dead_letters(limit or DEAD_LETTERS_DEFAULT)
 
     async def replay(self, job_ids: list[int]) -> int:
         """Puts dead letters back; an empty list means all. The number put back."""
@@ -88,12 +95,14 @@ class AdminService:
         check_id("user_id", user_id)
         await self._feeds.request_rebuild(user_id, self._clock.now_ms())
 
-    def lanes(self) -> dict[Lane, tuple[QueueLag, bool]]:
+    async def lanes(self) -> dict[Lane, tuple[QueueLag, bool]]:
         """Per lane its lag, and whether it is paused."""
+        await self._freshness.shared()
         hot = self._hot.read()
+        lags = await self._queue.lag(self._clock.now_ms())
         return {
             lane: (lag, hot.fanout_paused or (lane is Lane.REST and hot.rest_lane_paused))
-            for lane, lag in self._queue.lag(self._clock.now_ms()).items()
+            for lane, lag in lags.items()
         }
 
     def backlog(self) -> int:

@@ -23,7 +23,7 @@ from feedcore.limits import (
     RETENTION_MS,
     USER_ID_MAX,
 )
-from feedcore.ports import GraphSource, PostStore
+from feedcore.ports import Freshness, GraphSource, PostStore
 from feedcore.services.feed import FeedService
 
 SAMPLE_DEFAULT = 100
@@ -52,26 +52,32 @@ class AuditService:
     """Reads only; costs a full scroll a user."""
 
     def __init__(
-        self, feed: FeedService, posts: PostStore, graph: GraphSource, clock: Clock
+        self,
+        feed: FeedService,
+        posts: PostStore,
+        graph: GraphSource,
+        freshness: Freshness,
+        clock: Clock,
     ) -> None:
         self._feed = feed
         self._posts = posts
         self._graph = graph
+        self._freshness = freshness
         self._clock = clock
 
-    def sample(self, count: int, seed: int) -> list[int]:
+    async def sample(self, count: int, seed: int) -> list[int]:
         """The users an audit of this seed looks at."""
         if not 0 <= count <= AUDIT_USERS_MAX:
             raise InvalidField(
                 "sample", str(count), f"must be 1 to {AUDIT_USERS_MAX}, or 0 for 100"
             )
-        return self._graph.sample_users(count or SAMPLE_DEFAULT, seed)
+        return await self._graph.sample_users(count or SAMPLE_DEFAULT, seed)
 
-    def audit_user(self, user_id: int, report: AuditReport) -> None:
+    async def audit_user(self, user_id: int, report: AuditReport) -> None:
         """Compares one user's feed and adds what it finds to `report`."""
         now_ms = self._clock.now_ms()
-        expected = self._by_brute_force(user_id, now_ms)
-        served = self._feed.scroll_ids(user_id, PAGE_SIZE_MAX)
+        expected = await self._by_brute_force(user_id, now_ms)
+        served = await self._feed.scroll_ids(user_id, PAGE_SIZE_MAX)
         report.users += 1
         report.expected += len(expected)
         if len(served) != len(set(served)):
@@ -80,7 +86,7 @@ class AuditService:
         # What was published or expired while this ran belongs to neither side.
         oldest = ids.first_id_at(now_ms - RETENTION_MS + CLOCK_AHEAD_MAX_MS)
         newest = ids.last_id_at(now_ms - 1)
-        still_there = self._by_brute_force(user_id, self._clock.now_ms())
+        still_there = await self._by_brute_force(user_id, self._clock.now_ms())
         for content_id in sorted((expected & still_there) - set(served)):
             if oldest <= content_id <= newest:
                 report.missing += 1
@@ -90,15 +96,16 @@ class AuditService:
                 report.unexpected += 1
                 report.note(f"user {user_id}: {content_id} should not be there")
 
-    def audit(self, count: int, seed: int) -> AuditReport:
+    async def audit(self, count: int, seed: int) -> AuditReport:
         """Audits a sample in one go."""
         report = AuditReport()
-        for user_id in self.sample(count, seed):
-            self.audit_user(user_id, report)
+        for user_id in await self.sample(count, seed):
+            await self.audit_user(user_id, report)
         return report
 
-    def _by_brute_force(self, user_id: int, now_ms: int) -> set[int]:
-        viewer = self._feed.viewers.read(user_id, now_ms)
+    async def _by_brute_force(self, user_id: int, now_ms: int) -> set[int]:
+        await self._freshness.viewer(user_id)
+        viewer = await self._feed.viewers.read(user_id, now_ms)
         if not viewer.followees:
             return set()
         authors = [*native.unpack_ids(viewer.followees), user_id]
@@ -107,8 +114,9 @@ class AuditService:
         # Author by author through the outboxes: none of the feed's own machinery is used.
         for at in range(0, len(authors), PULLED_SOURCES_MAX):
             some = authors[at : at + PULLED_SOURCES_MAX]
-            for outbox in self._posts.outboxes(some, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX):
-                entries = native.merge_newest([outbox], USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+            bounds = USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX
+            for outbox in await self._posts.outboxes(some, *bounds):
+                entries = native.merge_newest([outbox], *bounds)
                 audience = viewer.audience(require_follow=True)
                 verdicts = native.judge(entries, audience, self._posts.tombstones())
                 found.update(

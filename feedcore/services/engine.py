@@ -18,6 +18,7 @@ from feedcore.ports import (
     ContentSource,
     FanoutQueue,
     FeedStore,
+    Freshness,
     GraphSource,
     PostStore,
     PreferenceStore,
@@ -53,6 +54,7 @@ class Store(Protocol):
     queue: FanoutQueue
     settings: SettingsStore
     resident: ResidentSource
+    freshness: Freshness
     epochs: native.Epochs
     secret: bytes
     counts: Callable[[], Awaitable[dict[str, int]]]
@@ -88,7 +90,7 @@ def build_engine(
     process that serves feeds may keep in memory.
     """
     hot = Hot(store.settings, hot_start)
-    policy = PolicyReview(store.settings, hot)
+    policy = PolicyReview(store.settings, store.freshness, hot)
     feed = FeedService(
         store.feeds,
         store.posts,
@@ -97,6 +99,7 @@ def build_engine(
         store.preferences,
         store.signals,
         store.settings,
+        store.freshness,
         store.secret,
         clock,
     )
@@ -106,9 +109,19 @@ def build_engine(
         publish=PublishService(store.posts, store.graph, store.contents, id_generator, clock),
         preferences=PreferenceService(store.preferences, store.signals, clock),
         graph=GraphService(store.graph, clock),
-        admin=AdminService(store.settings, store.queue, store.feeds, hot, store.counts, clock),
-        explain=ExplainService(feed, store.feeds, store.posts, store.signals, clock),
-        audit=AuditService(feed, store.posts, store.graph, clock),
+        admin=AdminService(
+            store.settings,
+            store.queue,
+            store.feeds,
+            store.freshness,
+            hot,
+            store.counts,
+            clock,
+        ),
+        explain=ExplainService(
+            feed, store.feeds, store.posts, store.signals, store.freshness, clock
+        ),
+        audit=AuditService(feed, store.posts, store.graph, store.freshness, clock),
         importing=ImportService(
             store.posts,
             store.graph,
@@ -134,6 +147,7 @@ def _resident(
     return ResidentFeed(
         feed,
         store.resident,
+        store.freshness,
         store.epochs,
         store.preferences,
         store.signals,

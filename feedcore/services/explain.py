@@ -14,7 +14,7 @@ from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, Visibility
 from feedcore.domain.ranking import explain_terms
 from feedcore.limits import RETENTION_MS
-from feedcore.ports import FeedStore, Post, PostStats, PostStore, SignalStore
+from feedcore.ports import FeedStore, Freshness, Post, PostStats, PostStore, SignalStore
 from feedcore.services.admission import check_id
 from feedcore.services.feed import FeedService
 from feedcore.services.viewer import Viewer, is_followed
@@ -47,33 +47,36 @@ class ExplainService:
         feeds: FeedStore,
         posts: PostStore,
         signals: SignalStore,
+        freshness: Freshness,
         clock: Clock,
     ) -> None:
         self._feed = feed
         self._feeds = feeds
         self._posts = posts
         self._signals = signals
+        self._freshness = freshness
         self._clock = clock
 
-    def explain(self, user_id: int, content_id: int) -> Explanation:
+    async def explain(self, user_id: int, content_id: int) -> Explanation:
         """The whole story of one item for one user."""
         check_id("user_id", user_id)
         check_id("content_id", content_id)
+        await self._freshness.viewer(user_id)
         now_ms = self._clock.now_ms()
-        viewer = self._feed.viewers.read(user_id, now_ms)
+        viewer = await self._feed.viewers.read(user_id, now_ms)
         told = Explanation(
             ranking_version=viewer.ranking_version, experiment_arm=viewer.experiment_arm
         )
-        post = self._posts.get(content_id)
-        stats = self._posts.stats(content_id)
+        post = await self._posts.get(content_id)
+        stats = await self._posts.stats(content_id)
         if post is None or stats is None:
             deleted = content_id in self._posts.tombstones()
             told.filters = [("deleted", deleted)]
             told.verdict = "the post was deleted" if deleted else "there is no such post"
             return told
         told.filters = self._filters(viewer, post, now_ms)
-        self._delivery(told, viewer, post, stats)
-        self._score(told, viewer, post, now_ms)
+        await self._delivery(told, viewer, post, stats)
+        await self._score(told, viewer, post, now_ms)
         dropped = [name for name, is_dropped in told.filters if is_dropped]
         told.in_feed = not dropped and told.delivered_by != "none"
         told.verdict = _sentence(told, dropped)
@@ -101,15 +104,17 @@ class ExplainService:
             ("audience", not own and (private or (followers_only and not follows))),
         ]
 
-    def _delivery(self, told: Explanation, viewer: Viewer, post: Post, stats: PostStats) -> None:
+    async def _delivery(
+        self, told: Explanation, viewer: Viewer, post: Post, stats: PostStats
+    ) -> None:
         """By which way the item reaches the feed, and since when."""
         published_ms = ids.time_ms(post.content_id)
         if post.author_id == viewer.user_id:
             told.delivered_by, told.delivered_at_ms = "own", published_ms
-        elif self._feeds.delivered(viewer.user_id, post.content_id):
+        elif await self._feeds.delivered(viewer.user_id, post.content_id):
             told.delivered_by, told.delivered_at_ms = "push", stats.fanned_out_ms or published_ms
         else:
-            window = self._feeds.window(
+            window = await self._feeds.window(
                 viewer.user_id, viewer.followees, post.content_id, post.content_id, 1
             )
             pulled = {*self._feeds.pulled_authors(viewer.user_id, viewer.followees)}
@@ -127,14 +132,15 @@ class ExplainService:
             ):
                 told.delivered_by, told.delivered_at_ms = "overlay", published_ms
 
-    def _score(self, told: Explanation, viewer: Viewer, post: Post, now_ms: int) -> None:
+    async def _score(self, told: Explanation, viewer: Viewer, post: Post, now_ms: int) -> None:
         """The item's score terms, and its place among the candidates of the first page."""
-        scored = self._feed.score_first_window(viewer.user_id)
+        scored = await self._feed.score_first_window(viewer.user_id)
         for place, (score, content_id) in enumerate(sorted(scored, reverse=True), start=1):
             if content_id == post.content_id and score > 0:
                 told.rank = place
-        one = self._posts.outboxes([post.author_id], post.content_id, post.content_id, 1)[0]
-        packed = native.merge_newest([one], post.content_id, post.content_id, 1)
+        at = post.content_id
+        outboxes = await self._posts.outboxes([post.author_id], at, at, 1)
+        packed = native.merge_newest(outboxes, at, at, 1)
         if not packed:
             return
         (engagement,) = struct.unpack("<f", self._signals.engagement(packed[:ENTRY_BYTES]))

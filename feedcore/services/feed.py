@@ -40,6 +40,7 @@ from feedcore.limits import (
 from feedcore.ports import (
     ContentSource,
     FeedStore,
+    Freshness,
     GraphSource,
     PostStore,
     PreferenceStore,
@@ -135,6 +136,7 @@ class FeedService:
         preferences: PreferenceStore,
         signals: SignalStore,
         settings: SettingsStore,
+        freshness: Freshness,
         secret: bytes,
         clock: Clock,
     ) -> None:
@@ -143,6 +145,7 @@ class FeedService:
         self._contents = contents
         self._preferences = preferences
         self._signals = signals
+        self._freshness = freshness
         self._secret = secret
         self._clock = clock
         self.viewers = Viewers(graph, preferences, settings)
@@ -155,29 +158,32 @@ class FeedService:
         """
         if view not in (VIEW_FULL, VIEW_COMPACT, VIEW_IDS):
             raise InvalidField("view", str(view), "must be 0 (full), 1 (compact) or 2 (ids)")
+        check_id("user_id", user_id)
+        size = check_page_size(page_size)
+        await self._freshness.viewer(user_id)
         hits, misses = self._posts.outbox_reads()
         with self._feeds.snapshot():
-            scroll = self._begin(user_id, page_size, cursor)
-            rebuild_due = self.fill(scroll)
+            scroll = await self._begin(user_id, size, cursor)
+            rebuild_due = await self.fill(scroll)
             hits_now, misses_now = self._posts.outbox_reads()
             scroll.outbox_hits, scroll.outbox_misses = hits_now - hits, misses_now - misses
-            items = self._hydrate(scroll, view)
+            items = await self._hydrate(scroll, view)
         if rebuild_due:
             await self._feeds.request_rebuild(user_id, scroll.now_ms)
         self._preferences.seen(user_id, scroll.now_ms)
         return self._present(scroll, items, view, if_none_match)
 
-    def fill(self, scroll: Scroll) -> bool:
+    async def fill(self, scroll: Scroll) -> bool:
         """Steps 1 to 3, window after window until the page is full; True if the stored feed must be
         rebuilt.
         """
         rebuild_due = False
         for _ in range(REFILL_WINDOWS_MAX):
-            skeleton = self._skeleton(scroll)
+            skeleton = await self._skeleton(scroll)
             rebuild_due = rebuild_due or not skeleton.built
             if not scroll.trending and not skeleton.entries and scroll.head == 0:
                 scroll.trending = True
-                skeleton = self._skeleton(scroll)
+                skeleton = await self._skeleton(scroll)
             if scroll.head == 0 and skeleton.entries:
                 scroll.head, _ = key_at(skeleton.entries, 0)
             verdicts = self._filter(scroll, skeleton.entries)
@@ -191,10 +197,11 @@ class FeedService:
         """How many visible items are newer than `head`."""
         check_id("user_id", user_id)
         head_id = decode_head(head, self._secret, user_id)
+        await self._freshness.viewer(user_id)
         with self._feeds.snapshot():
-            scroll = self._first_page(user_id, CHECK_NEW_COUNT_MAX)
+            scroll = await self._first_page(user_id, CHECK_NEW_COUNT_MAX)
             scroll.trending = False  # what trends is not news: only what is followed counts
-            entries = self._skeleton(scroll, newer_than=head_id).entries
+            entries = (await self._skeleton(scroll, newer_than=head_id)).entries
             verdicts = self._filter(scroll, entries)
         kept = verdicts.count(Verdict.KEEP)
         if not kept:
@@ -203,13 +210,14 @@ class FeedService:
         count = min(kept, CHECK_NEW_COUNT_MAX)
         return NewContent(count, kept > count, ids.time_ms(newest), newest)
 
-    def score_first_window(self, user_id: int) -> list[tuple[float, int]]:
+    async def score_first_window(self, user_id: int) -> list[tuple[float, int]]:
         """(score, content_id) of every candidate of the first page; score 0 for what filters left
         out.
         """
         check_id("user_id", user_id)
-        scroll = self._first_page(user_id, 1)
-        entries = self._skeleton(scroll).entries
+        await self._freshness.viewer(user_id)
+        scroll = await self._first_page(user_id, 1)
+        entries = (await self._skeleton(scroll)).entries
         scores = self._scores(scroll, entries, self._filter(scroll, entries))
         return [
             (score, content_id)
@@ -218,31 +226,31 @@ class FeedService:
             )
         ]
 
-    def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
+    async def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
         """Every content id of the user's feed, scrolled page by page to its end; for audits."""
-        scroll = self._first_page(user_id, page_size)
+        await self._freshness.viewer(user_id)
+        scroll = await self._first_page(user_id, page_size)
         found: list[int] = []
         while True:
-            self.fill(scroll)
+            await self.fill(scroll)
             if scroll.trending:
                 break
             found += [chosen.content_id for chosen in scroll.chosen]
             if scroll.end:
                 break
-            scroll = self._begin(user_id, page_size, encode_cursor(_cursor(scroll), self._secret))
+            cursor = encode_cursor(_cursor(scroll), self._secret)
+            scroll = await self._begin(user_id, page_size, cursor)
         return found
 
-    def _begin(self, user_id: int, page_size: int, cursor_text: str) -> Scroll:
-        check_id("user_id", user_id)
-        size = check_page_size(page_size)
+    async def _begin(self, user_id: int, page_size: int, cursor_text: str) -> Scroll:
         if not cursor_text:
-            return self._first_page(user_id, size)
+            return await self._first_page(user_id, page_size)
         now_ms = self._clock.now_ms()
         cursor = decode_cursor(cursor_text, self._secret, user_id, now_ms)
-        viewer = self.viewers.read(user_id, now_ms, cursor.config_version)
+        viewer = await self.viewers.read(user_id, now_ms, cursor.config_version)
         return Scroll(
             viewer=viewer,
-            page_size=size,
+            page_size=page_size,
             now_ms=now_ms,
             ranked_at_ms=cursor.ranked_at_ms,
             head=cursor.head,
@@ -252,9 +260,9 @@ class FeedService:
             receipt=_receipt(viewer, now_ms),
         )
 
-    def _first_page(self, user_id: int, page_size: int) -> Scroll:
+    async def _first_page(self, user_id: int, page_size: int) -> Scroll:
         now_ms = self._clock.now_ms()
-        viewer = self.viewers.read(user_id, now_ms)
+        viewer = await self.viewers.read(user_id, now_ms)
         return Scroll(
             viewer=viewer,
             page_size=page_size,
@@ -268,22 +276,22 @@ class FeedService:
         )
 
     # Step 1
-    def _skeleton(self, scroll: Scroll, newer_than: int = 0) -> Skeleton:
+    async def _skeleton(self, scroll: Scroll, newer_than: int = 0) -> Skeleton:
         """The newest WINDOW_ENTRIES candidates at or below the scroll's low water."""
         if scroll.trending:
-            return self._trending_skeleton(scroll)
+            return await self._trending_skeleton(scroll)
         viewer, receipt = scroll.viewer, scroll.receipt
         at_or_below, not_below = scroll.low_water, max(scroll.not_below, newer_than + 1)
         try:
-            window = self._feeds.window(
+            window = await self._feeds.window(
                 viewer.user_id, viewer.followees, at_or_below, not_below, WINDOW_ENTRIES
             )
         except Unavailable as error:
             receipt.report("stored", 0, str(error))
             scroll.trending = True
-            return self._trending_skeleton(scroll)
+            return await self._trending_skeleton(scroll)
         pulled, total = self._pull_sources(viewer, window.built, window.pending_authors)
-        outboxes = self._posts.outboxes(pulled, at_or_below, not_below, WINDOW_ENTRIES)
+        outboxes = await self._posts.outboxes(pulled, at_or_below, not_below, WINDOW_ENTRIES)
         bounds = at_or_below, not_below, WINDOW_ENTRIES
         stored = native.merge_newest(window.sources, *bounds)
         entries = native.merge_newest([stored, *outboxes], *bounds)
@@ -325,10 +333,10 @@ class FeedService:
         considered = viewer.most_engaged(authors, PULLED_SOURCES_MAX)
         return [*considered, viewer.user_id], len(authors)
 
-    def _trending_skeleton(self, scroll: Scroll) -> Skeleton:
+    async def _trending_skeleton(self, scroll: Scroll) -> Skeleton:
         """What has most engagement lately, and the viewer's own posts."""
         bounds = scroll.low_water, scroll.not_below, WINDOW_ENTRIES
-        own = self._posts.outboxes([scroll.viewer.user_id], *bounds)
+        own = await self._posts.outboxes([scroll.viewer.user_id], *bounds)
         entries = native.merge_newest([self._posts.trending(), *own], *bounds)
         scroll.receipt.origin = Origin.TRENDING
         scroll.receipt.report("trending", len(entries) // ENTRY_BYTES)
@@ -379,7 +387,7 @@ class FeedService:
         )
 
     # Step 4
-    def _hydrate(self, scroll: Scroll, view: int) -> list[Item]:
+    async def _hydrate(self, scroll: Scroll, view: int) -> list[Item]:
         """Contents and counts. What is gone meanwhile drops out; a failed source leaves bare
         items.
         """
@@ -390,7 +398,7 @@ class FeedService:
                 for c, reason in zip(scroll.chosen, reasons, strict=True)
             ]
         try:
-            contents = self._contents.contents([c.content_id for c in scroll.chosen])
+            contents = await self._contents.contents([c.content_id for c in scroll.chosen])
         except Unavailable as error:
             scroll.receipt.report("content", 0, str(error))
             return [

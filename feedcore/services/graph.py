@@ -40,25 +40,25 @@ class GraphService:
         check_two_users("blocker_id", blocker_id, "blocked_id", blocked_id)
         return await self._graph.unblock(blocker_id, blocked_id, self._clock.now_ms())
 
-    def list_followers(self, user_id: int, after: int, limit: int) -> GraphPage:
+    async def list_followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """One page, ascending by id; `limit` 0 means the most."""
         check_id("user_id", user_id)
-        return self._graph.followers(user_id, after, check_list_size(limit))
+        return await self._graph.followers(user_id, after, check_list_size(limit))
 
-    def list_followees(self, user_id: int, after: int, limit: int) -> GraphPage:
+    async def list_followees(self, user_id: int, after: int, limit: int) -> GraphPage:
         """One page, ascending by id; `limit` 0 means the most."""
         check_id("user_id", user_id)
-        return self._graph.followee_page(user_id, after, check_list_size(limit))
+        return await self._graph.followee_page(user_id, after, check_list_size(limit))
 
-    def follower_counts(self, user_ids: Sequence[int]) -> list[tuple[int, int, int]]:
+    async def follower_counts(self, user_ids: Sequence[int]) -> list[tuple[int, int, int]]:
         """(user, followers, followees) for each, in the order asked for."""
         if not 1 <= len(user_ids) <= LIST_PAGE_MAX:
             raise InvalidField("user_ids", f"{len(user_ids)} ids", f"must be 1 to {LIST_PAGE_MAX}")
         return [
             (
                 check_id("user_ids", user_id),
-                self._graph.follower_count(user_id),
-                len(self._graph.followees(user_id)) // 8,
+                await self._graph.follower_count(user_id),
+                len(await self._graph.followees(user_id)) // 8,
             )
             for user_id in user_ids
         ]

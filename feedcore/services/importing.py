@@ -190,16 +190,17 @@ class ImportService:
         good = []
         for index, row in enumerate(rows):
             try:
-                good.append(self._interaction(row))
+                good.append(await self._interaction(row))
             except FeedcoreError as error:
                 outcome.refused.append(("interactions", index, str(error)))
         outcome.count(len(good), await self._signals.import_interactions(good))
 
-    def _interaction(self, row: InteractionRow) -> Interaction:
+    async def _interaction(self, row: InteractionRow) -> Interaction:
         check_id("user_id", row.user_id)
         content_id = row.content_id
         if row.post_key:
-            content_id = self._posts.content_id_of(row.author_id, KEY_PREFIX + row.post_key)
+            key = KEY_PREFIX + row.post_key
+            content_id = await self._posts.content_id_of(row.author_id, key)
             if not content_id:
                 raise InvalidField("post_key", repr(row.post_key), "must be an imported post")
         check_id("content_id", content_id)

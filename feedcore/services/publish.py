@@ -95,29 +95,29 @@ class PublishService:
         check_id("content_id", content_id)
         await self._posts.delete(author_id, content_id, self._clock.now_ms())
 
-    def get_post(self, content_id: int, viewer_id: int) -> Item:
+    async def get_post(self, content_id: int, viewer_id: int) -> Item:
         """One post; `viewer_id` 0 sees everything. Raises NotFound, NotPermitted."""
         check_id("content_id", content_id)
-        post = self._posts.get(content_id)
-        found = self._contents.contents([content_id])[0] if post else None
+        post = await self._posts.get(content_id)
+        found = (await self._contents.contents([content_id]))[0] if post else None
         if post is None or found is None:
             raise NotFound(f"content_id: {content_id} is not a post, or was deleted")
-        if viewer_id and not self.may_see(viewer_id, post.author_id, post.visibility):
+        if viewer_id and not await self.may_see(viewer_id, post.author_id, post.visibility):
             raise NotPermitted(f"content_id: {content_id} is not visible to user {viewer_id}")
         return Item(content_id, post.author_id, *found)
 
-    def may_see(self, viewer_id: int, author_id: int, visibility: int) -> bool:
+    async def may_see(self, viewer_id: int, author_id: int, visibility: int) -> bool:
         """Whether the audience the author chose has the viewer in it."""
         if viewer_id == author_id or visibility == Visibility.PUBLIC:
             return True
         if visibility == Visibility.FOLLOWERS:
-            return native.ids_contain(self._graph.followees(viewer_id), author_id)
+            return native.ids_contain(await self._graph.followees(viewer_id), author_id)
         return False
 
-    def get_stats(self, content_id: int) -> PostStats:
+    async def get_stats(self, content_id: int) -> PostStats:
         """Counters of one post. Raises NotFound."""
         check_id("content_id", content_id)
-        stats = self._posts.stats(content_id)
+        stats = await self._posts.stats(content_id)
         if stats is None:
             raise NotFound(f"content_id: {content_id} is not a post, or was deleted")
         return stats

@@ -2,8 +2,10 @@
 this worker keeps in memory.
 
     asked for      what happens
-    kept page      served if its epochs are current (compiled, inside the transport's read turn)
-    resident data  a page is made from it (the same)
+    kept page      served if its epochs are current (compiled; from a local store inside the
+                   transport's read turn)
+    shared page    where the store is not local: made by another load, and current (ports.freshness)
+    resident data  a page is made from it (compiled)
     something else it is loaded, in one batch with what other calls lack, and the page is made
     the rest       `FeedService` answers: trending, rebuilds, requests to be refused
 
@@ -23,12 +25,13 @@ from typing import Any, NamedTuple
 from feedcore import native
 from feedcore._native.draft import NEEDS, Draft
 from feedcore._native.page import PageMaker
+from feedcore._native.pagescan import scan_page
 from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
 from feedcore.domain.entry import key_at
 from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
-from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX
-from feedcore.ports import PreferenceStore, SignalStore
+from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX, USER_ID_MAX
+from feedcore.ports import Freshness, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
@@ -120,9 +123,7 @@ class _Loads:
             readers.append(Reader(viewer, outboxes))
         return readers
 
-    async def _outboxes_of(
-        self, users: list[int], rows: Sequence[ViewerRow]
-    ) -> dict[int, Outbox]:
+    async def _outboxes_of(self, users: list[int], rows: Sequence[ViewerRow]) -> dict[int, Outbox]:
         """What the viewers' pages will ask for next: one turn of the loop less for each."""
         pulled = self._source.mirror().pulled
         wanted: dict[int, None] = {}
@@ -162,6 +163,7 @@ class ResidentFeed:
         self,
         plain: FeedService,
         source: ResidentSource,
+        freshness: Freshness,
         epochs: Any,
         preferences: PreferenceStore,
         signals: SignalStore,
@@ -170,6 +172,7 @@ class ResidentFeed:
         budget: CacheBudget,
     ) -> None:
         self._plain = plain
+        self._preferences = preferences
         self._signals = signals
         share = budget.resident_bytes
         self.resident = Resident(
@@ -183,9 +186,12 @@ class ResidentFeed:
         self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen_anew, secret)
         self.loads = _Loads(self.resident, source, clock)
         self._source = source
+        self.local = source.local  # what a page needs is on this machine
+        self._freshness = None if source.local else freshness
         if source.local and budget.resident_bytes:
             self.maker.load_now = self.loads.load_now
         self.prewarmed = 0
+        self.shared_pages = 0
         self.plain_pages = 0
         self.plain_checks = 0
         self.on_tick: Callable[[], None] = _nothing  # once a second, and at the end
@@ -210,11 +216,18 @@ class ResidentFeed:
         self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
     ) -> FeedPage:
         """See `FeedService.get_feed`."""
+        if self._freshness is not None and 0 < user_id <= USER_ID_MAX:
+            await self._freshness.viewer(user_id)
         draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
         if draft is not None:
             body = self.maker.kept(draft)
+            shares = body is None and self._freshness is not None and not if_none_match
+            if shares and (shared := await self._shared(draft)) is not None:
+                return shared
             if body is None and await self._fill(draft):
                 body = draft.body
+                if shares:
+                    self._share(draft)
             if body is not None:
                 return FeedPage(
                     body, draft.item_count, "stored", False, draft.not_modified, 0, 0, True
@@ -226,6 +239,8 @@ class ResidentFeed:
         """See `FeedService.check_new`; as wire bytes of feedcore.v1.CheckNewResponse if they were
         made compiled.
         """
+        if self._freshness is not None and 0 < user_id <= USER_ID_MAX:
+            await self._freshness.viewer(user_id)
         draft = self.maker.begin_check(user_id, head)
         if draft is not None:
             kept = self.maker.kept(draft)
@@ -244,6 +259,29 @@ class ResidentFeed:
         newest = [key_at(one.entries, 0)[0] for one in outboxes if one.entries]
         await self.loads.contents.get_all(newest)
         self.prewarmed += len(newest)
+
+    async def _shared(self, draft: Draft) -> FeedPage | None:
+        """The page that another load has left, counted as served."""
+        if self._freshness is None:
+            return None
+        body = await self._freshness.page(draft.user_id, draft.shape)
+        if body is None:
+            return None
+        try:
+            items = memoryview(scan_page(body)[0]).cast("Q").tolist()
+        except ValueError as error:  # of another version, or damaged: the page is made anew
+            log.warning("a page of the shared cache cannot be used: %s", error)
+            return None
+        self.shared_pages += 1
+        self._signals.impressions(items)
+        self._preferences.seen(draft.user_id, draft.now_ms)
+        return FeedPage(body, len(items), "stored", False, False, 0, 0)
+
+    def _share(self, draft: Draft) -> None:
+        """Leaves the page to others, if nothing that it shows changed while it was made."""
+        if self._freshness is not None and self.maker.is_current(draft):
+            content_ids = native.pack_ids(draft.content_ids())
+            self._freshness.keep_page(draft.user_id, draft.shape, draft.body, content_ids)
 
     async def _fill(self, draft: Draft) -> bool:
         """Loads what the draft needs until it is done; False if `FeedService` must answer."""

@@ -69,14 +69,14 @@ class Viewers:
         self._settings = settings
         self._newest = RankingConfig()
 
-    def read(self, user_id: int, now_ms: int, ranking_version: int | None = None) -> Viewer:
+    async def read(self, user_id: int, now_ms: int, ranking_version: int | None = None) -> Viewer:
         """The viewer now; a scroll in progress names the ranking version that it began with."""
         config = self.ranking(ranking_version)
         parameters, arm = config.choose(user_id)
         return Viewer(
             user_id,
-            self._graph.followees(user_id),
-            self._preferences.filters(user_id, now_ms),
+            await self._graph.followees(user_id),
+            await self._preferences.filters(user_id, now_ms),
             config.version,
             parameters,
             arm,

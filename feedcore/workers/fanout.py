@@ -3,7 +3,8 @@
 One turn:
 
     claim      least recently served jobs first: an author with millions delays nobody
-    expand     each job into at most FANOUT_QUOTA_FOLLOWERS recipients, or one bounded read
+    expand     each job into at most FANOUT_QUOTA_FOLLOWERS recipients, or one bounded read; side by
+               side, so that reads over a network overlap
     deliver    everything of the turn in one commit
     advance    the continuations, in another commit
 
@@ -14,8 +15,10 @@ for policy: what is pushed was decided when the post was published.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from feedcore import native
@@ -37,6 +40,7 @@ from feedcore.ports import (
     FanoutJob,
     FanoutQueue,
     FeedStore,
+    Freshness,
     GraphSource,
     JobKind,
     Lane,
@@ -79,6 +83,7 @@ class FanoutWorker:
         feeds: FeedStore,
         graph: GraphSource,
         posts: PostStore,
+        freshness: Freshness,
         hot: Hot,
         clock: Clock,
     ) -> None:
@@ -86,10 +91,11 @@ class FanoutWorker:
         self._feeds = feeds
         self._graph = graph
         self._posts = posts
+        self._freshness = freshness
         self._hot = hot
         self._clock = clock
         self.stats = FanoutStats()
-        self._expand: dict[JobKind, Callable[[FanoutJob, int], Step]] = {
+        self._expand: dict[JobKind, Callable[[FanoutJob, int], Awaitable[Step]]] = {
             JobKind.POST: self._post,
             JobKind.BACKFILL: self._backfill,
             JobKind.REMOVE: self._remove,
@@ -100,24 +106,14 @@ class FanoutWorker:
         """Serves the jobs whose turn it is; how many moved on, 0 when idle, paused or
         backlogged.
         """
+        await self._freshness.shared()
         hot = self._hot.read()
         if hot.fanout_paused or self._feeds.backlog() > DELIVERY_BACKLOG_MAX:
             return 0
         lanes = (Lane.ALL, Lane.ACTIVE) if hot.rest_lane_paused else tuple(Lane)
-        jobs = self._queue.claim(lanes, FANOUT_JOBS_PER_TURN)
+        jobs = await self._queue.claim(lanes, FANOUT_JOBS_PER_TURN)
         now_ms = self._clock.now_ms()
-        steps: list[tuple[FanoutJob, Step]] = []
-        for job in jobs:
-            try:
-                steps.append((job, self._expand[job.kind](job, now_ms)))
-            except (
-                Exception
-            ) as error:  # a poisoned job must not stop the others; it is kept and listed
-                self.stats.failures += 1
-                if getattr(error, "retriable", False):
-                    continue  # a dependency is away: the job keeps its place and its attempts
-                log.warning("fan-out job %d failed", job.job_id, exc_info=True)
-                await self._queue.fail(job, f"{type(error).__name__}: {error}", now_ms)
+        steps = await self._expand_all(jobs, now_ms)
         deliveries = [delivery for _, step in steps for delivery in step.deliveries]
         if deliveries:
             await self._feeds.deliver(deliveries)
@@ -130,44 +126,81 @@ class FanoutWorker:
         self.stats.deliveries += sum(step.items for _, step in steps)
         return len(steps)
 
-    def _post(self, job: FanoutJob, now_ms: int) -> Step:
+    async def _expand_all(
+        self, jobs: list[FanoutJob], now_ms: int
+    ) -> list[tuple[FanoutJob, Step]]:
+        """Those that succeeded. A poisoned job must not stop the others; it is kept and listed."""
+        waiting = deque(enumerate(jobs))
+        outcomes: dict[int, Step | Exception] = {}
+
+        async def take() -> None:
+            while waiting:
+                place, job = waiting.popleft()
+                outcomes[place] = await self._expand_one(job, now_ms)
+
+        async with asyncio.TaskGroup() as group:
+            while waiting:  # one more while those before wait: none do in a local store
+                group.create_task(take())
+                await asyncio.sleep(0)
+        steps: list[tuple[FanoutJob, Step]] = []
+        for place, job in enumerate(jobs):
+            outcome = outcomes[place]
+            if isinstance(outcome, Step):
+                steps.append((job, outcome))
+                continue
+            self.stats.failures += 1
+            if getattr(outcome, "retriable", False):
+                continue  # a dependency is away: the job keeps its place and its attempts
+            log.warning("fan-out job %d failed", job.job_id, exc_info=outcome)
+            await self._queue.fail(job, f"{type(outcome).__name__}: {outcome}", now_ms)
+        return steps
+
+    async def _expand_one(self, job: FanoutJob, now_ms: int) -> Step | Exception:
+        """What went wrong is an answer, too: the other jobs go on."""
+        try:
+            return await self._expand[job.kind](job, now_ms)
+        except Exception as error:
+            return error
+
+    async def _post(self, job: FanoutJob, now_ms: int) -> Step:
         """One chunk of the followers."""
         if job.content_id in self._posts.tombstones():
             return Step([], FINISHED, 0)
-        page = self._graph.push_recipients(
+        page = await self._graph.push_recipients(
             job.author_id, job.after, FANOUT_QUOTA_FOLLOWERS, job.lane, now_ms - RECENTLY_ACTIVE_MS
         )
         deliveries = [Delivery(job.entry, page.ids)] if page.ids else []
         return Step(deliveries, page.next_after or FINISHED, len(page.ids) // 8)
 
-    def _backfill(self, job: FanoutJob, now_ms: int) -> Step:
+    async def _backfill(self, job: FanoutJob, now_ms: int) -> Step:
         """The author's posts of the retention into a new follower's feed."""
-        if not native.ids_contain(self._graph.followees(job.user_id), job.author_id):
+        if not native.ids_contain(await self._graph.followees(job.user_id), job.author_id):
             return Step([], FINISHED, 0)
-        return Step(*self._outboxes_to(job.user_id, [job.author_id], FINISHED, now_ms))
+        return await self._outboxes_to(job.user_id, [job.author_id], FINISHED, now_ms)
 
-    def _remove(self, job: FanoutJob, now_ms: int) -> Step:
+    async def _remove(self, job: FanoutJob, now_ms: int) -> Step:
         """Takes an unfollowed author out of the stored feed; not if followed again meanwhile."""
-        if native.ids_contain(self._graph.followees(job.user_id), job.author_id):
+        if native.ids_contain(await self._graph.followees(job.user_id), job.author_id):
             return Step([], FINISHED, 0)
         feed = native.pack_ids([job.user_id])
         return Step([Delivery(b"", feed, remove_author=job.author_id)], FINISHED, 0)
 
-    def _rebuild(self, job: FanoutJob, now_ms: int) -> Step:
+    async def _rebuild(self, job: FanoutJob, now_ms: int) -> Step:
         """The posts of the next followees into a returning user's feed."""
-        page = self._graph.followee_page(job.user_id, job.after, REBUILD_FOLLOWEES_PER_TURN)
+        page = await self._graph.followee_page(job.user_id, job.after, REBUILD_FOLLOWEES_PER_TURN)
         authors = native.unpack_ids(page.ids)
-        return Step(*self._outboxes_to(job.user_id, authors, page.next_after or FINISHED, now_ms))
+        after = page.next_after or FINISHED
+        return await self._outboxes_to(job.user_id, authors, after, now_ms)
 
-    def _outboxes_to(
+    async def _outboxes_to(
         self, user_id: int, authors: list[int], after: int, now_ms: int
-    ) -> tuple[list[Delivery], int, int]:
+    ) -> Step:
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
-        outboxes = self._posts.outboxes(authors, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+        outboxes = await self._posts.outboxes(authors, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
         entries = native.merge_newest(
             outboxes, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX * max(1, len(authors))
         )
         if not entries:
-            return [], after, 0
+            return Step([], after, 0)
         feed = native.pack_ids([user_id])
-        return [Delivery(entries, feed)], after, len(entries) // ENTRY_BYTES
+        return Step([Delivery(entries, feed)], after, len(entries) // ENTRY_BYTES)

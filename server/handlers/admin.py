@@ -111,7 +111,7 @@ class AdminHandlers:
         return f"{reply.merge_backlog} deliveries to merge"
 
     async def _fanout_status(self, reply: pb.GetStatusResponse) -> str:
-        for lane, (lag, paused) in self._admin.lanes().items():
+        for lane, (lag, paused) in (await self._admin.lanes()).items():
             reply.lanes.add(
                 name=lane.name.lower(), jobs=lag.jobs, lag_ms=lag.oldest_ms, paused=paused
             )
@@ -123,7 +123,7 @@ class AdminHandlers:
         self, request: pb.GetRankingRequest, _call: CallContext
     ) -> pb.RankingConfig:
         """The configuration in force, or an older one."""
-        return ranking_message(self._admin.get_ranking(request.version))
+        return ranking_message(await self._admin.get_ranking(request.version))
 
     async def set_ranking(
         self, request: pb.SetRankingRequest, call: CallContext
@@ -140,7 +140,7 @@ class AdminHandlers:
         self, _request: pb.GetSettingsRequest, _call: CallContext
     ) -> pb.HotSettings:
         """The hot settings in force."""
-        return settings_message(self._admin.get_settings())
+        return settings_message(await self._admin.get_settings())
 
     async def set_settings(
         self, request: pb.SetSettingsRequest, call: CallContext
@@ -156,7 +156,7 @@ class AdminHandlers:
     ) -> pb.ListDeadLettersResponse:
         """Jobs that failed for good."""
         reply = pb.ListDeadLettersResponse()
-        for job, error, failed_ms in self._admin.dead_letters(request.limit):
+        for job, error, failed_ms in await self._admin.dead_letters(request.limit):
             reply.dead_letters.add(
                 job_id=job.job_id,
                 kind=job.kind.value,
@@ -195,7 +195,7 @@ class AdminHandlers:
     async def explain(self, request: pb.ExplainRequest, call: CallContext) -> pb.ExplainResponse:
         """Why one item is, or is not, in one feed."""
         call.user_id = request.user_id
-        told = self._services.explain.explain(request.user_id, request.content_id)
+        told = await self._services.explain.explain(request.user_id, request.content_id)
         reply = pb.ExplainResponse(
             in_feed=told.in_feed,
             verdict=told.verdict,
@@ -215,8 +215,8 @@ class AdminHandlers:
     async def audit(self, request: pb.AuditRequest, call: CallContext) -> pb.AuditResponse:
         """User by user, giving way to other calls after each; a caller who hangs up ends it."""
         service, report = self._services.audit, AuditReport()
-        for user_id in service.sample(request.sample, request.seed):
-            service.audit_user(user_id, report)
+        for user_id in await service.sample(request.sample, request.seed):
+            await service.audit_user(user_id, report)
             await asyncio.sleep(0)
         call.note(items=report.users, missing=report.missing, duplicate=report.duplicate)
         return pb.AuditResponse(

@@ -40,13 +40,14 @@ class ContentHandlers:
             check_id("content_ids", content_id)
         return pb.BatchGetContentsResponse(
             results=[
-                self._result(content_id, request.viewer_id) for content_id in request.content_ids
+                await self._result(content_id, request.viewer_id)
+                for content_id in request.content_ids
             ]
         )
 
-    def _result(self, content_id: int, viewer_id: int) -> pb.ContentResult:
+    async def _result(self, content_id: int, viewer_id: int) -> pb.ContentResult:
         try:
-            item = self._publish.get_post(content_id, viewer_id)
+            item = await self._publish.get_post(content_id, viewer_id)
         except NotFound:
             return pb.ContentResult(content_id=content_id)
         except NotPermitted:

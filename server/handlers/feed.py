@@ -140,7 +140,7 @@ class FeedHandlers:
     ) -> pb.GetPreferencesResponse:
         """Everything the user has set."""
         call.user_id = request.user_id
-        rows = self._preferences.list_preferences(request.user_id)
+        rows = await self._preferences.list_preferences(request.user_id)
         call.note(items=len(rows))
         reply = pb.GetPreferencesResponse()
         for row in rows:

@@ -36,6 +36,7 @@ class FeedCounters:
         for operation, source, count in (
             ("GetFeed", "kept", maker.pages_kept),
             ("GetFeed", "resident", maker.pages_made),
+            ("GetFeed", "shared", feed.shared_pages),
             ("GetFeed", "plain", feed.plain_pages),
             ("CheckNew", "kept", maker.checks_kept),
             ("CheckNew", "resident", maker.checks_made),

@@ -66,7 +66,7 @@ class GraphHandlers:
         """One page of followers."""
         call.user_id = request.user_id
         after = parse_token(request.page_token)
-        page = self._graph.list_followers(request.user_id, after, request.page_size)
+        page = await self._graph.list_followers(request.user_id, after, request.page_size)
         ids = native.unpack_ids(page.ids)
         call.note(items=len(ids))
         return pb.ListFollowersResponse(user_ids=ids, next_page_token=make_token(page.next_after))
@@ -77,7 +77,7 @@ class GraphHandlers:
         """One page of followees."""
         call.user_id = request.user_id
         after = parse_token(request.page_token)
-        page = self._graph.list_followees(request.user_id, after, request.page_size)
+        page = await self._graph.list_followees(request.user_id, after, request.page_size)
         ids = native.unpack_ids(page.ids)
         call.note(items=len(ids))
         return pb.ListFolloweesResponse(user_ids=ids, next_page_token=make_token(page.next_after))
@@ -88,7 +88,7 @@ class GraphHandlers:
         """Counts of up to 1,000 users."""
         call.note(items=len(request.user_ids))
         reply = pb.GetFollowerCountsResponse()
-        for user_id, followers, followees in self._graph.follower_counts(request.user_ids):
+        for user_id, followers, followees in await self._graph.follower_counts(request.user_ids):
             reply.counts.add(user_id=user_id, followers=followers, followees=followees)
         return reply
 

@@ -55,7 +55,7 @@ class PublishHandlers:
         """One post by id."""
         call.user_id = request.viewer_id
         call.note(content_id=request.content_id)
-        item = self._publish.get_post(request.content_id, request.viewer_id)
+        item = await self._publish.get_post(request.content_id, request.viewer_id)
         return pb.GetPostResponse(item=feed_item(item))
 
     async def get_post_stats(
@@ -63,7 +63,7 @@ class PublishHandlers:
     ) -> pb.GetPostStatsResponse:
         """Counters of one post."""
         call.note(content_id=request.content_id)
-        stats = self._publish.get_stats(request.content_id)
+        stats = await self._publish.get_stats(request.content_id)
         return pb.GetPostStatsResponse(
             reach=stats.reach,
             impressions=stats.impressions,

@@ -1,5 +1,5 @@
-"""What a contract suite needs of an engine: the ports, a way to settle what happens behind,
-reopening.
+"""What a contract suite needs of an engine: the ports of two openings, a way to settle what happens
+behind, a way to wait for jobs, and the two things that run behind without a port.
 
 A suite class takes the fixture `engine`. An adapter's test file defines that fixture and subclasses
 the suites.
@@ -7,6 +7,7 @@ the suites.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from feedcore.clock import ManualClock
@@ -14,8 +15,10 @@ from feedcore.domain import entry, ids
 from feedcore.ports import (
     ContentSource,
     Delivery,
+    FanoutJob,
     FanoutQueue,
     FeedStore,
+    Freshness,
     GraphSource,
     JobKind,
     Lane,
@@ -28,6 +31,7 @@ from feedcore.ports import (
 
 START_MS = 1_750_000_000_000
 ALL = ids.ID_MAX
+CLAIMS_MAX = 20  # more claims than any suite needs to see all its jobs
 
 
 class Ports(Protocol):
@@ -41,6 +45,7 @@ class Ports(Protocol):
     signals: SignalStore
     queue: FanoutQueue
     settings: SettingsStore
+    freshness: Freshness
 
 
 class Engine(Protocol):
@@ -51,7 +56,22 @@ class Engine(Protocol):
     clock: ManualClock
 
     async def settle(self) -> None:
-        """Stores what was delivered so far."""
+        """Finishes what happens behind: merges, relays of jobs to the queue."""
+
+    async def jobs(
+        self, lanes: Sequence[Lane], limit: int, at_least: int = 1
+    ) -> list[FanoutJob]:
+        """Claims with `store`, waiting, bounded, until there are so many. With `at_least` 0 nothing
+        is expected: waits as long as what is there would take, if that is known only so.
+
+        What was claimed and not advanced may be claimed again, or not: nothing may rely on either.
+        """
+
+    async def mark_inactive(self, now_ms: int, limit: int) -> int:
+        """Up to `limit` users not seen for INACTIVE_AFTER_MS are inactive from now on; how many."""
+
+    async def write_seen(self) -> None:
+        """Writes what `store.preferences.seen` has noted."""
 
 
 def post(
@@ -77,19 +97,49 @@ def entry_of(content_id: int, author_id: int) -> bytes:
 
 
 async def fan_out(ports: Ports, clock: ManualClock) -> int:
-    """Finishes POST, BACKFILL and REMOVE jobs the plain way; how many."""
+    """Finishes the jobs of a local store; how many."""
     done = 0
-    while jobs := ports.queue.claim(tuple(Lane), 64):
+    while jobs := await ports.queue.claim(tuple(Lane), 64):
         for job in jobs:
-            if job.kind is JobKind.POST:
-                page = ports.graph.push_recipients(job.author_id, 0, 10_000, job.lane, 0)
-                await ports.feeds.deliver([Delivery(job.entry, page.ids)])
-            elif job.kind is JobKind.REMOVE:
-                recipient = job.user_id.to_bytes(8, "little")
-                await ports.feeds.deliver([Delivery(b"", recipient, job.author_id)])
-            elif job.kind is JobKind.BACKFILL:
-                entries = ports.posts.outboxes([job.author_id], ALL, 0, 500)[0]
-                await ports.feeds.deliver([Delivery(entries, job.user_id.to_bytes(8, "little"))])
-            await ports.queue.advance([(job, -1, 1)], clock.now_ms())
-            done += 1
+            await finish(ports, job, clock)
+        done += len(jobs)
     return done
+
+
+async def jobs_of(
+    engine: Engine, kind: JobKind, count: int, lanes: Sequence[Lane] = tuple(Lane)
+) -> list[FanoutJob]:
+    """The next `count` jobs of that kind, in the order they were claimed. Others are finished on
+    the way: an engine may queue the backfill of an author who has no posts.
+    """
+    found: dict[tuple[int, int], FanoutJob] = {}
+    for _ in range(CLAIMS_MAX):
+        for job in await engine.jobs(lanes, 64):
+            if job.kind is kind:
+                found[job.job_id, job.after] = job
+            else:
+                await finish(engine.store, job, engine.clock)
+        if len(found) >= count:
+            assert len(found) == count, found
+            return list(found.values())
+    raise AssertionError(f"{len(found)} {kind} jobs, {count} are due")
+
+
+async def no_more(engine: Engine, kind: JobKind) -> bool:
+    """Whether no job of that kind is to be done."""
+    jobs = await engine.jobs(tuple(Lane), 64, at_least=0)
+    return all(job.kind is not kind for job in jobs)
+
+
+async def finish(ports: Ports, job: FanoutJob, clock: ManualClock) -> None:
+    """A POST, BACKFILL or REMOVE job, the plain way."""
+    recipient = job.user_id.to_bytes(8, "little")
+    if job.kind is JobKind.POST:
+        page = await ports.graph.push_recipients(job.author_id, 0, 10_000, job.lane, 0)
+        await ports.feeds.deliver([Delivery(job.entry, page.ids)])
+    elif job.kind is JobKind.REMOVE:
+        await ports.feeds.deliver([Delivery(b"", recipient, job.author_id)])
+    elif job.kind is JobKind.BACKFILL:
+        entries = (await ports.posts.outboxes([job.author_id], ALL, 0, 500))[0]
+        await ports.feeds.deliver([Delivery(entries, recipient)])
+    await ports.queue.advance([(job, -1, 1)], clock.now_ms())

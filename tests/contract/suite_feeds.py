@@ -1,4 +1,6 @@
-"""Contract of ports.FeedStore and ports.FanoutQueue, with the overlay between them."""
+"""Contract of ports.FeedStore and ports.FanoutQueue: what every engine keeps. What only an engine
+with jobs in the same store keeps is in suite_overlay.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,24 @@ from feedcore import native
 from feedcore.domain import entry, ids
 from feedcore.limits import FANOUT_ATTEMPTS_MAX, INACTIVE_AFTER_MS, LANE_SPLIT_FOLLOWERS
 from feedcore.ports import Delivery, JobKind, Lane
-from tests.contract.engine import ALL, Engine, Ports, entry_of, fan_out, post
+from tests.contract.engine import (
+    ALL,
+    Engine,
+    Ports,
+    entry_of,
+    finish,
+    jobs_of,
+    no_more,
+    post,
+)
 
 
-def feed(ports: Ports, user_id: int, **bounds: int) -> list[int]:
+async def feed(ports: Ports, user_id: int, **bounds: int) -> list[int]:
     """Content ids of the window of a user, merged."""
-    window = ports.feeds.window(
+    await ports.freshness.viewer(user_id)
+    window = await ports.feeds.window(
         user_id,
-        ports.graph.followees(user_id),
+        await ports.graph.followees(user_id),
         bounds.get("at_or_below", ALL),
         bounds.get("not_below", 0),
         bounds.get("limit", 500),
@@ -39,11 +51,11 @@ class FeedContract:
             await engine.store.feeds.deliver([Delivery(entry_of(content_id, 9), users)])
             await engine.settle()
         for user in (1, 2, 2**63 - 1):
-            assert feed(engine.store, user) == [content_id]
-            assert feed(engine.other, user) == [content_id]
-            assert engine.other.feeds.delivered(user, content_id)
-        assert feed(engine.store, 3) == []
-        assert not engine.store.feeds.delivered(3, content_id)
+            assert await feed(engine.store, user) == [content_id]
+            assert await feed(engine.other, user) == [content_id]
+            assert await engine.other.feeds.delivered(user, content_id)
+        assert await feed(engine.store, 3) == []
+        assert not await engine.store.feeds.delivered(3, content_id)
 
     async def test_many_posts_to_one_user_over_many_days(self, engine: Engine) -> None:
         day_ms = 86_400_000
@@ -51,18 +63,9 @@ class FeedContract:
         entries = b"".join(entry_of(one, 9) for one in made)
         await engine.store.feeds.deliver([Delivery(entries, native.pack_ids([5]))])
         await engine.settle()
-        assert feed(engine.store, 5) == made
-        assert feed(engine.store, 5, at_or_below=made[4], limit=3) == made[4:7]
-        assert feed(engine.store, 5, not_below=made[2]) == made[:3]
-
-    async def test_backlog_counts_what_is_durable_but_not_stored(self, engine: Engine) -> None:
-        content_id = ids.make(engine.clock.now_ms(), 0, 0, 1)
-        await engine.store.feeds.deliver(
-            [Delivery(entry_of(content_id, 9), native.pack_ids([1, 2]))]
-        )
-        assert engine.other.feeds.backlog() == 2
-        await engine.settle()
-        assert engine.other.feeds.backlog() == 0
+        assert await feed(engine.store, 5) == made
+        assert await feed(engine.store, 5, at_or_below=made[4], limit=3) == made[4:7]
+        assert await feed(engine.store, 5, not_below=made[2]) == made[:3]
 
     async def test_removal_takes_what_was_before_and_leaves_what_comes_after(
         self, engine: Engine
@@ -76,7 +79,7 @@ class FeedContract:
             await engine.store.feeds.deliver([Delivery(b"", user, remove_author=9)])
             await engine.store.feeds.deliver([Delivery(entry_of(new, 9), user)])
             await engine.settle()
-            assert feed(engine.other, 1) == [new]
+            assert await feed(engine.other, 1) == [new]
 
     async def test_removal_leaves_other_authors_and_other_users(self, engine: Engine) -> None:
         one, two = (ids.make(engine.clock.now_ms(), 0, 0, n) for n in (1, 2))
@@ -87,24 +90,26 @@ class FeedContract:
         await engine.settle()
         await engine.store.feeds.deliver([Delivery(b"", native.pack_ids([1]), remove_author=9)])
         await engine.settle()
-        assert feed(engine.store, 1) == [one]
-        assert feed(engine.store, 2) == [two, one]
+        assert await feed(engine.store, 1) == [one]
+        assert await feed(engine.store, 2) == [two, one]
 
-    async def test_published_is_visible_before_delivery_and_at_every_step(
+    async def test_published_is_visible_at_every_step_of_its_delivery(
         self, engine: Engine
     ) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         await ports.graph.follow(1, 9, now)
         made = await ports.posts.publish(post(engine.clock, 9))
-        assert feed(engine.other, 1) == [made.content_id]
-        (job,) = ports.queue.claim(tuple(Lane), 10)
-        await ports.feeds.deliver([Delivery(job.entry, native.pack_ids([1]))])
-        assert feed(engine.other, 1) == [made.content_id]
-        await ports.queue.advance([(job, -1, 1)], now)
-        assert feed(engine.other, 1) == [made.content_id]
         await engine.settle()
-        assert feed(engine.other, 1) == [made.content_id]
-        assert feed(engine.other, 2) == []
+        assert await feed(engine.other, 1) == [made.content_id]
+        (job,) = await jobs_of(engine, JobKind.POST, 1)
+        assert (job.content_id, job.author_id) == (made.content_id, 9)
+        await ports.feeds.deliver([Delivery(job.entry, native.pack_ids([1]))])
+        assert await feed(engine.other, 1) == [made.content_id]
+        await ports.queue.advance([(job, -1, 1)], now)
+        assert await feed(engine.other, 1) == [made.content_id]
+        await engine.settle()
+        assert await feed(engine.other, 1) == [made.content_id]
+        assert await feed(engine.other, 2) == []
 
     async def test_a_new_follow_is_pending_until_its_backfill_is_stored(
         self, engine: Engine
@@ -112,13 +117,18 @@ class FeedContract:
         ports, now = engine.store, engine.clock.now_ms()
         made = await ports.posts.publish(post(engine.clock, 9))
         assert await ports.graph.follow(1, 9, now)
-        pending = engine.other.feeds.window(1, ports.graph.followees(1), ALL, 0, 500)
+        follows = await ports.graph.followees(1)
+        await engine.other.freshness.viewer(1)
+        pending = await engine.other.feeds.window(1, follows, ALL, 0, 500)
         assert pending.pending_authors == (9,)
-        await fan_out(ports, engine.clock)
+        (job,) = await jobs_of(engine, JobKind.BACKFILL, 1)
+        assert (job.author_id, job.user_id) == (9, 1)
+        await finish(ports, job, engine.clock)
         await engine.settle()
-        window = engine.other.feeds.window(1, ports.graph.followees(1), ALL, 0, 500)
+        await engine.other.freshness.viewer(1)
+        window = await engine.other.feeds.window(1, follows, ALL, 0, 500)
         assert window.pending_authors == ()
-        assert feed(engine.other, 1) == [made.content_id]
+        assert await feed(engine.other, 1) == [made.content_id]
 
     async def test_an_inactive_user_is_not_built_until_the_rebuild_is_stored(
         self, engine: Engine
@@ -126,21 +136,22 @@ class FeedContract:
         ports, now = engine.store, engine.clock.now_ms()
         await ports.graph.follow(1, 9, now)
         later = now + INACTIVE_AFTER_MS + 1
-        assert await ports.graph.mark_inactive(later, 10) == 1  # type: ignore[attr-defined]
-        assert not engine.other.feeds.window(1, b"", ALL, 0, 500).built
-        assert ports.graph.push_recipients(9, 0, 10, Lane.ALL, 0).ids == b""
+        assert await engine.mark_inactive(later, 10) == 1
+        assert not (await engine.other.feeds.window(1, b"", ALL, 0, 500)).built
+        assert (await ports.graph.push_recipients(9, 0, 10, Lane.ALL, 0)).ids == b""
         await ports.feeds.request_rebuild(1, later)
         await ports.feeds.request_rebuild(1, later)
-        assert native.unpack_ids(ports.graph.push_recipients(9, 0, 10, Lane.ALL, 0).ids) == [1]
-        assert not engine.other.feeds.window(1, b"", ALL, 0, 500).built
-        (job,) = ports.queue.claim(tuple(Lane), 10)
-        assert (job.kind, job.user_id) == (JobKind.REBUILD, 1)
+        recipients = await ports.graph.push_recipients(9, 0, 10, Lane.ALL, 0)
+        assert native.unpack_ids(recipients.ids) == [1]
+        assert not (await engine.other.feeds.window(1, b"", ALL, 0, 500)).built
+        (job,) = await jobs_of(engine, JobKind.REBUILD, 1)
+        assert job.user_id == 1
         content_id = ids.make(now, 0, 0, 1)
         await ports.feeds.deliver([Delivery(entry_of(content_id, 9), native.pack_ids([1]))])
         await ports.queue.advance([(job, -1, 1)], later)
         await engine.settle()
-        assert engine.other.feeds.window(1, b"", ALL, 0, 500).built
-        assert feed(engine.other, 1) == [content_id]
+        assert (await engine.other.feeds.window(1, b"", ALL, 0, 500)).built
+        assert await feed(engine.other, 1) == [content_id]
 
 
 class QueueContract:
@@ -151,24 +162,26 @@ class QueueContract:
         for seq in range(count):
             await engine.store.posts.publish(post(engine.clock, 9, seq=seq))
 
-    async def test_least_recently_served_first(self, engine: Engine) -> None:
-        await self._posts(engine, 3)
+    async def test_a_continuation_comes_after_what_was_there_before(self, engine: Engine) -> None:
+        await self._posts(engine, 1)
         queue, now = engine.store.queue, engine.clock.now_ms()
-        first = queue.claim(tuple(Lane), 1)[0]
+        (first,) = await jobs_of(engine, JobKind.POST, 1)
+        for seq in (1, 2):
+            await engine.store.posts.publish(post(engine.clock, 9, seq=seq))
+        await engine.settle()
         await queue.advance([(first, 77, 5)], now)
-        order = queue.claim(tuple(Lane), 10)
-        assert [job.job_id for job in order][-1] == first.job_id
-        assert order[-1].after == 77
-        assert order[-1].delivered == 5
+        order = await jobs_of(engine, JobKind.POST, 3)
+        assert order[-1].content_id == first.content_id
+        assert (order[-1].after, order[-1].delivered) == (77, 5)
 
     async def test_a_finished_job_is_not_claimed_again(self, engine: Engine) -> None:
         await self._posts(engine, 1)
         queue, now = engine.store.queue, engine.clock.now_ms()
-        (job,) = queue.claim(tuple(Lane), 10)
+        (job,) = await jobs_of(engine, JobKind.POST, 1)
         await queue.advance([(job, -1, 1)], now)
         await queue.advance([(job, -1, 1)], now)
-        assert queue.claim(tuple(Lane), 10) == []
-        stats = engine.other.posts.stats(job.content_id)
+        assert await no_more(engine, JobKind.POST)
+        stats = await engine.other.posts.stats(job.content_id)
         assert stats is not None
         assert stats.fanned_out_ms == now
 
@@ -178,28 +191,30 @@ class QueueContract:
         await self._posts(engine, 1)
         queue, now = engine.store.queue, engine.clock.now_ms()
         for attempt in range(FANOUT_ATTEMPTS_MAX):
-            (job,) = queue.claim(tuple(Lane), 10)
+            (job,) = await jobs_of(engine, JobKind.POST, 1)
             assert job.attempts == attempt
             await queue.fail(job, "broken", now)
-        assert queue.claim(tuple(Lane), 10) == []
-        (dead,) = engine.other.queue.dead_letters(10)
+        assert await no_more(engine, JobKind.POST)
+        (dead,) = await engine.other.queue.dead_letters(10)
         assert (dead.job.job_id, dead.error, dead.failed_ms) == (job.job_id, "broken", now)
-        assert feed(engine.other, 1) == [job.content_id], "a dead letter must not hide the post"
         assert await queue.replay([], now) == 1
         assert await queue.replay([job.job_id], now) == 0
-        assert queue.claim(tuple(Lane), 10)[0].attempts == 0
+        (again,) = await jobs_of(engine, JobKind.POST, 1)
+        assert (again.content_id, again.attempts) == (job.content_id, 0)
 
     async def test_removal_and_backfill_of_one_pair_keep_their_order(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         await ports.posts.publish(post(engine.clock, 9))
         for change in (ports.graph.follow, ports.graph.unfollow, ports.graph.follow):
             await change(1, 9, now)
-        kinds = []
-        while jobs := ports.queue.claim(tuple(Lane), 10):
-            assert len(jobs) == 1
-            kinds.append(jobs[0].kind)
-            await ports.queue.advance([(jobs[0], -1, 0)], now)
+        await engine.settle()
+        kinds: list[JobKind] = []
+        while len(kinds) < 3:
+            for job in await engine.jobs(tuple(Lane), 10):
+                kinds.append(job.kind)
+                await ports.queue.advance([(job, -1, 0)], now)
         assert kinds == [JobKind.BACKFILL, JobKind.REMOVE, JobKind.BACKFILL]
+        assert await engine.jobs(tuple(Lane), 10, at_least=0) == []
 
     async def test_lanes_split_followers_of_large_authors(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
@@ -208,14 +223,14 @@ class QueueContract:
         assert await ports.graph.import_follows(edges, now) == count
         engine.clock.advance(10 * 86_400_000)
         ports.preferences.seen(105, engine.clock.now_ms())
-        await ports.preferences.write_seen()  # type: ignore[attr-defined]
-        await ports.posts.publish(post(engine.clock, 9))
-        jobs = ports.queue.claim(tuple(Lane), 10)
-        assert {job.lane for job in jobs} == {Lane.ACTIVE, Lane.REST}
+        await engine.write_seen()
+        made = await ports.posts.publish(post(engine.clock, 9))
         recent = engine.clock.now_ms() - 86_400_000
-        active = ports.graph.push_recipients(9, 0, 5_000, Lane.ACTIVE, recent)
-        rest = ports.graph.push_recipients(9, 0, 5_000, Lane.REST, recent)
+        for lane in (Lane.ACTIVE, Lane.REST):
+            (job,) = await jobs_of(engine, JobKind.POST, 1, (lane,))
+            assert (job.lane, job.content_id) == (lane, made.content_id)
+        active = await ports.graph.push_recipients(9, 0, 5_000, Lane.ACTIVE, recent)
+        rest = await ports.graph.push_recipients(9, 0, 5_000, Lane.REST, recent)
         assert native.unpack_ids(active.ids) == [105]
         assert len(rest.ids) // 8 == count - 1
-        assert ports.queue.lag(engine.clock.now_ms())[Lane.REST].jobs == 1
-        assert ports.queue.claim((Lane.ACTIVE,), 10) == [j for j in jobs if j.lane is Lane.ACTIVE]
+        assert (await ports.queue.lag(engine.clock.now_ms()))[Lane.REST].jobs == 1

@@ -10,9 +10,9 @@ import pytest
 from feedcore.domain import entry, ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import IdempotencyConflict, NotFound, NotPermitted
-from feedcore.ports import Lane, Published
+from feedcore.ports import JobKind, Published
 from feedcore.ports.settings import AuthorMode
-from tests.contract.engine import ALL, Engine, post
+from tests.contract.engine import ALL, Engine, jobs_of, no_more, post
 
 
 class PostContract:
@@ -23,12 +23,13 @@ class PostContract:
         made = await engine.store.posts.publish(new)
         assert made == Published(new.content_id, False)
         for ports in (engine.store, engine.other):
-            stored = ports.posts.get(new.content_id)
+            stored = await ports.posts.get(new.content_id)
             assert stored is not None
             assert (stored.author_id, stored.content) == (9, new.content)
-            assert entry.content_ids(ports.posts.outboxes([9], ALL, 0, 500)[0]) == [new.content_id]
-            assert ports.posts.newest_content_id() == new.content_id
-            (content,) = ports.contents.contents([new.content_id])
+            (outbox,) = await ports.posts.outboxes([9], ALL, 0, 500)
+            assert entry.content_ids(outbox) == [new.content_id]
+            assert await ports.posts.newest_content_id() == new.content_id
+            (content,) = await ports.contents.contents([new.content_id])
             assert content is not None
             assert content.content == new.content
 
@@ -37,7 +38,7 @@ class PostContract:
         for one in made:
             await engine.store.posts.publish(one)
         asked = [made[2].content_id, 12345, made[0].content_id]
-        found = engine.other.contents.contents(asked)
+        found = await engine.other.contents.contents(asked)
         assert [one and one.content for one in found] == [made[2].content, None, made[0].content]
 
     async def test_the_same_key_and_request_is_one_post(self, engine: Engine) -> None:
@@ -46,9 +47,9 @@ class PostContract:
         engine.clock.advance(1_000)
         again = await engine.other.posts.publish(post(engine.clock, 9, key="k"))
         assert again == Published(made.content_id, True)
-        assert engine.other.posts.content_id_of(9, "k") == made.content_id
-        assert engine.other.posts.content_id_of(8, "k") == 0
-        assert len(engine.store.posts.outboxes([9], ALL, 0, 500)[0]) == entry.ENTRY_BYTES
+        assert await engine.other.posts.content_id_of(9, "k") == made.content_id
+        assert await engine.other.posts.content_id_of(8, "k") == 0
+        assert len((await engine.store.posts.outboxes([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
         other_author = await engine.store.posts.publish(post(engine.clock, 8, key="k", seq=5))
         assert not other_author.replayed
 
@@ -56,7 +57,7 @@ class PostContract:
         await engine.store.posts.publish(post(engine.clock, 9, key="k"))
         with pytest.raises(IdempotencyConflict, match="idempotency_key"):
             await engine.store.posts.publish(post(engine.clock, 9, key="k", digest=b"x", seq=2))
-        assert len(engine.store.posts.outboxes([9], ALL, 0, 500)[0]) == entry.ENTRY_BYTES
+        assert len((await engine.store.posts.outboxes([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
 
     async def test_one_refused_publish_does_not_touch_those_beside_it(self, engine: Engine) -> None:
         await engine.store.posts.publish(post(engine.clock, 9, key="k"))
@@ -69,7 +70,7 @@ class PostContract:
         results = await asyncio.gather(*calls, return_exceptions=True)
         refused = [one for one in results if isinstance(one, IdempotencyConflict)]
         assert (len(refused), len(results)) == (20, 40)
-        outbox = engine.other.posts.outboxes([9], ALL, 0, 500)[0]
+        outbox = (await engine.other.posts.outboxes([9], ALL, 0, 500))[0]
         assert len(outbox) // entry.ENTRY_BYTES == 21
 
     async def test_delete_is_final_and_only_the_authors(self, engine: Engine) -> None:
@@ -82,14 +83,16 @@ class PostContract:
             await ports.posts.delete(7, made.content_id, now)
         with pytest.raises(NotFound):
             await ports.posts.delete(9, made.content_id + 1, now)
+        await engine.other.freshness.shared()
         assert made.content_id not in engine.other.posts.tombstones()
         for _ in range(2):
             await ports.posts.delete(9, made.content_id, now)
+        await engine.other.freshness.shared()
         assert made.content_id in engine.other.posts.tombstones()
-        assert engine.other.posts.get(made.content_id) is None
-        assert engine.other.contents.contents([made.content_id]) == [None]
-        assert engine.other.posts.stats(made.content_id) is None
-        assert engine.other.posts.newest_content_id() == made.content_id
+        assert await engine.other.posts.get(made.content_id) is None
+        assert await engine.other.contents.contents([made.content_id]) == [None]
+        assert await engine.other.posts.stats(made.content_id) is None
+        assert await engine.other.posts.newest_content_id() == made.content_id
         with pytest.raises(NotPermitted):
             await ports.posts.delete(8, made.content_id, now)
 
@@ -111,19 +114,24 @@ class PostContract:
         made = [post(engine.clock, 9, age_ms=age) for age in ages]
         await engine.store.posts.import_posts(made)
         newest_first = sorted((one.content_id for one in made), reverse=True)
-        boxes = engine.other.posts.outboxes([7, 9], ALL, 0, 500)
+        boxes = await engine.other.posts.outboxes([7, 9], ALL, 0, 500)
         assert boxes[0] == b""
         assert entry.content_ids(boxes[1]) == newest_first
 
     async def test_mode_is_read_in_the_commit(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         await ports.graph.follow(1, 9, now)
-        for mode, jobs in ((Mode.PULL, 0), (Mode.DRAINING, 1), (Mode.PUSH, 2)):
+        for mode in (Mode.PULL, Mode.DRAINING, Mode.PUSH):
             await ports.settings.set_author_modes([AuthorMode(9, int(mode), 0, 0)])
             engine.clock.advance(1)
             made = await engine.other.posts.publish(post(engine.clock, 9))
-            assert len(ports.queue.claim(tuple(Lane), 10)) == jobs
-            stats = ports.posts.stats(made.content_id)
+            if mode is Mode.PULL:
+                assert await no_more(engine, JobKind.POST)
+            else:
+                (job,) = await jobs_of(engine, JobKind.POST, 1)
+                assert job.content_id == made.content_id
+                await ports.queue.advance([(job, -1, 0)], now)
+            stats = await ports.posts.stats(made.content_id)
             assert stats is not None
             assert stats.mode == ("pull" if mode is Mode.PULL else "push")
             assert stats.reach == (1 if mode is Mode.PULL else 0)
@@ -133,14 +141,14 @@ class PostContract:
         made = await engine.store.posts.publish(
             post(engine.clock, 9, visibility=int(entry.Visibility.PRIVATE))
         )
-        assert engine.store.queue.claim(tuple(Lane), 10) == []
-        (own,) = entry.unpack(engine.store.posts.outboxes([9], ALL, 0, 500)[0])
+        assert await no_more(engine, JobKind.POST)
+        (own,) = entry.unpack((await engine.store.posts.outboxes([9], ALL, 0, 500))[0])
         assert (own.content_id, own.visibility) == (made.content_id, entry.Visibility.PRIVATE)
 
     async def test_media_sets_its_flag(self, engine: Engine) -> None:
         new = replace(post(engine.clock, 9), has_media=True)
         await engine.store.posts.publish(new)
-        (own,) = entry.unpack(engine.store.posts.outboxes([9], ALL, 0, 500)[0])
+        (own,) = entry.unpack((await engine.store.posts.outboxes([9], ALL, 0, 500))[0])
         assert own.flags & entry.FLAG_MEDIA
 
     async def test_ids_up_to_64_bits(self, engine: Engine) -> None:
@@ -148,8 +156,9 @@ class PostContract:
         now = engine.clock.now_ms()
         assert await engine.store.graph.follow(follower, author, now)
         made = await engine.store.posts.publish(post(engine.clock, author, key="k"))
-        # type: ignore[union-attr]
-        assert engine.other.posts.get(made.content_id).author_id == author
-        (job,) = engine.other.queue.claim(tuple(Lane), 1)
+        stored = await engine.other.posts.get(made.content_id)
+        assert stored is not None
+        assert stored.author_id == author
+        (job,) = await jobs_of(engine, JobKind.POST, 1)
         assert job.author_id == author
         assert ids.time_ms(made.content_id) == now

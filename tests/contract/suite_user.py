@@ -31,22 +31,22 @@ class PreferenceContract:
         ):
             assert await ports.preferences.set(1, Preference(kind, 9, 0, now))
             assert not await ports.preferences.set(1, Preference(kind, 9, 0, now + 5))
-            filters = engine.other.preferences.filters(1, now)
+            filters = await engine.other.preferences.filters(1, now)
             assert native.unpack_ids(getattr(filters, name)) == [9]
-            assert [one.kind for one in engine.other.preferences.list(1, now)] == [kind]
+            assert [one.kind for one in await engine.other.preferences.list(1, now)] == [kind]
             assert await ports.preferences.clear(1, kind, 9)
             assert not await ports.preferences.clear(1, kind, 9)
-            assert getattr(engine.other.preferences.filters(1, now), name) == b""
-        assert engine.other.preferences.filters(2, now).muted == b""
+            assert getattr(await engine.other.preferences.filters(1, now), name) == b""
+        assert (await engine.other.preferences.filters(2, now)).muted == b""
 
     async def test_a_snooze_ends(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         assert await ports.preferences.set(1, Preference(SNOOZE, 9, now + 100, now))
         assert not await ports.preferences.set(1, Preference(SNOOZE, 9, now + 100, now))
         assert await ports.preferences.set(1, Preference(SNOOZE, 9, now + 200, now))
-        assert native.unpack_ids(ports.preferences.filters(1, now + 199).snoozed) == [9]
-        assert ports.preferences.filters(1, now + 200).snoozed == b""
-        assert ports.preferences.list(1, now + 200) == []
+        assert native.unpack_ids((await ports.preferences.filters(1, now + 199)).snoozed) == [9]
+        assert (await ports.preferences.filters(1, now + 200)).snoozed == b""
+        assert await ports.preferences.list(1, now + 200) == []
 
     async def test_filter_sets_are_ascending(self, engine: Engine) -> None:
         now = engine.clock.now_ms()
@@ -54,7 +54,7 @@ class PreferenceContract:
         rows = [(1, Preference(MUTE, target, 0, now)) for target in targets]
         assert await engine.store.preferences.import_preferences(rows) == 4
         assert await engine.store.preferences.import_preferences(rows) == 0
-        muted = engine.other.preferences.filters(1, now).muted
+        muted = (await engine.other.preferences.filters(1, now)).muted
         assert native.unpack_ids(muted) == sorted(targets)
 
 
@@ -70,19 +70,20 @@ class SignalContract:
         assert await ports.signals.record(like._replace(kind=InteractionKind.COMMENT))
         while await ports.signals.apply_counters(1, now):
             pass
-        stats = engine.other.posts.stats(made.content_id)
+        stats = await engine.other.posts.stats(made.content_id)
         assert stats is not None
         assert (stats.likes, stats.comments) == (1, 1)
+        await engine.other.freshness.viewer(1)
         (value,) = struct.unpack(
             "<f", engine.other.signals.engagement(entry_of(made.content_id, 9))
         )
         assert value == pytest.approx(math.log(1 + 1 + 2))
-        affinity = engine.other.preferences.filters(1, now).affinity
+        affinity = (await engine.other.preferences.filters(1, now)).affinity
         assert struct.unpack("<Qf", affinity) == (9, 1.0)
         assert await ports.signals.record(like._replace(on=False))
         assert not await ports.signals.record(like._replace(on=False))
         assert await ports.signals.apply_counters(100, now) == 1
-        (content,) = engine.other.contents.contents([made.content_id])
+        (content,) = await engine.other.contents.contents([made.content_id])
         assert content is not None
         assert (content.likes, content.comments) == (0, 1)
 
@@ -93,17 +94,17 @@ class SignalContract:
         assert await ports.signals.record(keyed)
         assert await ports.signals.record(keyed._replace(on=False))
         await ports.signals.apply_counters(100, now)
-        assert ports.posts.stats(made.content_id).likes == 1  # type: ignore[union-attr]
+        assert (await ports.posts.stats(made.content_id)).likes == 1  # type: ignore[union-attr]
 
     async def test_hide_hides(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         made = await ports.posts.publish(post(engine.clock, 9))
         hide = Interaction(1, made.content_id, InteractionKind.HIDE, True, now)
         assert await ports.signals.record(hide)
-        hidden = engine.other.preferences.filters(1, now).hidden
+        hidden = (await engine.other.preferences.filters(1, now)).hidden
         assert native.unpack_ids(hidden) == [made.content_id]
         assert await ports.signals.record(hide._replace(on=False))
-        assert engine.other.preferences.filters(1, now).hidden == b""
+        assert (await engine.other.preferences.filters(1, now)).hidden == b""
 
     async def test_an_unknown_post_is_refused(self, engine: Engine) -> None:
         with pytest.raises(NotFound, match="content_id"):
@@ -119,7 +120,7 @@ class SignalContract:
         await ports.signals.apply_counters(10, now)
         for _ in range(2):
             await ports.signals.import_counts([(made.content_id, 10, 4, 2)])
-        stats = ports.posts.stats(made.content_id)
+        stats = await ports.posts.stats(made.content_id)
         assert stats is not None
         assert (stats.likes, stats.comments, stats.shares) == (11, 4, 2)
 
@@ -132,9 +133,10 @@ class SignalContract:
         counts = [(one.content_id, 5, 0, 0) for one in (old, new, hidden)]
         await ports.signals.import_counts(counts)
         await ports.signals.refresh_trending(now)
+        await engine.other.freshness.shared()
         found = entry.content_ids(engine.other.posts.trending())
         assert found == [new.content_id, old.content_id]
-        assert engine.other.posts.outboxes([9], ALL, 0, 500)[0] != b""
+        assert (await engine.other.posts.outboxes([9], ALL, 0, 500))[0] != b""
 
 
 class SettingsContract:
@@ -147,6 +149,7 @@ class SettingsContract:
         assert await settings.put("x", {"a": 2}, now, expected_version=1) == 2
         with pytest.raises(FailedPrecondition, match="expected_version"):
             await settings.put("x", {"a": 3}, now, expected_version=1)
+        await engine.other.freshness.shared()
         other = engine.other.settings
         assert (other.get("x"), other.version("x")) == ({"a": 2}, 2)
         assert other.at_version("x", 1) == {"a": 1}
@@ -158,17 +161,20 @@ class SettingsContract:
             await ports.graph.follow(user, 100, now)
         await ports.graph.follow(1, 101, now)
         review = engine.other.settings.authors_to_review
-        assert [one.author_id for one in review(5, 4, now, 10)] == [100]
+        assert [one.author_id for one in await review(5, 4, now, 10)] == [100]
         await ports.settings.set_author_modes([AuthorMode(100, int(Mode.PULL), 5, 0)])
-        assert review(5, 4, now, 10) == []
-        follows = engine.other.graph.followees(1)
+        assert await review(5, 4, now, 10) == []
+        follows = await engine.other.graph.followees(1)
+        await engine.other.freshness.viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == [100]
-        assert [one.author_id for one in review(7, 6, now, 10)] == [100]
+        assert [one.author_id for one in await review(7, 6, now, 10)] == [100]
         draining = AuthorMode(100, int(Mode.DRAINING), 5, now + 50)
         await ports.settings.set_author_modes([draining])
-        assert engine.other.settings.author_mode(100) == draining
+        assert await engine.other.settings.author_mode(100) == draining
+        await engine.other.freshness.viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == [100]
-        assert review(7, 6, now, 10) == []
-        assert review(7, 6, now + 50, 10) == [draining]
+        assert await review(7, 6, now, 10) == []
+        assert await review(7, 6, now + 50, 10) == [draining]
         await ports.settings.set_author_modes([AuthorMode(100, int(Mode.PUSH), 5, 0)])
+        await engine.other.freshness.viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import ManualClock
+from feedcore.ports import FanoutJob, Lane
 from tests.contract.engine import START_MS
 from tests.contract.suite_feeds import FeedContract, QueueContract
 from tests.contract.suite_graph import GraphContract
+from tests.contract.suite_overlay import OverlayContract
 from tests.contract.suite_posts import PostContract
 from tests.contract.suite_user import PreferenceContract, SettingsContract, SignalContract
 
@@ -31,6 +33,22 @@ class EmbeddedEngine:
         while self.store.merger.compact_once(quiet=True):
             pass
 
+    async def jobs(
+        self, lanes: Sequence[Lane], limit: int, at_least: int = 1
+    ) -> list[FanoutJob]:
+        """One claim: what is committed can be claimed."""
+        jobs = await self.store.queue.claim(tuple(lanes), limit)
+        assert len(jobs) >= at_least, jobs
+        return jobs
+
+    async def mark_inactive(self, now_ms: int, limit: int) -> int:
+        """As the fan-out process does about once a minute."""
+        return await self.store.graph.mark_inactive(now_ms, limit)
+
+    async def write_seen(self) -> None:
+        """At once, not behind."""
+        await self.store.preferences.write_seen()
+
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
@@ -46,6 +64,10 @@ class TestEmbeddedFeeds(FeedContract):
 
 
 class TestEmbeddedQueue(QueueContract):
+    """See the suite."""
+
+
+class TestEmbeddedOverlay(OverlayContract):
     """See the suite."""
 
 

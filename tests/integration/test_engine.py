@@ -56,6 +56,7 @@ class World:
             "feeds": store.feeds,
             "graph": store.graph,
             "posts": store.posts,
+            "freshness": store.freshness,
             **replaced,
         }
         # type: ignore[arg-type]
@@ -149,8 +150,8 @@ async def test_a_user_who_was_away_is_skipped_and_gets_everything_on_return(worl
     assert (await world.page(OTHER)).receipt.origin == types_pb2.FEED_ORIGIN_TRENDING
     post = await world.publish(AUTHOR, "while you were away")
     await world.settle()
-    assert world.store.feeds.delivered(OTHER, post)
-    assert not world.store.feeds.delivered(READER, post), "an inactive follower was pushed to"
+    assert await world.store.feeds.delivered(OTHER, post)
+    assert not await world.store.feeds.delivered(READER, post), "an inactive follower was pushed to"
     page = await world.page()
     assert page.receipt.origin == types_pb2.FEED_ORIGIN_REBUILT
     assert [item.content_id for item in page.items] == [post]
@@ -158,7 +159,7 @@ async def test_a_user_who_was_away_is_skipped_and_gets_everything_on_return(worl
     page = await world.page()
     assert page.receipt.origin == types_pb2.FEED_ORIGIN_STORED
     assert [item.content_id for item in page.items] == [post]
-    assert world.store.feeds.delivered(READER, post)
+    assert await world.store.feeds.delivered(READER, post)
 
 
 async def test_snooze_ends_by_itself_and_see_less_ranks_lower(world: World) -> None:
@@ -188,8 +189,8 @@ async def test_audience_and_own_posts(world: World) -> None:
     reasons = {item.content_id: item.reason for item in page.items}
     assert reasons == {followers: types_pb2.REASON_FOLLOWED, own: types_pb2.REASON_OWN}
     with pytest.raises(NotPermitted, match="content_id"):
-        world.engine.publish.get_post(private, READER)
-    assert world.engine.publish.get_post(private, AUTHOR).author_id == AUTHOR
+        await world.engine.publish.get_post(private, READER)
+    assert (await world.engine.publish.get_post(private, AUTHOR)).author_id == AUTHOR
 
 
 async def test_etag_and_views(world: World) -> None:
@@ -233,7 +234,7 @@ async def test_check_new_counts_what_is_visible_and_caps(world: World) -> None:
 class ContentsAway:
     """A content service that does not answer."""
 
-    def contents(self, _content_ids: object) -> list[None]:
+    async def contents(self, _content_ids: object) -> list[None]:
         raise Unavailable("content service: no answer within 100 ms")
 
 
@@ -249,6 +250,7 @@ async def test_without_the_content_service_the_page_has_bare_items(world: World)
         store.preferences,
         store.signals,
         store.settings,
+        store.freshness,
         store.secret,
         world.clock,
     )
@@ -268,10 +270,10 @@ class PoisonedGraph:
     def __getattr__(self, name: str) -> object:
         return getattr(self._graph, name)
 
-    def push_recipients(self, author_id: int, *rest: object) -> object:
+    async def push_recipients(self, author_id: int, *rest: object) -> object:
         if author_id == self._author:
             raise ValueError("a follower list that cannot be read")
-        return self._graph.push_recipients(author_id, *rest)  # type: ignore[attr-defined]
+        return await self._graph.push_recipients(author_id, *rest)  # type: ignore[attr-defined]
 
 
 async def test_a_poisoned_job_becomes_a_dead_letter_and_stops_nobody(world: World) -> None:
@@ -283,14 +285,15 @@ async def test_a_poisoned_job_becomes_a_dead_letter_and_stops_nobody(world: Worl
     for _ in range(FANOUT_ATTEMPTS_MAX + 1):
         await worker.turn()
     await world.store.merge_all()
-    assert world.store.feeds.delivered(READER, healthy)
-    (letter,) = world.engine.admin.dead_letters()
+    assert await world.store.feeds.delivered(READER, healthy)
+    (letter,) = await world.engine.admin.dead_letters()
     assert letter.job.kind is JobKind.POST and letter.job.content_id == poisoned
     assert "cannot be read" in letter.error
     assert set(await world.ids()) == {poisoned, healthy}, "readers see it through the overlay"
     assert await world.engine.admin.replay([letter.job.job_id]) == 1
     await world.settle()
-    assert world.store.feeds.delivered(READER, poisoned) and not world.engine.admin.dead_letters()
+    assert await world.store.feeds.delivered(READER, poisoned)
+    assert not await world.engine.admin.dead_letters()
 
 
 async def test_explain_tells_the_way_and_the_reason(tmp_path: Path) -> None:
@@ -301,24 +304,24 @@ async def test_explain_tells_the_way_and_the_reason(tmp_path: Path) -> None:
         await world.engine.graph.follow(fan, OTHER)
     await world.settle()
     fresh = await world.publish(AUTHOR)
-    assert explain(READER, fresh).delivered_by == "overlay"
+    assert (await explain(READER, fresh)).delivered_by == "overlay"
     await world.settle()
-    pushed = explain(READER, fresh)
+    pushed = await explain(READER, fresh)
     assert (pushed.delivered_by, pushed.in_feed, pushed.rank) == ("push", True, 1)
     assert [name for name, _ in pushed.terms][:2] == ["quality", "recency"]
     pulled = await world.publish(OTHER)
-    assert explain(READER, pulled).delivered_by == "pull"
-    assert explain(AUTHOR, fresh).delivered_by == "own"
-    stranger = explain(60, fresh)
+    assert (await explain(READER, pulled)).delivered_by == "pull"
+    assert (await explain(AUTHOR, fresh)).delivered_by == "own"
+    stranger = await explain(60, fresh)
     assert not stranger.in_feed and ("unfollowed", True) in stranger.filters
     mute = PreferenceKind.MUTE
     await world.engine.preferences.set_preference(READER, mute, True, AUTHOR, 0)
-    muted = explain(READER, fresh)
+    muted = await explain(READER, fresh)
     assert not muted.in_feed and "muted" in muted.verdict
     await world.engine.publish.delete(OTHER, pulled)
-    assert explain(READER, pulled).verdict == "the post was deleted"
+    assert (await explain(READER, pulled)).verdict == "the post was deleted"
     world.clock.advance(RETENTION_MS + 1)
-    assert ("expired", True) in explain(READER, fresh).filters
+    assert ("expired", True) in (await explain(READER, fresh)).filters
     await world.store.close()
 
 
@@ -329,7 +332,7 @@ async def test_audit_finds_nothing_in_a_healthy_store_and_the_hole_in_a_broken_o
         await world.engine.graph.follow(READER, author)
     posts = [await world.publish(author) for author in range(1, 6) for _ in range(30)]
     await world.settle()
-    report = world.engine.audit.audit(10, 1)
+    report = await world.engine.audit.audit(10, 1)
     assert (report.users, report.expected) == (1, len(posts))
     assert (report.missing, report.duplicate, report.unexpected) == (0, 0, 0)
     # A run whose author was taken out behind the engine's back: what the audit is for.
@@ -340,7 +343,7 @@ async def test_audit_finds_nothing_in_a_healthy_store_and_the_hole_in_a_broken_o
     await world.store.feeds.deliver([hole])
     await world.store.merge_all()
     world.clock.advance(10)
-    report = world.engine.audit.audit(10, 1)
+    report = await world.engine.audit.audit(10, 1)
     assert (report.missing, report.duplicate, report.unexpected) == (30, 0, 0)
     assert str(READER) in report.findings[0]
 
@@ -349,7 +352,7 @@ async def test_a_scroll_keeps_its_ranking_while_the_operator_changes_it(world: W
     await world.engine.graph.follow(READER, AUTHOR)
     posts = {await world.publish(AUTHOR) for _ in range(30)}
     first = await world.page(page_size=10)
-    before = world.engine.admin.get_ranking()
+    before = await world.engine.admin.get_ranking()
     from dataclasses import replace
 
     flat = replace(before, parameters=replace(before.parameters, half_life_hours=100.0))

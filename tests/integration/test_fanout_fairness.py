@@ -1,13 +1,21 @@
-"""Fan-out as bounded continuations: one author's many followers delay nobody, lanes can wait."""
+"""Fan-out as bounded continuations: one author's many followers delay nobody, lanes can wait, and
+the jobs of a turn are read side by side.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
 
-from feedcore.limits import FANOUT_QUOTA_FOLLOWERS, LANE_SPLIT_FOLLOWERS, RECENTLY_ACTIVE_MS
+from feedcore.limits import (
+    FANOUT_JOBS_PER_TURN,
+    FANOUT_QUOTA_FOLLOWERS,
+    LANE_SPLIT_FOLLOWERS,
+    RECENTLY_ACTIVE_MS,
+)
 from feedcore.ports import Lane
 from tests.integration.test_engine import World
 
@@ -45,13 +53,13 @@ async def test_a_crowd_takes_turns_with_everybody_else(world: World) -> None:
     worker = world.worker()
     await worker.turn()
     await world.store.merge_all()
-    assert all(world.store.feeds.delivered(9, post) for post in quiet), "they had to wait"
-    assert not world.store.feeds.delivered(FANS[-1], crowded), "one turn took them all"
+    assert all([await world.store.feeds.delivered(9, post) for post in quiet]), "they had to wait"
+    assert not await world.store.feeds.delivered(FANS[-1], crowded), "one turn took them all"
     while await worker.turn():
         pass
     await world.store.merge_all()
-    assert all(world.store.feeds.delivered(fan, crowded) for fan in FANS)
-    assert world.engine.publish.get_stats(crowded).reach == len(FANS)
+    assert all([await world.store.feeds.delivered(fan, crowded) for fan in FANS])
+    assert (await world.engine.publish.get_stats(crowded)).reach == len(FANS)
 
 
 async def test_a_late_crowd_does_not_overtake_who_was_not_served_yet(world: World) -> None:
@@ -66,7 +74,7 @@ async def test_a_late_crowd_does_not_overtake_who_was_not_served_yet(world: Worl
     await worker.turn()
     await worker.turn()
     await world.store.merge_all()
-    assert world.store.feeds.delivered(9, last), "large jobs were served twice before it once"
+    assert await world.store.feeds.delivered(9, last), "large jobs were served twice before it once"
 
 
 async def test_the_rest_lane_waits_while_active_followers_are_served(world: World) -> None:
@@ -81,11 +89,34 @@ async def test_the_rest_lane_waits_while_active_followers_are_served(world: Worl
     while await worker.turn():
         pass
     await world.store.merge_all()
-    served = [fan for fan in fans if world.store.feeds.delivered(fan, post)]
+    served = [fan for fan in fans if await world.store.feeds.delivered(fan, post)]
     assert served == active
-    lag, paused = world.engine.admin.lanes()[Lane.REST]
+    lag, paused = (await world.engine.admin.lanes())[Lane.REST]
     assert (lag.jobs, paused) == (1, True)
     assert await world.ids(fans[1]) == [post], "who waits for delivery sees it all the same"
     await world.engine.admin.set_settings(rest_lane_paused=False)
     await world.settle()
-    assert all(world.store.feeds.delivered(fan, post) for fan in fans)
+    assert all([await world.store.feeds.delivered(fan, post) for fan in fans])
+
+
+class Meeting:
+    """A graph that answers nobody until as many ask as there are jobs."""
+
+    def __init__(self, graph: object, count: int) -> None:
+        self._graph, self._barrier = graph, asyncio.Barrier(count)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._graph, name)
+
+    async def push_recipients(self, *asked: object) -> object:
+        await asyncio.wait_for(self._barrier.wait(), 10)
+        return await self._graph.push_recipients(*asked)  # type: ignore[attr-defined]
+
+
+async def test_the_jobs_of_a_turn_are_read_side_by_side(world: World) -> None:
+    await world.engine.graph.follow(9, QUIET)
+    posts = [await world.publish(QUIET) for _ in range(FANOUT_JOBS_PER_TURN)]
+    worker = world.worker(graph=Meeting(world.store.graph, len(posts)))
+    assert await worker.turn() == len(posts)
+    await world.store.merge_all()
+    assert all([await world.store.feeds.delivered(9, post) for post in posts])

@@ -79,7 +79,13 @@ class World:
         store, engine = self.store, self.engine
         await engine.policy.review(self.clock.now_ms())
         worker = FanoutWorker(
-            store.queue, store.feeds, store.graph, store.posts, engine.hot, self.clock
+            store.queue,
+            store.feeds,
+            store.graph,
+            store.posts,
+            store.freshness,
+            engine.hot,
+            self.clock,
         )
         await drain(worker, engine.policy, store.signals, self.clock)
         await store.merge_all()
@@ -128,9 +134,7 @@ async def test_a_stampede_asks_once_for_each_thing(world: World) -> None:
     world.counting.asked.clear()
     world.counting.go.clear()
     resident = world.engine.resident
-    loads = [
-        asyncio.create_task(resident.get_feed(user, 20, "", 0, "")) for user in everybody
-    ]
+    loads = [asyncio.create_task(resident.get_feed(user, 20, "", 0, "")) for user in everybody]
     await asyncio.wait_for(world.counting.asked.wait(), 60)
     leaving = loads[:: FOLLOWERS // 20]  # the first, who began the loads, among them
     for one in leaving:

@@ -333,6 +333,7 @@ class FeedMachine(RuleBasedStateMachine):
             feeds or store.feeds,
             store.graph,
             store.posts,
+            store.freshness,
             self.engine.hot,
             self.clock,
         )
@@ -401,7 +402,7 @@ class FeedMachine(RuleBasedStateMachine):
         for user in range(1, USER_COUNT + 1):
             if not any(follower == user for follower, _ in self.model.follows):
                 continue
-            served = self.engine.feed.scroll_ids(user, 3)
+            served = self.run(self.engine.feed.scroll_ids(user, 3))
             assert len(set(served)) == len(served), f"user {user}: served twice"
             assert set(served) == self.model.visible(user, now_ms), f"user {user}"
 

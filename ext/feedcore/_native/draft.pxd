@@ -20,7 +20,8 @@ cdef class Draft:
     cdef Py_ssize_t page_size
     cdef bytes cursor, etag, served
     cdef object key
-    cdef int64_t now_ms, ranked_at_ms
+    cdef readonly int64_t now_ms
+    cdef int64_t ranked_at_ms
     cdef uint64_t head, low_water, newer_than
     cdef bint checking  # a check for new content, not a page
     cdef bint scrolling

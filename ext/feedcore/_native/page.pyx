@@ -34,13 +34,7 @@ from feedcore._native.epochs cimport AUTHOR, FEED, VIEWER, load64
 from feedcore._native.idset cimport U64Set, table_has
 from feedcore._native.packed cimport ENTRY_BYTES, TIME_SHIFT, Ids, be64, ids_have, ids_of
 from feedcore._native.reply cimport (
-    encode_check,
-    kept_ids,
-    encode_not_modified,
-    encode_receipt,
-    id_array,
-    receipt_t,
-    sort_items,
+    encode_check, kept_ids, encode_not_modified, encode_receipt, id_array, receipt_t, sort_items,
 )
 from feedcore._native.resident cimport Content, Outbox, Page, Viewer, unpack_followees
 from feedcore._native.runlookup cimport RunIndex
@@ -575,6 +569,13 @@ cdef class PageMaker:
         """The kept answer if it is current, else None. Counted as served."""
         self.refresh()
         return self.cached(draft)
+
+    def is_current(self, Draft draft not None):
+        """Whether what was made of the draft, and kept, is what would be made now."""
+        self.refresh()
+        cdef Page page = <Page>self.resident.pages.peek(draft.key)
+        return page is not None and page.body is draft.body and self._is_current(
+            page, draft.user_id, 0)
 
     def close(self):
         """Lets maps and sources go; nothing can be asked any more."""

@@ -44,7 +44,7 @@ class EmbeddedFeedStore:
         """One read transaction of the connection that all ports read with."""
         return self._tail.snapshot()
 
-    def window(
+    async def window(
         self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int
     ) -> Window:
         """The stored runs' slices, and the followed authors' posts that have a job row."""
@@ -115,7 +115,7 @@ class EmbeddedFeedStore:
 
         await self._writer.run(work, mirrored=False)
 
-    def delivered(self, user_id: int, content_id: int) -> bool:
+    async def delivered(self, user_id: int, content_id: int) -> bool:
         """Looks into the runs of the content's day."""
         self._tail.refresh()
         day = ids.day(content_id)

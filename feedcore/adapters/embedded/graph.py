@@ -42,25 +42,24 @@ class EmbeddedGraphSource:
         self._conn = conn
         self._writer = writer
 
-    def followees(self, user_id: int) -> bytes:
+    async def followees(self, user_id: int) -> bytes:
         """One row, as it is stored."""
-        row = self._conn.execute(_FOLLOWEES, (to_sql(user_id),)).fetchone()
-        return row[0] if row else b""
+        return _packed(self._conn, user_id)
 
-    def follower_count(self, user_id: int) -> int:
+    async def follower_count(self, user_id: int) -> int:
         """Kept beside the author's mode."""
         sql = "SELECT followers FROM authors WHERE author_id = ?"
         row = self._conn.execute(sql, (to_sql(user_id),)).fetchone()
         return row[0] if row else 0
 
-    def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
+    async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """A range of the reverse rows."""
         found = ascending(self._conn, _FOLLOWERS, (to_sql(user_id),), after, limit)
         return GraphPage(pack(found), from_sql(found[-1]) if len(found) == limit else 0)
 
-    def followee_page(self, user_id: int, after: int, limit: int) -> GraphPage:
+    async def followee_page(self, user_id: int, after: int, limit: int) -> GraphPage:
         """A slice of the packed row."""
-        ids = memoryview(self.followees(user_id)).cast("Q")
+        ids = memoryview(_packed(self._conn, user_id)).cast("Q")
         low, high = 0, len(ids)
         while low < high:
             middle = (low + high) // 2
@@ -72,7 +71,7 @@ class EmbeddedGraphSource:
         more = low + limit < len(ids)
         return GraphPage(part.tobytes(), part[-1] if more else 0)
 
-    def push_recipients(
+    async def push_recipients(
         self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
     ) -> GraphPage:
         """`limit` followers are looked at; inactive ones, and those of the other lane, are left
@@ -112,7 +111,7 @@ class EmbeddedGraphSource:
             skip.update(row[0] for row in rows)
         return skip
 
-    def sample_users(self, count: int, seed: int) -> list[int]:
+    async def sample_users(self, count: int, seed: int) -> list[int]:
         """Drawn from all if they can be listed, else by probing random places."""
         chance = random.Random(seed)
         sql = "SELECT user_id FROM followees ORDER BY user_id LIMIT ?"

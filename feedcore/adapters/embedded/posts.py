@@ -69,13 +69,13 @@ class EmbeddedPostStore:
         """The tombstone outlives everything that could still point at the post."""
         await self._writer.run(lambda conn: _delete(conn, author_id, content_id, now_ms))
 
-    def get(self, content_id: int) -> Post | None:
+    async def get(self, content_id: int) -> Post | None:
         """One row."""
         sql = "SELECT author_id, content, visibility FROM posts WHERE content_id = ?"
         row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
         return Post(content_id, from_sql(row[0]), row[1], row[2]) if row else None
 
-    def outboxes(
+    async def outboxes(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
         """One array an author, in the order asked for; cut to bounds only by the caller's merge."""
@@ -87,7 +87,7 @@ class EmbeddedPostStore:
         """Of the cache."""
         return self._tail.outboxes.hits, self._tail.outboxes.misses
 
-    def stats(self, content_id: int) -> PostStats | None:
+    async def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are applied."""
         sql = (
             "SELECT p.author_id, coalesce(c.likes, 0), coalesce(c.comments, 0),"
@@ -112,13 +112,13 @@ class EmbeddedPostStore:
         self._tail.refresh()
         return self._tail.trending
 
-    def content_id_of(self, author_id: int, idempotency_key: str) -> int:
+    async def content_id_of(self, author_id: int, idempotency_key: str) -> int:
         """By key."""
         sql = "SELECT content_id FROM idempotency WHERE author_id = ? AND key = ?"
         row = self._conn.execute(sql, (to_sql(author_id), idempotency_key)).fetchone()
         return row[0] if row else 0
 
-    def newest_content_id(self) -> int:
+    async def newest_content_id(self) -> int:
         """Deleted ones count, too: their ids must not be given out again."""
         sql = (
             "SELECT max(coalesce((SELECT max(content_id) FROM posts), 0),"
@@ -133,7 +133,7 @@ class EmbeddedContentSource:
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
 
-    def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
+    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
         """One query for all."""
         asked = [to_sql(content_id) for content_id in content_ids]
         found = {

@@ -35,14 +35,14 @@ class EmbeddedPreferenceStore:
         self._seen_at: dict[int, int] = {}
         self._seen_waiting: dict[int, int] = {}
 
-    def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
+    async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
         """Two queries: the range of relations, the affinity row."""
         user = to_sql(user_id)
         rows = self._conn.execute(_RELATIONS, (user,)).fetchall()
         row = self._conn.execute(_AFFINITY, (user,)).fetchone()
         return filters_of(rows, row[0] if row else b"", now_ms)
 
-    def list(self, user_id: int, now_ms: int) -> list[Preference]:
+    async def list(self, user_id: int, now_ms: int) -> list[Preference]:
         """Newest first; snoozes that are over are left out."""
         sql = (
             "SELECT kind, target_id, until_ms, set_at_ms FROM relations WHERE user_id = ?"

@@ -30,7 +30,7 @@ class EmbeddedFanoutQueue:
         self._conn = conn
         self._writer = writer
 
-    def claim(self, lanes: tuple[Lane, ...], limit: int) -> list[FanoutJob]:
+    async def claim(self, lanes: tuple[Lane, ...], limit: int) -> list[FanoutJob]:
         """Least recently served first; of one user and author, removals and backfills in their
         order.
         """
@@ -64,7 +64,7 @@ class EmbeddedFanoutQueue:
 
         await self._writer.run(work, mirrored=False)
 
-    def dead_letters(self, limit: int) -> list[DeadLetter]:
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """By job number, which is the order they were made in."""
         sql = (
             f"SELECT {_COLUMNS}, error, failed_ms FROM fanout_jobs WHERE state = 2"
@@ -89,7 +89,7 @@ class EmbeddedFanoutQueue:
 
         return await self._writer.run(work, mirrored=False)
 
-    def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
+    async def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
         """Of jobs to do."""
         sql = (
             "SELECT lane, count(*), min(created_ms) FROM fanout_jobs WHERE state = 0 GROUP BY lane"

@@ -42,10 +42,13 @@ async def rebuild(
     oldest = ids.first_id_at(now_ms - RETENTION_MS)
     items = waiting = 0
     for author_id in _authors(store):
-        entries = _pushed_entries(store.posts.outboxes([author_id], ids.ID_MAX, oldest, 0)[0])
+        outbox = (await store.posts.outboxes([author_id], ids.ID_MAX, oldest, 0))[0]
+        entries = _pushed_entries(outbox)
         after = 0
         while entries:
-            page = store.graph.push_recipients(author_id, after, FOLLOWERS_PER_CHUNK, Lane.ALL, 0)
+            page = await store.graph.push_recipients(
+                author_id, after, FOLLOWERS_PER_CHUNK, Lane.ALL, 0
+            )
             if page.ids:
                 await store.feeds.deliver([Delivery(entries, page.ids)])
                 new = len(page.ids) // 8 * (len(entries) // entries_of.ENTRY_BYTES)

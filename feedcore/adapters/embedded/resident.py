@@ -104,7 +104,7 @@ class EmbeddedResidentSource:
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
         """One query."""
-        return self._contents.contents(content_ids)
+        return await self._contents.contents(content_ids)
 
     def _index(self) -> native.RunIndex:
         for _ in range(_REOPENS_MAX):

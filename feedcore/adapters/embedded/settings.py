@@ -66,7 +66,7 @@ class EmbeddedSettingsStore:
 
         return await self._writer.run(work)
 
-    def authors_to_review(
+    async def authors_to_review(
         self, promote_at: int, demote_below: int, now_ms: int, limit: int
     ) -> list[AuthorMode]:
         """Ranges of the index (mode, followers)."""
@@ -99,7 +99,7 @@ class EmbeddedSettingsStore:
         if modes:
             await self._writer.run(work)
 
-    def author_mode(self, author_id: int) -> AuthorMode:
+    async def author_mode(self, author_id: int) -> AuthorMode:
         """One row."""
         sql = "SELECT mode, followers, until_ms FROM authors WHERE author_id = ?"
         row = self._conn.execute(sql, (to_sql(author_id),)).fetchone()

@@ -24,6 +24,7 @@ from feedcore.adapters.embedded.database import Writer, connect
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.epochs import EpochMap
 from feedcore.adapters.embedded.feeds import EmbeddedFeedStore
+from feedcore.adapters.embedded.freshness import LocalFreshness
 from feedcore.adapters.embedded.graph import EmbeddedGraphSource
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.merger import Merger
@@ -87,6 +88,7 @@ class EmbeddedStore:
         self.epochs = epochs = self._epoch_map.epochs
         self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock", epochs)
         self._runs, self.tail = runs, Tail(conn, runs)
+        self.freshness = LocalFreshness()
         self.feeds = EmbeddedFeedStore(conn, writer, self.tail)
         self.posts = EmbeddedPostStore(conn, writer, self.tail, clock)
         self.contents = EmbeddedContentSource(conn)

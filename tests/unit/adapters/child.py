@@ -52,8 +52,9 @@ async def read(folder: str) -> None:
     store = EmbeddedStore.open(folder, SystemClock())
     for line in sys.stdin:
         user = int(line)
-        sources = store.feeds.window(user, store.graph.followees(user), ALL, 0, 100_000).sources
-        merged = native.merge_newest(sources, ALL, 0, 100_000)
+        follows = await store.graph.followees(user)
+        window = await store.feeds.window(user, follows, ALL, 0, 100_000)
+        merged = native.merge_newest(window.sources, ALL, 0, 100_000)
         print(*entry.content_ids(merged), flush=True)
 
 

@@ -62,7 +62,7 @@ async def test_the_reserve_refuses_publishes_and_lets_the_rest_go_on(
     await store.posts.delete(9, made[0], clock.now_ms())
     await fan_out(store, clock)
     await store.merge_all()
-    sources = store.feeds.window(1, b"", ALL, 0, 100_000).sources
+    sources = (await store.feeds.window(1, b"", ALL, 0, 100_000)).sources
     assert entry.content_ids(native.merge_newest(sources, ALL, 0, 100_000)) == made[::-1]
     with pytest.raises(StoreFull):
         await store.posts.publish(post(clock, 9))
@@ -79,7 +79,7 @@ async def test_a_disk_full_to_the_last_byte_loses_nothing_acknowledged(
     ballast = disk / "ballast"
     ballast.write_bytes(b"x" * 22 * 1024 * 1024)
     made = await _fill(store, clock)
-    assert sorted(entry.content_ids(store.posts.outboxes([9], ALL, 0, 500)[0])) == made
+    assert sorted(entry.content_ids((await store.posts.outboxes([9], ALL, 0, 500))[0])) == made
     with pytest.raises((StoreFull, OSError)):
         await store.posts.delete(9, made[0], clock.now_ms())
         await fan_out(store, clock)
@@ -91,8 +91,8 @@ async def test_a_disk_full_to_the_last_byte_loses_nothing_acknowledged(
     store.merger.checkpoint()
     await fan_out(store, clock)
     await store.merge_all()
-    outbox = entry.content_ids(store.posts.outboxes([9], ALL, 0, 500)[0])
+    outbox = entry.content_ids((await store.posts.outboxes([9], ALL, 0, 500))[0])
     assert set(made) <= set(outbox)
-    sources = store.feeds.window(1, b"", ALL, 0, 100_000).sources
+    sources = (await store.feeds.window(1, b"", ALL, 0, 100_000)).sources
     assert entry.content_ids(native.merge_newest(sources, ALL, 0, 100_000)) == outbox
     await store.close()

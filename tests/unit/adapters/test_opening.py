@@ -132,7 +132,7 @@ async def test_a_run_that_is_gone_is_named_when_it_is_read(data: Path) -> None:
         path.unlink()
     store = EmbeddedStore.open(data, ManualClock(START_MS))
     with pytest.raises(StoreError, match="feedcore rebuild"):
-        store.feeds.window(1, b"", ids.ID_MAX, 0, 10)
+        await store.feeds.window(1, b"", ids.ID_MAX, 0, 10)
     await store.close()
 
 
@@ -141,7 +141,7 @@ async def test_a_run_that_is_torn_is_named_when_it_is_read(data: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
     store = EmbeddedStore.open(data, ManualClock(START_MS))
     with pytest.raises(StoreError, match="torn"):
-        store.feeds.window(1, b"", ids.ID_MAX, 0, 10)
+        await store.feeds.window(1, b"", ids.ID_MAX, 0, 10)
     await store.close()
 
 
@@ -167,7 +167,7 @@ async def test_the_secret_and_the_data_stay(data: Path) -> None:
     two = EmbeddedStore.open(data, ManualClock(START_MS))
     assert one.secret == two.secret
     assert len(one.secret) == 32
-    window = two.feeds.window(1, b"", ids.ID_MAX, 0, 10)
+    window = await two.feeds.window(1, b"", ids.ID_MAX, 0, 10)
     assert [len(source) for source in window.sources] == [20]
     await one.close()
     await two.close()
@@ -220,5 +220,6 @@ async def test_an_older_store_is_migrated_when_it_is_opened_alone(
     store = EmbeddedStore.open(data, ManualClock(START_MS), writer_role=True, merge_thread=False)
     assert schema.stored_version(data / "store.db") == len(newer)
     assert store.connection.execute("SELECT count(*) FROM notes").fetchone() == (0,)
-    assert store.feeds.delivered(1, ids.make(START_MS, 0, 0, 1)), "what was there is still there"
+    there = await store.feeds.delivered(1, ids.make(START_MS, 0, 0, 1))
+    assert there, "what was there is still there"
     await store.close()

@@ -114,12 +114,12 @@ async def test_kill_9_of_publisher_and_merger_loses_and_doubles_nothing(folder: 
     assert store.merger is not None
     while store.merger.compact_once(quiet=True):
         pass
-    outbox = entry.content_ids(store.posts.outboxes([9], ALL, 0, 500)[0])
+    outbox = entry.content_ids((await store.posts.outboxes([9], ALL, 0, 500))[0])
     assert acknowledged <= set(outbox)
     for user in FOLLOWERS:
-        sources = store.feeds.window(user, b"", ALL, 0, 100_000).sources
+        sources = (await store.feeds.window(user, b"", ALL, 0, 100_000)).sources
         merged = native.merge_newest(sources, ALL, 0, 100_000)
         assert entry.content_ids(merged) == outbox, "stored feeds alone, without any overlay"
-    assert store.queue.claim((0, 1, 2), 10) == []
+    assert await store.queue.claim((0, 1, 2), 10) == []
     await store.close()
     assert len(list(folder.glob("feeds/*/*.run"))) <= len(list(folder.glob("feeds/*/"))) + 1

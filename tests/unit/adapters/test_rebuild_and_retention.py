@@ -40,19 +40,20 @@ async def build(folder: Path, clock: ManualClock) -> EmbeddedStore:
     return store
 
 
-def stored(store: EmbeddedStore) -> dict[int, list[int]]:
+async def stored(store: EmbeddedStore) -> dict[int, list[int]]:
     """Everybody's stored feed."""
     feeds = {}
     for user in USERS:
-        sources = store.feeds.window(user, store.graph.followees(user), ALL, 0, 10_000).sources
-        feeds[user] = entry.content_ids(native.merge_newest(sources, ALL, 0, 10_000))
+        follows = await store.graph.followees(user)
+        window = await store.feeds.window(user, follows, ALL, 0, 10_000)
+        feeds[user] = entry.content_ids(native.merge_newest(window.sources, ALL, 0, 10_000))
     return feeds
 
 
 async def test_deleted_feeds_are_derived_again_the_same(tmp_path: Path) -> None:
     clock = ManualClock(START_MS)
     store = await build(tmp_path / "data", clock)
-    before = stored(store)
+    before = await stored(store)
     assert sum(map(len, before.values())) > 1_000
     with pytest.raises(StoreError, match="stop the server"):
         await rebuild(store)
@@ -64,7 +65,7 @@ async def test_deleted_feeds_are_derived_again_the_same(tmp_path: Path) -> None:
     assert await rebuild(alone) == sum(map(len, before.values()))
     await alone.close()
     again = EmbeddedStore.open(tmp_path / "data", clock)
-    assert stored(again) == before
+    assert await stored(again) == before
     await again.close()
 
 
@@ -72,13 +73,13 @@ async def test_compaction_changes_no_feed_and_readers_survive_it(tmp_path: Path)
     clock = ManualClock(START_MS)
     store = await build(tmp_path / "data", clock)
     reader = EmbeddedStore.open(tmp_path / "data", clock)
-    before = stored(reader)
+    before = await stored(reader)
     runs = len(list((tmp_path / "data").glob("feeds/*/*.run")))
     assert store.merger is not None
     while store.merger.compact_once(quiet=True):
-        assert stored(reader) == before
+        assert await stored(reader) == before
     assert len(list((tmp_path / "data").glob("feeds/*/*.run"))) < runs
-    assert stored(store) == before
+    assert await stored(store) == before
     await reader.close()
     await store.close()
 
@@ -87,13 +88,13 @@ async def test_old_days_leave_and_the_rest_stays(tmp_path: Path) -> None:
     clock = ManualClock(START_MS)
     store = await build(tmp_path / "data", clock)
     reader = EmbeddedStore.open(tmp_path / "data", clock)
-    before = stored(reader)
+    before = await stored(reader)
     await store.expire(clock.now_ms())
-    assert stored(reader) == before, "nothing is seven days old"
+    assert await stored(reader) == before, "nothing is seven days old"
     clock.advance(3 * DAY_MS)
     assert await store.expire(clock.now_ms()) > 0
     oldest = ids.first_id_at(clock.now_ms() - RETENTION_MS)
-    kept = stored(reader)
+    kept = await stored(reader)
     for user, feed in before.items():
         assert [one for one in kept[user] if one >= oldest] == [
             one for one in feed if one >= oldest
@@ -118,12 +119,12 @@ async def test_keys_tombstones_and_posts_leave_each_at_their_age(tmp_path: Path)
     clock.advance(TOMBSTONE_AGE_MAX_MS - 1)
     await store.expire(clock.now_ms())
     assert gone.content_id in store.posts.tombstones()
-    assert store.posts.content_id_of(9, "kept") == 0
+    assert await store.posts.content_id_of(9, "kept") == 0
     clock.advance(2)
     await store.expire(clock.now_ms())
     assert gone.content_id not in store.posts.tombstones()
-    assert store.posts.get(kept.content_id) is not None
+    assert await store.posts.get(kept.content_id) is not None
     clock.advance(POST_AGE_MAX_MS)
     await store.expire(clock.now_ms())
-    assert store.posts.get(kept.content_id) is None
+    assert await store.posts.get(kept.content_id) is None
     await store.close()

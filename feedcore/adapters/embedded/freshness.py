@@ -1,0 +1,23 @@
+"""LocalFreshness: nothing to ask. Every read of the embedded store looks at its version first.
+
+Invariant: nothing here suspends. Not for a store over a network.
+"""
+
+from __future__ import annotations
+
+
+class LocalFreshness:
+    """See `ports.freshness.Freshness`."""
+
+    async def shared(self) -> None:
+        """Reads see the newest commit."""
+
+    async def viewer(self, user_id: int) -> None:
+        """Epochs of the node are bumped by whoever commits."""
+
+    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+        """No page cache is shared beyond the process."""
+        return None
+
+    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+        """Nobody else could use it."""

@@ -1,0 +1,266 @@
+"""A store that is not local is asked first whether what a node keeps is current, and what one load
+has made another may serve; a local one is asked nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from feedcore import native
+from feedcore.adapters.embedded.store import EmbeddedStore
+from feedcore.clock import ManualClock
+from feedcore.errors import Unavailable
+from feedcore.ports import Interaction, InteractionKind, PreferenceKind
+from feedcore.services.audit import AuditReport
+from feedcore.services.engine import Engine, build_engine
+from feedcore.services.hot import HotSettings
+from feedcore.services.resident_budget import CacheBudget
+from feedcore.workers.fanout import FanoutWorker
+from feedcore_pb.v1 import feed_pb2
+from feedcore_server.wiring import fast_feed
+
+START_MS = 1_780_000_000_000
+READER, AUTHOR = 9, 1
+BUDGET = CacheBudget(1 << 20, 1 << 20)
+compiled = pytest.mark.skipif(not native.COMPILED, reason="compiled modules are not built")
+
+
+class Remote:
+    """The store's own source as one that may wait; notes what it is asked for."""
+
+    def __init__(self, source, asked: list[object]) -> None:
+        self._source = source
+        self._asked = asked
+        self.local = False
+        self.waiting, self.go = asyncio.Event(), asyncio.Event()
+        self.go.set()
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    async def viewers(self, user_ids, depth, now_ms):
+        self._asked.append("viewers")
+        return await self._source.viewers(user_ids, depth, now_ms)
+
+    async def contents(self, content_ids):
+        self._asked.append("contents")
+        self.waiting.set()
+        await self.go.wait()
+        return await self._source.contents(content_ids)
+
+
+class SharedPages:
+    """Notes what it is asked for, and gives back every page that was left to it."""
+
+    def __init__(self, asked: list[object]) -> None:
+        self._asked = asked
+        self.pages: dict[tuple[int, bytes], tuple[bytes, bytes]] = {}
+
+    async def shared(self) -> None:
+        self._asked.append("shared")
+
+    async def viewer(self, user_id: int) -> None:
+        self._asked.append("viewer")
+
+    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+        self._asked.append("page")
+        found = self.pages.get((user_id, shape))
+        return found and found[0]
+
+    def keep_page(self, user_id: int, shape: bytes, body: bytes, content_ids: bytes) -> None:
+        self._asked.append("keep_page")
+        self.pages[user_id, shape] = body, content_ids
+
+
+class Away(SharedPages):
+    """Nothing can be vouched for."""
+
+    async def shared(self) -> None:
+        raise Unavailable("epochs: no answer within 100 ms")
+
+    async def viewer(self, user_id: int) -> None:
+        raise Unavailable("epochs: no answer within 100 ms")
+
+
+class World:
+    """A store with a few posts, and engines over it."""
+
+    def __init__(self, store: EmbeddedStore, clock: ManualClock) -> None:
+        self.store, self.clock = store, clock
+        self.asked: list[object] = []
+        self.local_source = store.resident
+        self.remote = Remote(store.resident, self.asked)
+        self.freshness = SharedPages(self.asked)
+        self.engines: list[Engine] = []
+
+    def engine(self, *, local: bool = False, freshness: SharedPages | None = None) -> Engine:
+        """One worker's."""
+        self.store.resident = self.local_source if local else self.remote
+        self.store.freshness = freshness or self.freshness
+        made = build_engine(self.store, HotSettings(), self.clock, node=1, budget=BUDGET)
+        self.engines.append(made)
+        return made
+
+    async def posts(self, count: int) -> list[int]:
+        """Content ids, newest first, by somebody whom the reader follows."""
+        engine = self.engine(local=True)
+        await engine.graph.follow(READER, AUTHOR)
+        made = []
+        for _ in range(count):
+            self.clock.advance(1)
+            made.append((await engine.publish.publish(AUTHOR, "x")).content_id)
+        self.asked.clear()
+        return made[::-1]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    clock = ManualClock(START_MS)
+    store = EmbeddedStore.open(tmp_path, clock, writer_role=True, merge_thread=False)
+    made = World(store, clock)
+    yield made
+    for engine in made.engines:
+        if engine.resident is not None:
+            await engine.resident.close()
+    await store.close()
+
+
+def ids_of(body: bytes) -> list[int]:
+    return [item.content_id for item in feed_pb2.GetFeedResponse.FromString(body).items]
+
+
+@compiled
+async def test_a_page_is_asked_for_before_anything_is_read_and_left_to_others(
+    world: World,
+) -> None:
+    made = await world.posts(3)
+    first, second = world.engine().resident, world.engine().resident
+    page = await first.get_feed(READER, 20, "", 0, "")
+    assert sorted(ids_of(page.body)) == sorted(made)
+    assert world.asked == ["viewer", "page", "viewers", "contents", "keep_page"]
+    ((body, content_ids),) = world.freshness.pages.values()
+    assert (body, native.unpack_ids(content_ids)) == (page.body, sorted(made))
+    world.asked.clear()
+    again = await first.get_feed(READER, 20, "", 0, "")
+    assert (again.body, world.asked) == (page.body, ["viewer"]), "kept here: nobody is asked for it"
+    world.asked.clear()
+    other = await second.get_feed(READER, 20, "", 0, "")
+    assert (other.body, other.items, world.asked) == (page.body, 3, ["viewer", "page"])
+    assert (second.shared_pages, second.maker.pages_made) == (1, 0)
+    await world.store.signals.write_impressions()
+    await world.store.signals.apply_counters(100, world.clock.now_ms())
+    first.count_shown()
+    await world.store.signals.write_impressions()
+    stats = await world.store.posts.stats(made[0])
+    assert stats is not None
+    assert stats.impressions == 3, "made, kept, and served by the other"
+
+
+@compiled
+async def test_pages_of_another_shape_are_others_and_etags_ask_for_none(world: World) -> None:
+    await world.posts(3)
+    resident = world.engine().resident
+    first = await resident.get_feed(READER, 2, "", 0, "")
+    cursor = feed_pb2.GetFeedResponse.FromString(first.body).next_cursor
+    await resident.get_feed(READER, 2, cursor, 0, "")
+    await resident.get_feed(READER, 3, "", 0, "")
+    await resident.get_feed(READER, 2, "", 2, "")
+    assert len(world.freshness.pages) == 4
+    assert len({shape for _, shape in world.freshness.pages}) == 4
+    resident.resident.pages.clear()
+    world.asked.clear()
+    await resident.get_feed(READER, 2, "", 0, "another")
+    assert "page" not in world.asked and "keep_page" not in world.asked
+
+
+@compiled
+async def test_a_damaged_page_is_made_anew(world: World) -> None:
+    await world.posts(3)
+    first, second = world.engine().resident, world.engine().resident
+    page = await first.get_feed(READER, 20, "", 0, "")
+    ((key, (body, content_ids)),) = world.freshness.pages.items()
+    world.freshness.pages[key] = body[:-3], content_ids
+    assert (await second.get_feed(READER, 20, "", 0, "")).body == page.body
+    assert (second.shared_pages, second.maker.pages_made) == (0, 1)
+
+
+@compiled
+@pytest.mark.parametrize("what", ["mute", "post", "delete", "nothing"])
+async def test_what_changed_while_a_page_was_made_keeps_it_from_others(
+    world: World, what: str
+) -> None:
+    made = await world.posts(3)
+    engine = world.engine()
+    world.remote.go.clear()
+    load = asyncio.create_task(engine.resident.get_feed(READER, 20, "", 0, ""))
+    await world.remote.waiting.wait()
+    world.clock.advance(1)
+    if what == "mute":
+        mute = PreferenceKind.MUTE
+        await engine.preferences.set_preference(READER, mute, True, AUTHOR, 0)
+    elif what == "post":
+        await engine.publish.publish(AUTHOR, "news")
+    elif what == "delete":
+        await engine.publish.delete(AUTHOR, made[0])
+    world.remote.go.set()
+    page = await load
+    shown = set(ids_of(page.body))
+    assert shown == set(made) - ({made[0]} if what == "delete" else set())
+    kept = [native.unpack_ids(content_ids) for _, content_ids in world.freshness.pages.values()]
+    assert kept in ([], [sorted(shown)])
+    if what in ("mute", "post"):
+        assert not kept
+    if what == "nothing":
+        assert kept
+
+
+@compiled
+async def test_a_local_store_is_asked_nothing_and_alone_has_fast_handlers(world: World) -> None:
+    await world.posts(3)
+    engine = world.engine(local=True)
+    head = (await engine.resident.get_feed(READER, 20, "", 0, "")).body
+    head = feed_pb2.GetFeedResponse.FromString(head).head
+    await engine.resident.check_new(READER, head)
+    assert world.asked == []
+    assert set(fast_feed(engine)) <= {"GetFeed", "CheckNew"}
+    assert fast_feed(world.engine()) == {}
+
+
+async def test_without_freshness_nothing_is_read(world: World) -> None:
+    await world.posts(1)
+    engine, store = world.engine(freshness=Away([])), world.store
+    page = feed_pb2.GetFeedResponse.FromString(
+        (await world.engine().feed.get_feed(READER, 20, "", 0, "")).body
+    )
+    worker = FanoutWorker(
+        store.queue, store.feeds, store.graph, store.posts, Away([]), engine.hot, world.clock
+    )
+    steps: list[Callable[[], Awaitable[object]]] = [
+        lambda: engine.feed.get_feed(READER, 20, "", 0, ""),
+        lambda: engine.feed.check_new(READER, page.head),
+        lambda: engine.feed.score_first_window(READER),
+        lambda: engine.feed.scroll_ids(READER, 20),
+        lambda: engine.explain.explain(READER, page.items[0].content_id),
+        lambda: engine.audit.audit_user(READER, AuditReport()),
+        lambda: engine.admin.get_ranking(),
+        lambda: engine.admin.get_settings(),
+        lambda: engine.admin.set_settings(fanout_paused=True),
+        lambda: engine.admin.lanes(),
+        lambda: engine.policy.review(START_MS),
+        worker.turn,
+    ]
+    if engine.resident is not None:
+        resident = engine.resident
+        steps += [
+            lambda: resident.get_feed(READER, 20, "", 0, ""),
+            lambda: resident.check_new(READER, page.head),
+        ]
+    for step in steps:
+        with pytest.raises(Unavailable):
+            await step()
+    like = Interaction(READER, page.items[0].content_id, InteractionKind.LIKE, True, START_MS)
+    assert await store.signals.record(like), "writes ask the store alone"
