@@ -22,6 +22,7 @@ from feedcore.ports import (
     GraphSource,
     PostStore,
     PreferenceStore,
+    Ranker,
     SettingsStore,
     SignalStore,
 )
@@ -85,9 +86,11 @@ def build_engine(
     region: int = 0,
     node: int = 0,
     budget: CacheBudget | None = None,
+    ranker: Ranker | None = None,
 ) -> Engine:
     """Wires the services. `node` must differ between all processes that publish. `budget`: what a
-    process that serves feeds may keep in memory.
+    process that serves feeds may keep in memory. `ranker`: scores from outside; pages are then not
+    made by compiled code, which ranks by the formula.
     """
     hot = Hot(store.settings, hot_start)
     policy = PolicyReview(store.settings, store.freshness, hot)
@@ -102,6 +105,7 @@ def build_engine(
         store.freshness,
         store.secret,
         clock,
+        ranker,
     )
     id_generator = IdGenerator(region, node, clock.now_ms)
     return Engine(
@@ -133,7 +137,7 @@ def build_engine(
         ),
         policy=policy,
         hot=hot,
-        resident=_resident(store, feed, clock, budget),
+        resident=_resident(store, feed, clock, None if ranker is not None else budget),
     )
 
 

@@ -27,7 +27,7 @@ from feedcore.domain.cursor import Cursor, decode_cursor, decode_head, encode_cu
 from feedcore.domain.entry import ENTRY_BYTES, content_ids, key_at
 from feedcore.domain.receipt import Origin, Receipt
 from feedcore.domain.visibility import Verdict
-from feedcore.errors import InvalidField, Unavailable
+from feedcore.errors import InvalidField, Overloaded, Unavailable
 from feedcore.limits import (
     CHECK_NEW_COUNT_MAX,
     CLOCK_AHEAD_MAX_MS,
@@ -44,10 +44,12 @@ from feedcore.ports import (
     GraphSource,
     PostStore,
     PreferenceStore,
+    Ranker,
     SettingsStore,
     SignalStore,
 )
 from feedcore.services.admission import check_id, check_page_size
+from feedcore.services.scoring import Scorer
 from feedcore.services.viewer import Viewer, Viewers, is_followed
 
 NEWEST = USER_ID_MAX  # at or below this is every content id
@@ -139,6 +141,7 @@ class FeedService:
         freshness: Freshness,
         secret: bytes,
         clock: Clock,
+        ranker: Ranker | None = None,
     ) -> None:
         self._feeds = feeds
         self._posts = posts
@@ -148,6 +151,7 @@ class FeedService:
         self._freshness = freshness
         self._secret = secret
         self._clock = clock
+        self._scorer = Scorer(signals, ranker)
         self.viewers = Viewers(graph, preferences, settings)
 
     async def get_feed(
@@ -187,7 +191,7 @@ class FeedService:
             if scroll.head == 0 and skeleton.entries:
                 scroll.head, _ = key_at(skeleton.entries, 0)
             verdicts = self._filter(scroll, skeleton.entries)
-            self._rank(scroll, skeleton.entries, verdicts)
+            await self._rank(scroll, skeleton.entries, verdicts)
             if scroll.end or len(scroll.chosen) >= scroll.page_size:
                 break
         scroll.chosen.sort(reverse=True)
@@ -218,7 +222,7 @@ class FeedService:
         await self._freshness.viewer(user_id)
         scroll = await self._first_page(user_id, 1)
         entries = (await self._skeleton(scroll)).entries
-        scores = self._scores(scroll, entries, self._filter(scroll, entries))
+        scores = await self._scores(scroll, entries, self._filter(scroll, entries))
         return [
             (score, content_id)
             for (score,), content_id in zip(
@@ -244,10 +248,13 @@ class FeedService:
 
     async def _begin(self, user_id: int, page_size: int, cursor_text: str) -> Scroll:
         if not cursor_text:
-            return await self._first_page(user_id, page_size)
+            return await self._first_page(user_id, page_size, without_graph=True)
         now_ms = self._clock.now_ms()
         cursor = decode_cursor(cursor_text, self._secret, user_id, now_ms)
-        viewer = await self.viewers.read(user_id, now_ms, cursor.config_version)
+        trending = cursor.origin == _TRENDING
+        viewer = await self.viewers.read(
+            user_id, now_ms, cursor.config_version, without_graph=trending
+        )
         return Scroll(
             viewer=viewer,
             page_size=page_size,
@@ -256,13 +263,18 @@ class FeedService:
             head=cursor.head,
             low_water=cursor.low_water,
             served=cursor.served,
-            trending=cursor.origin == _TRENDING,
+            trending=trending,
             receipt=_receipt(viewer, now_ms),
         )
 
-    async def _first_page(self, user_id: int, page_size: int) -> Scroll:
+    async def _first_page(
+        self, user_id: int, page_size: int, *, without_graph: bool = False
+    ) -> Scroll:
+        """`without_graph`: what trends, if nobody can say whom the user follows. A scroll of a
+        followed feed waits for the graph: without it, all that is left would be filtered.
+        """
         now_ms = self._clock.now_ms()
-        viewer = await self.viewers.read(user_id, now_ms)
+        viewer = await self.viewers.read(user_id, now_ms, without_graph=without_graph)
         return Scroll(
             viewer=viewer,
             page_size=page_size,
@@ -295,7 +307,7 @@ class FeedService:
         bounds = at_or_below, not_below, WINDOW_ENTRIES
         stored = native.merge_newest(window.sources, *bounds)
         entries = native.merge_newest([stored, *outboxes], *bounds)
-        if not receipt.sources:
+        if not receipt.names("stored"):
             receipt.origin = Origin.STORED if window.built else Origin.REBUILT
             self._report_sources(receipt, entries, stored, outboxes, at_or_below, not_below)
             receipt.pull_total, receipt.pull_considered = total, len(pulled) - 1
@@ -358,12 +370,12 @@ class FeedService:
         return verdicts
 
     # Step 3
-    def _rank(self, scroll: Scroll, entries: bytes, verdicts: bytes) -> None:
+    async def _rank(self, scroll: Scroll, entries: bytes, verdicts: bytes) -> None:
         """Scores the window, takes the best for the page, and moves the scroll on."""
         selection = native.select(
             entries,
             verdicts,
-            self._scores(scroll, entries, verdicts),
+            await self._scores(scroll, entries, verdicts),
             scroll.served,
             scroll.page_size - len(scroll.chosen),
             scroll.viewer.parameters,
@@ -374,16 +386,9 @@ class FeedService:
         scroll.low_water, scroll.served = selection.low_water, selection.served
         scroll.end = selection.end
 
-    def _scores(self, scroll: Scroll, entries: bytes, verdicts: bytes) -> bytes:
-        viewer = scroll.viewer
-        return native.score(
-            entries,
-            verdicts,
-            self._signals.engagement(entries),
-            viewer.filters.affinity,
-            viewer.filters.see_less,
-            viewer.parameters,
-            scroll.ranked_at_ms,
+    async def _scores(self, scroll: Scroll, entries: bytes, verdicts: bytes) -> bytes:
+        return await self._scorer.scores(
+            scroll.viewer, entries, verdicts, scroll.ranked_at_ms, scroll.receipt
         )
 
     # Step 4
@@ -399,7 +404,7 @@ class FeedService:
             ]
         try:
             contents = await self._contents.contents([c.content_id for c in scroll.chosen])
-        except Unavailable as error:
+        except (Unavailable, Overloaded) as error:
             scroll.receipt.report("content", 0, str(error))
             return [
                 (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
@@ -453,12 +458,15 @@ def _page(scroll: Scroll, body: bytes, *, items: int, not_modified: bool) -> Fee
 
 
 def _receipt(viewer: Viewer, now_ms: int) -> Receipt:
-    return Receipt(
+    receipt = Receipt(
         generated_at_ms=now_ms,
         followees=len(viewer.followees) // 8,
         ranking_version=viewer.ranking_version,
         experiment_arm=viewer.experiment_arm,
     )
+    if viewer.graph_error or viewer.graph_stale_ms:
+        receipt.report("graph", receipt.followees, viewer.graph_error, viewer.graph_stale_ms)
+    return receipt
 
 
 def _head(scroll: Scroll) -> int:

@@ -13,8 +13,8 @@ from feedcore import native
 from feedcore.domain.experiments import RankingConfig
 from feedcore.domain.ranking import AFFINITY, RankingParameters, affinity_of
 from feedcore.domain.visibility import Audience
-from feedcore.errors import InvalidCursor
-from feedcore.ports import GraphSource, PreferenceStore, SettingsStore, ViewerFilters
+from feedcore.errors import InvalidCursor, Overloaded, Unavailable
+from feedcore.ports import GraphSource, MayBeStale, PreferenceStore, SettingsStore, ViewerFilters
 
 RANKING = "ranking"  # name of the settings document that holds ranking configurations
 
@@ -29,6 +29,8 @@ class Viewer:
     ranking_version: int
     parameters: RankingParameters
     experiment_arm: str
+    graph_stale_ms: int = 0  # how old `followees` is; 0: current
+    graph_error: str = ""  # why `followees` is not known, and empty
 
     def audience(self, require_follow: bool) -> Audience:
         """The filter sets for `native.judge`; without `require_follow` for items from anywhere
@@ -65,21 +67,43 @@ class Viewers:
         self, graph: GraphSource, preferences: PreferenceStore, settings: SettingsStore
     ) -> None:
         self._graph = graph
+        self._ages = graph if isinstance(graph, MayBeStale) else None
         self._preferences = preferences
         self._settings = settings
         self._newest = RankingConfig()
 
-    async def read(self, user_id: int, now_ms: int, ranking_version: int | None = None) -> Viewer:
-        """The viewer now; a scroll in progress names the ranking version that it began with."""
+    async def read(
+        self,
+        user_id: int,
+        now_ms: int,
+        ranking_version: int | None = None,
+        *,
+        without_graph: bool = False,
+    ) -> Viewer:
+        """The viewer now; a scroll in progress names the ranking version that it began with.
+
+        Raises Unavailable or Overloaded when the graph is away; `without_graph`: then the viewer
+        comes without followees, and with the reason.
+        """
         config = self.ranking(ranking_version)
         parameters, arm = config.choose(user_id)
+        error = ""
+        try:
+            followees = await self._graph.followees(user_id)
+        except (Unavailable, Overloaded) as away:
+            if not without_graph:
+                raise
+            followees, error = b"", str(away)
+        stale_ms = self._ages.stale_ms(user_id) if self._ages is not None and not error else 0
         return Viewer(
             user_id,
-            await self._graph.followees(user_id),
+            followees,
             await self._preferences.filters(user_id, now_ms),
             config.version,
             parameters,
             arm,
+            stale_ms,
+            error,
         )
 
     def ranking(self, version: int | None = None) -> RankingConfig:
