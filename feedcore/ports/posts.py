@@ -117,4 +117,6 @@ class PostStore(Protocol):
         """The post that this key of this author made, 0 if none is known."""
 
     async def newest_content_id(self) -> int:
-        """The largest content id stored, 0 if none: a new process checks its clock against it."""
+        """The largest content id stored, 0 if none: a new process checks its clock against it. A
+        store may answer more, by less than CLOCK_AHEAD_MAX_MS: ids that it has reserved.
+        """

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Sequence
 
 from feedcore.adapters.cql import viewer
-from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.bounded import each, together
+from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.limits import AFFINITY_AUTHORS_MAX
@@ -25,9 +25,7 @@ _INTERACTIONS = Statement(
     "SELECT kind, author_id, active FROM user_interactions WHERE user_id = ?"
     f" LIMIT {INTERACTIONS_READ_MAX}"
 )
-_AFFINITY = Statement(
-    "SELECT value FROM viewer WHERE user_id = ? AND kind = 14 AND target_id = 0"
-)
+_AFFINITY = Statement("SELECT value FROM viewer WHERE user_id = ? AND kind = 14 AND target_id = 0")
 
 
 class Affinity:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from feedcore.adapters.cql.bounded import read_each, together
 from feedcore.adapters.cql.session import Consistency, Session, Statement
 from feedcore.adapters.cql.shared import Shared
-from feedcore.adapters.cql.bounded import read_each, together
 from feedcore.ports import Content
 
 _SELECT = "SELECT content FROM posts WHERE content_id = ?"

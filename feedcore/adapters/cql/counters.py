@@ -1,4 +1,4 @@
-"""Counters: contents that are marked are counted anew from their interactions, and written absolutely.
+"""Counters: contents that are marked are counted anew from their interactions, and written whole.
 
 The counts of a post have a version. It is read before the interactions are counted, and what was
 counted is written only if the version is still that one (a lightweight transaction): so of two
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.bounded import each, read_each, together
+from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.signed import bigints
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.adapters.engagement import PAIR, engagement_of
@@ -144,9 +144,7 @@ class Counters:
                 return pair
         raise Unavailable(f"counts of {content_id} changed {ATTEMPTS_MAX} times meanwhile")
 
-    async def _recount(
-        self, content_id: int, old: Counts, now_ms: int
-    ) -> tuple[int, float] | None:
+    async def _recount(self, content_id: int, old: Counts, now_ms: int) -> tuple[int, float] | None:
         counted = await self._count(content_id, old)
         total = sum(counted)
         if total > COUNT_AT_ONCE_MAX and len(self._held) < HELD_MAX:

@@ -17,15 +17,15 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.bounded import READ_BATCH, read_each, together
+from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 
 BUCKETS = 4  # partitions a kind and minute: 1,000 marks a second are 15,000 rows in each
 FRESH_MINUTES = 2  # looked at each time: a mark is set in this minute or has just been in the last
 LATE_MINUTES = 5  # clocks differ, and writes hang, by less
-OLDER_EVERY_US = 10_000_000  # what was left over, or marked by a late clock, waits at most this long
+OLDER_EVERY_US = 10_000_000  # what was left over, or marked by a late clock, waits so long
 OLDER_MINUTES_MAX = 60  # looked at in one turn: 240 reads of mostly nothing
 
 _MARK = Statement(
@@ -98,9 +98,7 @@ class DirtyReader:
         self._older_at_us = 0
         self._turn = 0
 
-    async def take(
-        self, limit: int, skip: Collection[int] = frozenset()
-    ) -> dict[int, list[Mark]]:
+    async def take(self, limit: int, skip: Collection[int] = frozenset()) -> dict[int, list[Mark]]:
         """At most `limit` ids that are not in `skip`, with their marks: to be read before what they
         are counted from.
         """

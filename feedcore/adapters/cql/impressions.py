@@ -11,8 +11,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from feedcore.adapters.cql.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.bounded import READ_BATCH
+from feedcore.adapters.cql.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.signed import to_cql
 from feedcore.adapters.writebehind import WriteBehind
 from feedcore.clock import Clock

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from feedcore.adapters.cql import viewer
+from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.dirty import DirtyMarks, Kind
 from feedcore.adapters.cql.session import Session, Statement, Write
-from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.errors import NotFound
@@ -132,9 +132,7 @@ class Interactions:
         writes = []
         if counted:
             author = to_cql(known.author_id)
-            writes.append(
-                Write(_SET_STATE, (user, one.content_id, kind, author, one.on, stamp))
-            )
+            writes.append(Write(_SET_STATE, (user, one.content_id, kind, author, one.on, stamp)))
             if one.on:
                 writes.append(Write(_SET, (one.content_id, kind, user, one.at_ms, stamp)))
             else:

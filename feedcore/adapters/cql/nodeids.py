@@ -20,7 +20,7 @@ RESERVED_AHEAD_MS = 2_000  # one write in two seconds; and how long a restart wa
 _RESERVE = Statement(
     "INSERT INTO node_ids (one, node, content_id) VALUES (0, ?, ?) USING TIMESTAMP ?"
 )
-_RESERVED = Statement("SELECT content_id FROM node_ids WHERE one = 0")
+_RESERVED = Statement("SELECT node, content_id FROM node_ids WHERE one = 0")
 
 assert RESERVED_AHEAD_MS < CLOCK_AHEAD_MAX_MS  # more would be taken for a broken clock at the start
 
@@ -36,7 +36,7 @@ class NodeIds:
 
     async def reserve(self, content_id: int) -> None:
         """Durable on return, for the node that gave the id out."""
-        node = content_id >> ids.SEQUENCE_BITS & ((1 << ids.NODE_BITS + ids.REGION_BITS) - 1)
+        node = node_of(ids.region(content_id), ids.node(content_id))
         if content_id <= self._reserved.get(node, 0):
             return
         async with self._lock:
@@ -48,7 +48,12 @@ class NodeIds:
             await self._session.write(_RESERVE, (node, last, ahead_ms * 1_000))
             self._reserved[node] = last
 
-    async def newest(self) -> int:
-        """The largest id that any node may have given out, 0 if none was."""
+    async def newest(self, node: int | None = None) -> int:
+        """The largest id that the node, or any node, may have given out; 0 if none was."""
         rows = await self._session.read(_RESERVED)
-        return max((row[0] for row in rows), default=0)
+        return max((row[1] for row in rows if node in (None, row[0])), default=0)
+
+
+def node_of(region: int, node: int) -> int:
+    """The number that a node has in all regions."""
+    return region << ids.NODE_BITS | node

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.bounded import each
+from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.signed import to_cql
 from feedcore.domain import ids
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS, RETENTION_MS

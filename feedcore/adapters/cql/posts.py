@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from feedcore.adapters.cluster.announce import Announcer, Deleted
 from feedcore.adapters.cluster.outbox import JobOutbox
+from feedcore.adapters.cql.bounded import read_each, together
 from feedcore.adapters.cql.nodeids import NodeIds
 from feedcore.adapters.cql.outboxes import Outboxes, retained_days
 from feedcore.adapters.cql.publishing import Publisher
 from feedcore.adapters.cql.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.shared import Shared
-from feedcore.adapters.cql.bounded import read_each, together
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.clock import Clock
@@ -80,8 +80,11 @@ class CqlPostStore:
         announcer: Announcer,
         shared: Shared,
         clock: Clock,
+        node: int | None = None,
     ) -> None:
+        """`node`: `node_of` this process, which alone matters to its clock; None: of all."""
         self._session = session
+        self._node = node
         self._announcer = announcer
         self._shared = shared
         self._clock = clock
@@ -159,9 +162,7 @@ class CqlPostStore:
         counted = [count or 0 for count in counts[0]] if counts else [0] * 5
         impressions = sum(one[0] for one in shown)
         mode, reach, finished_ms = _delivered(content_id, row, fanout)
-        return PostStats(
-            content_id, row.author_id, *counted, impressions, reach, mode, finished_ms
-        )
+        return PostStats(content_id, row.author_id, *counted, impressions, reach, mode, finished_ms)
 
     def tombstones(self) -> Any:
         """The mirror's set: do not change it."""
@@ -178,7 +179,7 @@ class CqlPostStore:
 
     async def newest_content_id(self) -> int:
         """What nodes have reserved: up to two seconds ahead of the newest post (see nodeids.py)."""
-        return await self._nodes.newest()
+        return await self._nodes.newest(self._node)
 
     async def _row(self, content_id: int) -> PostRow | None:
         rows = await self._session.read(_POST, (content_id,))

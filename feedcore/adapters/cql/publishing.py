@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from feedcore.adapters.cluster.announce import Announcer, Posted
 from feedcore.adapters.cluster.outbox import JobOutbox
+from feedcore.adapters.cql.bounded import each, read_each, together
 from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.shared import Shared
-from feedcore.adapters.cql.bounded import each, read_each, together
 from feedcore.adapters.cql.signed import to_cql
 from feedcore.clock import Clock
 from feedcore.domain import entry as entries_of
@@ -37,8 +37,7 @@ RECENT_A_MINUTE = 30
 FREE_IDS_LOOKED_AT = 16  # ids after one that is taken, looked at in one go
 
 _CLAIM_KEY = Statement(
-    "INSERT INTO idempotency (author_id, key, digest, content_id) VALUES (?, ?, ?, ?)"
-    " IF NOT EXISTS"
+    "INSERT INTO idempotency (author_id, key, digest, content_id) VALUES (?, ?, ?, ?) IF NOT EXISTS"
 )
 _KEY = Statement("SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?")
 _KNOWN = Statement("SELECT entry, deleted_ms FROM posts WHERE content_id = ?")
@@ -63,7 +62,7 @@ _FOLLOWERS = Statement(
 class _Stored(NamedTuple):
     """What has to be told once the batch is durable."""
 
-    posted: Posted
+    posted: Posted | None  # None: older than any feed holds
     jobs: list[FanoutJob]
 
 
@@ -162,7 +161,10 @@ class Publisher:
         )
         if row is None:
             return Published(content_id, False)
-        return Published(row["content_id"], True) if row["digest"] == post.digest else None
+        if row["digest"] != post.digest:
+            return None
+        # a driver that repeated the claim finds its own
+        return Published(row["content_id"], row["content_id"] != content_id)
 
     async def _known(self, content_id: int) -> bool:
         """Whether it was stored, be it deleted since."""
@@ -235,7 +237,8 @@ class Publisher:
             writes.append(Write(_RECENT, (hour, content_id, entry)))
         writes += [self._outbox.write_of(job) for job in jobs]
         await self._session.batch(writes, logged=True)
-        return _Stored(Posted(post.author_id, entry, mode.pulled), jobs)
+        posted = Posted(post.author_id, entry, mode.pulled) if kept else None
+        return _Stored(posted, jobs)
 
     def _job(
         self, lane: Lane, content_id: int, author_id: int, entry: bytes, now_ms: int
@@ -262,8 +265,9 @@ class Publisher:
         return self._recent <= RECENT_A_MINUTE
 
     async def _tell(self, stored: list[_Stored]) -> None:
-        if stored:
-            await self._announcer.announce(events=[one.posted for one in stored])
+        posted = [one.posted for one in stored if one.posted is not None]
+        if posted:
+            await self._announcer.announce(events=posted)
             self._outbox.relay([job for one in stored for job in one.jobs])
 
 

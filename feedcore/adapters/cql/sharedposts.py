@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from feedcore.adapters.cql.bounded import each
 from feedcore.adapters.cql.counters import ENGAGEMENT_BUCKETS
 from feedcore.adapters.cql.session import Consistency, Session, Statement
-from feedcore.adapters.cql.bounded import each
 from feedcore.adapters.cql.signed import bigints
 from feedcore.adapters.engagement import PAIR
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS, ENGAGEMENT_SLOTS, HOUR_MS

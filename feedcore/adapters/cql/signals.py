@@ -12,12 +12,12 @@ from feedcore.adapters.cluster.announce import Announcer, Engagement, Event, Set
 from feedcore.adapters.cluster.jobids import timestamp_us
 from feedcore.adapters.cluster.outbox import JobOutbox
 from feedcore.adapters.cql.affinity import Affinity
+from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.counters import Counters
 from feedcore.adapters.cql.dirty import DirtyMarks, DirtyReader, Kind, take_both
 from feedcore.adapters.cql.impressions import Impressions
 from feedcore.adapters.cql.interactions import Interactions
 from feedcore.adapters.cql.session import Session
-from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.adapters.cql.trending import Trending
 from feedcore.adapters.engagement import PAIR, EngagementTable

@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable
 
 from feedcore import native
+from feedcore.adapters.cql.bounded import each, read_each
 from feedcore.adapters.cql.counters import ENGAGEMENT_BUCKETS
 from feedcore.adapters.cql.session import Consistency, Session, Statement
-from feedcore.adapters.cql.bounded import each, read_each
 from feedcore.adapters.engagement import PAIR, EngagementTable, weight_of
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
