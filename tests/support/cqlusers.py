@@ -226,9 +226,7 @@ class UsersEngine:
     async def settle(self) -> None:
         """Nothing happens behind."""
 
-    async def jobs(
-        self, lanes: Sequence[Lane], limit: int, at_least: int = 1
-    ) -> list[FanoutJob]:
+    async def jobs(self, lanes: Sequence[Lane], limit: int, at_least: int = 1) -> list[FanoutJob]:
         return await self.queue.claim(lanes, limit)
 
     async def mark_inactive(self, now_ms: int, limit: int) -> int:

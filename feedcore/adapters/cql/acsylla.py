@@ -1,15 +1,17 @@
 """Session on acsylla, asyncio over ScyllaDB's C++ driver.
 
 The driver has a thread of its own; answers reach the loop through a socket pair. Invariants: a
-call that is cancelled leaves its request to the driver, which ends it without touching anything
-of ours, so its place of the flight is held for as long as it can last. The binding converts
-what it is given ("5" or 4.7 into a bigint): types are the caller's to keep.
+call that is cancelled leaves its request to the driver, and the place of the flight is taken until
+that has ended; parameters are as many as the statement has, or the driver would leave the others
+unset. The binding converts what it is given ("5" or 4.7 into a bigint): types are the caller's to
+keep.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -25,7 +27,6 @@ from feedcore.adapters.cql.settings import (
     RECONNECT_MS,
     SCHEMA_AGREEMENT_S,
     SPECULATIVE_DELAY_MS,
-    SPECULATIVE_MAX,
     CqlSettings,
     addresses,
     no_keyspace,
@@ -33,6 +34,7 @@ from feedcore.adapters.cql.settings import (
 from feedcore.adapters.cql.sidebyside import BatchingSession, strongest
 from feedcore.errors import ConfigError, StoreError, Unavailable
 
+_TOLD_OF_CASSANDRA = ("WITHOUT SHARD-AWARENESS", "`USE <keyspace>` with prepared")
 # the queue between loop and driver: all that may be under way, and speculative tries of it
 QUEUE_FACTOR = 2
 LEVELS = {
@@ -60,6 +62,14 @@ _TRANSIENT = (
 )
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what the driver says at every connection to a server that is not ScyllaDB."""
+    return not any(told in record.getMessage() for told in _TOLD_OF_CASSANDRA)
+
+
+logging.getLogger("acsylla").addFilter(_is_news)
+
+
 class _Prepared:
     """What the driver made of a statement, and how it is asked."""
 
@@ -69,11 +79,61 @@ class _Prepared:
         self.bind = prepared.bind
         self.cql = statement.cql
         self.parameters = statement.cql.count("?")  # the driver does not say
-        self.profile = profile_name(statement.consistency, statement.speculative)
+        self.profile = str(statement.consistency)
 
 
-def profile_name(consistency: Consistency, speculative: bool) -> str:
-    return f"{consistency}{'-speculative' if speculative else ''}"
+class _Answer:
+    """What a call waits for, and how many requests may still give it."""
+
+    __slots__ = ("future", "under_way")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+        self.under_way = 0
+
+
+class _Request:
+    """Runs the driver's coroutine to its end, whatever becomes of who waits for the answer: what a
+    task of its own would do, for less CPU. It has a place of the flight and gives it back.
+    """
+
+    __slots__ = ("_answer", "_flight", "_loop", "_request")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        request: Coroutine[Any, Any, Any],
+        answer: _Answer,
+        flight: Flight,
+    ) -> None:
+        self._loop = loop
+        self._request = request
+        self._answer = answer
+        self._flight = flight
+        answer.under_way += 1
+
+    def advance(self, _: object = None) -> None:
+        """To where the coroutine waits, or to its end."""
+        try:
+            waits_for = self._request.send(None)
+        except StopIteration as done:
+            if self._ends():
+                self._answer.future.set_result(done.value)
+        except Exception as error:
+            if self._ends() and not self._answer.under_way:
+                self._answer.future.set_exception(error)
+        else:
+            if waits_for is None:  # a turn of the loop
+                self._loop.call_soon(self.advance)
+            else:
+                waits_for._asyncio_future_blocking = False  # taken, as a task takes it
+                waits_for.add_done_callback(self.advance)
+
+    def _ends(self) -> bool:
+        """True if somebody waits for the answer."""
+        self._flight.land()
+        self._answer.under_way -= 1
+        return not self._answer.future.done()
 
 
 class AcsyllaSession(BatchingSession):
@@ -81,7 +141,6 @@ class AcsyllaSession(BatchingSession):
 
     def __init__(self, settings: CqlSettings, cluster: Any, driver: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        self._settings = settings
         self._cluster = cluster
         self._driver = driver
         self._flight = Flight("the CQL session", settings.in_flight_max, settings.waiting_max)
@@ -98,14 +157,17 @@ class AcsyllaSession(BatchingSession):
         return rows
 
     async def read_packed(self, statement: Statement, parameters: Sequence[Any] = ()) -> bytes:
-        values: list[bytes | None] = []
+        values: list[Any] = []
         for result in await self._pages(statement, parameters):
             columns = range(result.column_count())
             if len(columns) == 1:
                 values += [row.column_value_by_index(0) for row in result]
             else:
                 values += [row.column_value_by_index(at) for row in result for at in columns]
-        return b"".join([value for value in values if value is not None])
+        try:
+            return b"".join([value for value in values if value is not None])
+        except TypeError:
+            return b"".join([_wire(value, statement) for value in values if value is not None])
 
     async def write(self, statement: Statement, parameters: Sequence[Any] = ()) -> None:
         prepared = self._prepared.get(statement) or await self._prepare(statement)
@@ -122,7 +184,7 @@ class AcsyllaSession(BatchingSession):
 
     async def batch(self, writes: Sequence[Write], *, logged: bool) -> None:
         make = acsylla.create_batch_logged if logged else acsylla.create_batch_unlogged
-        profile = profile_name(strongest(writes), False)
+        profile = str(strongest(writes))
         batch = make(execution_profile=profile)
         batch.set_is_idempotent(True)
         for statement, parameters in writes:
@@ -149,16 +211,27 @@ class AcsyllaSession(BatchingSession):
 
     async def _pages(self, statement: Statement, parameters: Sequence[Any]) -> list[Any]:
         prepared = self._prepared.get(statement) or await self._prepare(statement)
-        bound = _bound(prepared, parameters, prepared.profile)
         pages = []
+        state: bytes | None = None
         while True:
-            result = await self._send(self._driver.execute(bound), prepared.cql)
+            # bound for every page: an earlier try of it may still be on the driver's thread
+            again = partial(self._again, prepared, parameters, state)
+            bound = _bound(prepared, parameters, prepared.profile, state)
+            request = self._driver.execute(bound)
+            result = await self._send(
+                request, prepared.cql, again if statement.speculative else None
+            )
             pages.append(result)
             if not result.has_more_pages():
                 return pages
-            bound.set_page_state(result.page_state())
+            state = result.page_state()
 
-    async def _send(self, request: Coroutine[Any, Any, Any], what: str) -> Any:
+    async def _send(
+        self,
+        request: Coroutine[Any, Any, Any],
+        what: str,
+        again: Callable[[_Answer], None] | None = None,
+    ) -> Any:
         try:
             if self._closed:
                 raise Unavailable("the CQL session is closed")
@@ -167,17 +240,30 @@ class AcsyllaSession(BatchingSession):
         except BaseException:
             request.close()
             raise
+        answer = _Answer(self._loop.create_future())
+        _Request(self._loop, request, answer, self._flight).advance()
+        timer = None
+        if again is not None:
+            timer = self._loop.call_later(SPECULATIVE_DELAY_MS / 1_000, again, answer)
         try:
-            result = await request
-        except asyncio.CancelledError:
-            # the driver goes on with it
-            self._loop.call_later(self._settings.request_timeout_s, self._flight.land)
-            raise
+            return await answer.future
         except Exception as error:
-            self._flight.land()
             raise_mapped(error, what)
-        self._flight.land()
-        return result
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _again(
+        self, prepared: _Prepared, parameters: Sequence[Any], state: bytes | None, answer: _Answer
+    ) -> None:
+        """A second try, if there is room for more than first ones. Replicas are shuffled: with
+        three of them it is most likely another one. Not the driver's own speculation: where no
+        other node is up, it forgets the timeout of the first try.
+        """
+        if answer.future.done() or not self._flight.try_admit():
+            return
+        request = self._driver.execute(_bound(prepared, parameters, prepared.profile, state))
+        _Request(self._loop, request, answer, self._flight).advance()
 
     async def _prepare(self, statement: Statement) -> _Prepared:
         task = self._preparing.get(statement.cql)
@@ -201,13 +287,24 @@ class AcsyllaSession(BatchingSession):
             task.exception()  # who waited has it; who was cancelled does not need it
 
 
-def _bound(prepared: _Prepared, parameters: Sequence[Any], profile: str) -> Any:
+def _wire(value: Any, statement: Statement) -> bytes:
+    """The bytes that a blob or a bigint came as; other types do not say how long they were."""
+    if type(value) is int:
+        return value.to_bytes(8, "big", signed=True)
+    if type(value) is not bytes:
+        raise StoreError(f"CQL: packed reads are of blob and bigint columns: {statement.cql}")
+    return value
+
+
+def _bound(
+    prepared: _Prepared, parameters: Sequence[Any], profile: str, state: bytes | None = None
+) -> Any:
     if len(parameters) != prepared.parameters:  # the rest would stay as it is in the row
         raise StoreError(
             f"CQL: {len(parameters)} parameters; {prepared.parameters} wanted: {prepared.cql}"
         )
     try:
-        bound = prepared.bind(tuple(parameters), FETCH_SIZE, execution_profile=profile)
+        bound = prepared.bind(tuple(parameters), FETCH_SIZE, state, execution_profile=profile)
         bound.set_is_idempotent(True)
     except (TypeError, ValueError, OverflowError, driver_errors.CassException) as error:
         raise StoreError(f"CQL: parameters do not fit: {error}: {prepared.cql}") from error
@@ -245,21 +342,18 @@ def _cluster(settings: CqlSettings) -> Any:
         serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
         queue_size_io=max(8_192, QUEUE_FACTOR * settings.in_flight_max),
         constant_reconnect_delay_ms=RECONNECT_MS,
+        exponential_reconnect_base_delay_ms=None,  # its default would overrule that
         max_schema_wait_time_ms=int(SCHEMA_AGREEMENT_S * 1_000),
         load_balance_dc_aware=settings.local_dc or None,
         application_name="feedcore",
-        log_level="error",  # its warnings are about servers that are not ScyllaDB
         **tls,
     )
-    again = acsylla.SpeculativeExecutionPolicy(SPECULATIVE_DELAY_MS, SPECULATIVE_MAX)
     for level in Consistency:
-        for speculative in (False, True):
-            cluster.create_execution_profile(
-                profile_name(level, speculative),
-                consistency=LEVELS[level],
-                serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
-                speculative_execution_policy=again if speculative else None,
-            )
+        cluster.create_execution_profile(
+            str(level),
+            consistency=LEVELS[level],
+            serial_consistency=acsylla.Consistency.LOCAL_SERIAL,
+        )
     return cluster
 
 
@@ -267,11 +361,13 @@ async def open_acsylla(settings: CqlSettings) -> AcsyllaSession:
     """Connects. Unavailable if no contact point answers, StoreError if one refuses."""
     cluster = _cluster(settings)
     points = ", ".join(settings.contact_points)
+    loop = asyncio.get_running_loop()
+    connecting = loop.create_task(cluster.create_session(keyspace=settings.keyspace or None))
     try:
-        connecting = cluster.create_session(keyspace=settings.keyspace or None)
-        driver = await asyncio.wait_for(connecting, OPEN_TIMEOUT_S)
+        driver = await asyncio.wait_for(asyncio.shield(connecting), OPEN_TIMEOUT_S)
     except BaseException as error:
-        cluster.destroy()
+        # not before: the driver's thread still writes to what this closes
+        connecting.add_done_callback(partial(_end_attempt, cluster))
         if isinstance(error, TimeoutError):
             raise Unavailable(f"CQL at {points}: no answer within {OPEN_TIMEOUT_S:g} s") from error
         if isinstance(error, driver_errors.CassErrorLibUnableToSetKeyspace):
@@ -282,3 +378,11 @@ async def open_acsylla(settings: CqlSettings) -> AcsyllaSession:
             raise_mapped(error, f"connecting to {points}")
         raise
     return AcsyllaSession(settings, cluster, driver)
+
+
+def _end_attempt(cluster: Any, connecting: asyncio.Task[Any]) -> None:
+    """Of a session that nobody waits for any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        # it came too late: its connections end when it is collected
+        return
+    cluster.destroy()

@@ -2,15 +2,18 @@
 
 Invariants: a user is marked inactive in the viewer partition before pushes leave them out, and
 active here before that mark goes: whoever is not pushed to knows that their stored feed is not to
-be relied on. A user without a row was never seen, and is not inactive.
+be relied on. A user without a row was never seen, and is not inactive. Who was found to be here is
+remembered for a while: a push too many to somebody who is gone harms nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from feedcore import native
 from feedcore.adapters.cluster.announce import Announcer
 from feedcore.adapters.cluster.outbox import JobOutbox
+from feedcore.adapters.cql.bounded import each
 from feedcore.adapters.cql.idarrays import SIGNED_MAX, SIGNED_MIN
 from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.signed import from_cql, to_cql
@@ -21,6 +24,10 @@ from feedcore.ports import Lane
 BUCKETS = 256
 READS_AT_ONCE = 64  # queries of one page of recipients under way: a page must not fill the session
 WRITES_AT_ONCE = 128  # the same of writes
+# users that are known to be here, twice; 20 MB each. With more than fit, they are asked about again
+HERE_MAX = 1_000_000
+BATCH_ROWS = 100  # rows of one partition written together: some KB, far below what is refused
+BATCHES_AT_ONCE = 16
 WALK_BUCKETS = 32  # read side by side by the walk that looks for inactive users
 WALK_ROWS = 500  # of each of them
 WALK_ROWS_MAX = 20_000  # rows that one call looks at: about 0.2 s of one core
@@ -47,6 +54,8 @@ class Activity:
         self._session = session
         self._outbox = outbox
         self._announcer = announcer
+        self._here = native.U64Set()
+        self._here_before = native.U64Set()
         self._bucket = 0
         self._after = [SIGNED_MIN] * BUCKETS
 
@@ -78,6 +87,8 @@ class Activity:
 
     async def left_out(self, followers: Sequence[int], lane: int, recent_since_ms: int) -> set[int]:
         """Of these followers (signed ids) the inactive ones, and those of the other lane."""
+        if lane == Lane.ALL:
+            return await self._inactive(followers)
         inactive: set[int] = set()
         recent: set[int] = set()
         for rows in await self._read(_by_bucket(followers)):
@@ -86,12 +97,23 @@ class Activity:
                     inactive.add(user)
                 if (seen_ms or 0) >= recent_since_ms:
                     recent.add(user)
-        if lane == Lane.ALL:
-            return inactive
         if recent_since_ms <= 0:
             recent.update(followers)
         other = recent if lane == Lane.REST else set(followers) - recent
         return inactive | other
+
+    async def _inactive(self, followers: Sequence[int]) -> set[int]:
+        here, before = self._here, self._here_before
+        asked = [
+            user for user in followers if (one := from_cql(user)) not in here and one not in before
+        ]
+        inactive = {
+            row[0] for rows in await self._read(_by_bucket(asked)) for row in rows if row[2]
+        }
+        here.update(from_cql(user) for user in asked if user not in inactive)
+        if len(here) >= HERE_MAX:
+            self._here, self._here_before = native.U64Set(), here
+        return inactive
 
     async def _read(self, keys: list[tuple[int, list[int]]]) -> list[list[tuple]]:
         found: list[list[tuple]] = []
@@ -140,11 +162,28 @@ class Activity:
         marks = [put(user_id, Kind.INACTIVE, 0, 0, at_us) for user_id in user_ids]
         await in_parts(self._session, marks)
         await self._announcer.announce(user_ids)
+        for user_id in user_ids:
+            self._here.discard(user_id)
+            self._here_before.discard(user_id)
         rows = [
             Write(_INACTIVE, (at_us, True, user_id % BUCKETS, to_cql(user_id)))
             for user_id in user_ids
         ]
         await in_parts(self._session, rows)
+
+
+async def in_partitions(session: Session, groups: Iterable[Sequence[Write]]) -> None:
+    """Each group is of one partition: written together, up to BATCH_ROWS rows at once."""
+    single: list[Write] = []
+    batches: list[Sequence[Write]] = []
+    for group in groups:
+        if len(group) == 1:
+            single += group
+        else:
+            parts = range(0, len(group), BATCH_ROWS)
+            batches += [group[first : first + BATCH_ROWS] for first in parts]
+    await in_parts(session, single)
+    await each(batches, lambda part: session.batch(part, logged=False), BATCHES_AT_ONCE)
 
 
 async def in_parts(session: Session, writes: Sequence[Write]) -> None:

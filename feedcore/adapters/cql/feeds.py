@@ -18,11 +18,11 @@ from feedcore.adapters.cluster.announce import Announcer
 from feedcore.adapters.cluster.jobids import timestamp_us
 from feedcore.adapters.cluster.outbox import JobOutbox
 from feedcore.adapters.cql import viewer
-from feedcore.adapters.cql.activity import Activity
+from feedcore.adapters.cql.activity import Activity, in_partitions
 from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.idarrays import signed_ids
 from feedcore.adapters.cql.mirrored import Mirrored
-from feedcore.adapters.cql.rebuilding import queue_rebuilds
+from feedcore.adapters.cql.rebuilding import queue_rebuild
 from feedcore.adapters.cql.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.viewer import Kind
@@ -32,8 +32,6 @@ from feedcore.domain.entry import ENTRY_BYTES, content_ids, rows
 from feedcore.limits import RETENTION_MS, SECOND_MS
 from feedcore.ports import Delivery, Window
 
-BATCH_ROWS = 100  # rows of one partition written together: 5 KB, below what servers warn about
-BATCHES_AT_ONCE = 16  # of one delivery
 DELIVERIES_AT_ONCE = 8  # of one turn; each may fan out to thousands of partitions
 
 WINDOW = Statement(
@@ -108,8 +106,8 @@ class CqlFeedStore:
         state = {row[0] for row in await self._session.read(viewer.STATE, (to_cql(user_id),))}
         if Kind.REBUILDING in state and Kind.INACTIVE not in state:
             return
-        await queue_rebuilds(
-            self._session, self._outbox, self._announcer, self._activity, [user_id], now_ms
+        await queue_rebuild(
+            self._session, self._outbox, self._announcer, self._activity, user_id, now_ms
         )
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
@@ -141,7 +139,7 @@ class CqlFeedStore:
             if ttl_s:
                 entry = delivery.entries[number * ENTRY_BYTES : (number + 1) * ENTRY_BYTES]
                 writes.append(Write(_PUT, (user, content_id, entry, at_us, ttl_s)))
-        await self._in_batches(writes)
+        await in_partitions(self._session, [writes])
 
     async def _remove(self, delivery: Delivery, at_us: int) -> None:
         if delivery.job_id:
@@ -154,17 +152,13 @@ class CqlFeedStore:
                 for content_id, author_id, _, _ in rows(stored)
                 if author_id == delivery.remove_author
             ]
-            await self._in_batches(writes)
+            await in_partitions(self._session, [writes])
 
         users = signed_ids(delivery.recipients)
         try:
             await each(users, of, 4)
         finally:
             await self._announcer.announce([from_cql(user) for user in users])
-
-    async def _in_batches(self, writes: list[Write]) -> None:
-        batches = [writes[n : n + BATCH_ROWS] for n in range(0, len(writes), BATCH_ROWS)]
-        await each(batches, lambda part: self._session.batch(part, logged=False), BATCHES_AT_ONCE)
 
     def _ttl_s(self, content_id: int) -> int:
         """Seconds that are left of the retention, rounded up; 0 beyond it."""

@@ -10,18 +10,26 @@ from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.cluster.announce import Announcer
+from feedcore.adapters.cluster.jobids import timestamp_us
 from feedcore.adapters.cluster.outbox import JobOutbox
 from feedcore.adapters.cql import viewer
-from feedcore.adapters.cql.activity import Activity, in_parts
-from feedcore.adapters.cql.bounded import together
+from feedcore.adapters.cql.activity import (
+    BATCH_ROWS,
+    BATCHES_AT_ONCE,
+    Activity,
+    in_partitions,
+    in_parts,
+)
+from feedcore.adapters.cql.bounded import each, together
 from feedcore.adapters.cql.dirty import DirtyMarks
 from feedcore.adapters.cql.dirty import Kind as Dirty
 from feedcore.adapters.cql.idarrays import id_array
-from feedcore.adapters.cql.pairs import add_follower, check_followees, check_pair
-from feedcore.adapters.cql.rebuilding import queue_rebuilds
-from feedcore.adapters.cql.session import Session, Statement
+from feedcore.adapters.cql.pairs import add_follower, check_followees, check_pair, job_of
+from feedcore.adapters.cql.rebuilding import rebuild_writes
+from feedcore.adapters.cql.session import Session, Statement, Write
 from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.viewer import Kind
+from feedcore.ports import FanoutJob, JobKind
 
 FOLLOWERS_AT_ONCE = 64  # whose partitions are read side by side
 
@@ -60,31 +68,60 @@ class GraphImport:
             new.update((one, ids) for one, ids in zip(part, found, strict=True) if ids)
         if not new:
             return 0
-        at_us = viewer.stamp(self._outbox)
-        pairs = [(follower, followee) for follower in new for followee in new[follower]]
+        has_posts = bool(await self._session.read(_ANY_POST))
+        await self._add_followers(new, now_ms)
+        unknown = await self._activity.unknown(list(new))
         await in_parts(
-            self._session,
-            [add_follower(followee, follower, now_ms, at_us) for follower, followee in pairs],
+            self._session, self._activity.seen_writes((user_id, now_ms) for user_id in unknown)
         )
+        jobs = {
+            user_id: job_of(JobKind.REBUILD, self._outbox.next_job_id(), user_id, 0, now_ms)
+            for user_id in (new if has_posts else ())
+        }
+        back = [
+            write
+            for job in jobs.values()
+            for write in self._activity.back_writes(job.user_id, now_ms, timestamp_us(job.job_id))
+        ]
+        await in_parts(self._session, back)
+
+        async def add(user_id: int) -> None:
+            await self._add_followees(user_id, list(new[user_id]), jobs.get(user_id), now_ms)
+
         try:
-            await in_parts(
-                self._session,
-                [
-                    viewer.put(follower, Kind.FOLLOWEE, followee, now_ms, at_us)
-                    for follower, followee in pairs
-                ],
-            )
+            await each(list(new), add, BATCHES_AT_ONCE)
         finally:
             await self._announcer.announce(list(new))
-        unknown = await self._activity.unknown(list(new))
-        seen = self._activity.seen_writes((user_id, now_ms) for user_id in unknown)
-        await in_parts(self._session, seen)
-        await self._marks.mark((Dirty.FOLLOWERS, followee) for _, followee in pairs)
-        if await self._session.read(_ANY_POST):
-            await queue_rebuilds(
-                self._session, self._outbox, self._announcer, self._activity, list(new), now_ms
-            )
-        return len(pairs)
+        self._outbox.relay(list(jobs.values()))
+        authors = {author for authors in new.values() for author in authors}
+        await self._marks.mark((Dirty.FOLLOWERS, author) for author in authors)
+        return sum(map(len, new.values()))
+
+    async def _add_followers(self, new: dict[int, set[int]], now_ms: int) -> None:
+        """The edges as fan-out sees them."""
+        at_us = viewer.stamp(self._outbox)
+        followers_of: dict[int, list[Write]] = {}
+        for user_id, authors in new.items():
+            for author in authors:
+                row = add_follower(author, user_id, now_ms, at_us)
+                followers_of.setdefault(author, []).append(row)
+        await in_partitions(self._session, followers_of.values())
+
+    async def _add_followees(
+        self, user_id: int, authors: list[int], job: FanoutJob | None, now_ms: int
+    ) -> None:
+        """The last rows come with the job, all or none: who begins again finds edges that are new,
+        or all is done.
+        """
+        at_us = viewer.stamp(self._outbox)
+        rows = [viewer.put(user_id, Kind.FOLLOWEE, one, now_ms, at_us) for one in authors]
+        *first, last = (rows[n : n + BATCH_ROWS] for n in range(0, len(rows), BATCH_ROWS))
+        for part in first:
+            await self._session.batch(part, logged=False)
+        if job is None:
+            await self._session.batch(last, logged=False)
+        else:
+            await self._session.batch(last + rebuild_writes(self._outbox, job), logged=True)
 
     async def _new(self, follower_id: int, wanted: set[int]) -> set[int]:
         user = (to_cql(follower_id),)

@@ -6,53 +6,40 @@ says that it is being rebuilt, the end of the inactive one, and the job.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from feedcore.adapters.cluster.announce import Announcer
 from feedcore.adapters.cluster.jobids import timestamp_us
 from feedcore.adapters.cluster.outbox import JobOutbox
-from feedcore.adapters.cql.activity import Activity, in_parts
-from feedcore.adapters.cql.bounded import together
+from feedcore.adapters.cql.activity import Activity
 from feedcore.adapters.cql.pairs import job_of
-from feedcore.adapters.cql.session import Session
+from feedcore.adapters.cql.session import Session, Write
 from feedcore.adapters.cql.viewer import Kind, drop, put
 from feedcore.ports import FanoutJob, JobKind
 
-BATCHES_AT_ONCE = 32  # logged batches cost the servers two writes more each
 
-
-async def queue_rebuilds(
+async def queue_rebuild(
     session: Session,
     outbox: JobOutbox,
     announcer: Announcer,
     activity: Activity,
-    user_ids: Sequence[int],
+    user_id: int,
     now_ms: int,
 ) -> None:
-    """One job a user, whatever waits already: it may be at work, with what it read before this."""
-    jobs = [
-        job_of(JobKind.REBUILD, outbox.next_job_id(), user_id, 0, now_ms) for user_id in user_ids
-    ]
-    back = [
-        write
-        for job in jobs
-        for write in activity.back_writes(job.user_id, now_ms, timestamp_us(job.job_id))
-    ]
-    await in_parts(session, back)
-    for first in range(0, len(jobs), BATCHES_AT_ONCE):
-        part = jobs[first : first + BATCHES_AT_ONCE]
-        try:
-            await together(*(_queue(session, outbox, job) for job in part))
-        finally:
-            await announcer.announce([job.user_id for job in part])
-        outbox.relay(part)
+    """A job of its own, whatever waits already: that may be at work, with what it read before."""
+    job = job_of(JobKind.REBUILD, outbox.next_job_id(), user_id, 0, now_ms)
+    await session.write_many(activity.back_writes(user_id, now_ms, timestamp_us(job.job_id)))
+    try:
+        await session.batch(rebuild_writes(outbox, job), logged=True)
+    finally:
+        # also where the outcome is not known: what is kept of the user may be outdated
+        await announcer.announce([user_id])
+    outbox.relay([job])
 
 
-async def _queue(session: Session, outbox: JobOutbox, job: FanoutJob) -> None:
+def rebuild_writes(outbox: JobOutbox, job: FanoutJob) -> list[Write]:
+    """For one logged batch."""
     at_us = timestamp_us(job.job_id)
-    writes = [
+    return [
         put(job.user_id, Kind.REBUILDING, 0, job.job_id, at_us),
         drop(job.user_id, Kind.INACTIVE, 0, at_us),
         outbox.write_of(job),
     ]
-    await session.batch(writes, logged=True)

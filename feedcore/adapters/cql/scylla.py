@@ -79,7 +79,7 @@ from feedcore.adapters.cql.settings import (
 )
 from feedcore.adapters.cql.sidebyside import BatchingSession, strongest
 from feedcore.domain.cqlrows import METADATA_CHANGED
-from feedcore.errors import FeedcoreError, StoreError, Unavailable
+from feedcore.errors import StoreError, Unavailable
 
 THREADS = 4  # prepare side by side at the start of a process; idle later
 LEVELS = {
@@ -257,8 +257,6 @@ class ScyllaSession(BatchingSession):
         response.add_callbacks(self._on_rows, self._on_error, (call,), {}, (call,), {})
         try:
             return await call.answer
-        except FeedcoreError:
-            raise
         except Exception as error:
             raise_mapped(error, what)
 

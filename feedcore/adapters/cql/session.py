@@ -54,8 +54,8 @@ class Session(Protocol):
         """The same statement for several keys side by side, answers in their order."""
 
     async def read_packed(self, statement: Statement, parameters: Sequence[Any] = ()) -> bytes:
-        """All rows as the values' wire bytes back to back, without lengths, nulls left out: a
-        column of 20-byte blobs gives packed entries. One pass in compiled code, no Python rows.
+        """All rows as the values' wire bytes back to back, without lengths, nulls left out, for
+        columns of type blob and bigint (big-endian): one of 20-byte blobs gives packed entries.
         """
 
     async def write(self, statement: Statement, parameters: Sequence[Any] = ()) -> None:

@@ -27,7 +27,7 @@ REQUEST_TIMEOUT_S = 2.0  # the servers' own default for writes; deadlines of cal
 OPEN_TIMEOUT_S = 10.0  # all contact points together
 
 DriverName = Literal["acsylla", "scylla-driver"]
-DRIVER_DEFAULT: DriverName = "scylla-driver"
+DRIVER_DEFAULT: DriverName = "acsylla"  # docs/adr/0011-cql-driver.md
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 from feedcore.clock import Clock
 from feedcore.domain.policy import Mode
-from feedcore.errors import FailedPrecondition
+from feedcore.errors import FailedPrecondition, Unavailable
 from feedcore.limits import RANKING_VERSIONS_KEPT
 from feedcore.ports.settings import AuthorMode
 
@@ -69,13 +69,14 @@ class CqlSharedSettings:
         kept = {name: self._kept.get(name, []) for name in names}
         known = [(name, kept[name][0].version if kept[name] else 0) for name in names]
         for name, rows in zip(names, await self._session.read_many(_SINCE, known), strict=True):
-            if rows:
-                new = [Document(version, json.loads(text)) for version, text in rows]
-                # of two readers at once, the later one has not read fewer
-                older = [one for one in kept[name] if one.version < new[-1].version]
-                kept[name] = (new + older)[:RANKING_VERSIONS_KEPT]
-        self._kept = kept
-        return {name: list(found) for name, found in kept.items() if found}
+            new = [Document(version, json.loads(text)) for version, text in rows]
+            # another call may have read more meanwhile: nobody is shown less than before
+            found = self._kept.get(name, [])
+            newest = found[0].version if found else 0
+            newer = [one for one in new if one.version > newest]
+            kept[name] = (newer + found)[:RANKING_VERSIONS_KEPT]
+        self._kept |= kept
+        return {name: list(found) for name, found in self._kept.items() if found}
 
 
 class CqlSettingsStore:
@@ -133,7 +134,11 @@ class CqlSettingsStore:
                 # the second: a driver that repeated it finds its own
                 await self._put(name, newest + 1)
                 return newest + 1
-            newest += 1
+            if expected_version is not None:
+                newest += 1
+                break
+        else:
+            raise Unavailable(f"settings {name!r}: {ATTEMPTS_MAX} others were faster; try again")
         raise FailedPrecondition(
             f"expected_version: {expected_version}, in force is {newest}; read it again"
         )

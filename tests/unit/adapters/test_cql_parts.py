@@ -1,0 +1,130 @@
+"""Parts of the CQL adapter that need no server: the flight, side by side, files of migrations."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from feedcore.adapters.cql.flight import Flight
+from feedcore.adapters.cql.migrate import known_migrations, migration_of, split_statements
+from feedcore.adapters.cql.settings import addresses
+from feedcore.adapters.cql.sidebyside import side_by_side
+from feedcore.errors import ConfigError, Overloaded, StoreError
+
+
+async def turns(count: int = 3) -> None:
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turn = loop.create_future()
+        loop.call_soon(turn.set_result, None)
+        await turn
+
+
+async def test_places_go_in_the_order_of_the_calls() -> None:
+    flight = Flight("the test", 2, 3)
+    assert flight.try_admit() and flight.try_admit() and not flight.try_admit()
+    order: list[int] = []
+
+    async def call(name: int) -> None:
+        await flight.admit()
+        order.append(name)
+
+    calls = [asyncio.create_task(call(name)) for name in range(3)]
+    await turns()
+    assert (flight.in_flight, flight.waiting) == (2, 3)
+    with pytest.raises(Overloaded, match="3 calls wait"):
+        await flight.admit()
+    calls[1].cancel()
+    await turns()
+    assert flight.waiting == 2
+    for _ in range(4):
+        flight.land()
+    await turns()
+    assert order == [0, 2] and flight.in_flight == 0
+    await flight.landed()
+
+
+async def test_a_place_that_comes_with_the_cancellation_goes_on() -> None:
+    flight = Flight("the test", 1, 3)
+    await flight.admit()
+    first = asyncio.create_task(flight.admit())
+    second = asyncio.create_task(flight.admit())
+    await turns()
+    flight.land()  # to the first
+    first.cancel()
+    await turns()
+    assert first.cancelled() and second.done() and not second.cancelled()
+    assert (flight.in_flight, flight.waiting) == (1, 0)
+    ended = asyncio.create_task(flight.landed())
+    await turns()
+    assert not ended.done()
+    flight.land()
+    await turns()
+    assert ended.done()
+
+
+async def test_side_by_side_is_bounded_and_stops_at_an_error() -> None:
+    running = most = 0
+    begun: list[int] = []
+
+    async def run(place: int) -> None:
+        nonlocal running, most
+        begun.append(place)
+        running += 1
+        most = max(most, running)
+        await turns()
+        running -= 1
+        if place == 20:
+            raise StoreError("the twentieth")
+
+    await side_by_side(20, run, 4)
+    assert most == 4 and begun == list(range(20))
+    begun.clear()
+    with pytest.raises(StoreError, match="the twentieth"):
+        await side_by_side(1_000, run, 4)
+    assert running == 0 and len(begun) < 30
+    await side_by_side(0, run, 4)
+
+
+async def test_side_by_side_ends_with_its_caller() -> None:
+    running = 0
+
+    async def run(place: int) -> None:
+        nonlocal running
+        running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running -= 1
+
+    call = asyncio.create_task(side_by_side(10, run, 4))
+    await turns()
+    assert running == 4
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled() and running == 0
+
+
+def test_statements_end_with_a_semicolon_at_the_end_of_a_line() -> None:
+    text = "-- one; two;\nCREATE a (b text, -- c\n  d;e);  \n\n-- x\nDROP f; -- why\nALTER g"
+    assert split_statements(text) == ("CREATE a (b text, -- c\n  d;e)", "DROP f", "ALTER g")
+    assert split_statements("-- nothing;\n\n") == ()
+
+
+def test_files_of_migrations() -> None:
+    known = known_migrations()
+    assert str(known[0]) == "0001_base"
+    for migration in known:
+        assert migration.statements
+        for statement in migration.statements:
+            assert "{keyspace}." in statement
+    for name in ("1_base.cql", "0001-base.cql", "0001_Base.cql", "0001_base.sql"):
+        with pytest.raises(StoreError, match="NNNN_name.cql"):
+            migration_of(name, "")
+
+
+def test_addresses() -> None:
+    assert addresses(("db-1:9042", "[::1]:9043")) == [("db-1", 9042), ("::1", 9043)]
+    with pytest.raises(ConfigError, match="must be HOST:PORT"):
+        addresses(("db-1",))
