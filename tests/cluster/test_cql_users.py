@@ -20,7 +20,7 @@ from feedcore.adapters.cql.viewer import Kind
 from feedcore.clock import ManualClock
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
-from feedcore.errors import InvalidField, Unavailable
+from feedcore.errors import InvalidField, NotPermitted, Unavailable
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import Delivery, FanoutJob, JobKind, Lane, Preference, PreferenceKind
 from feedcore.ports.settings import AuthorMode
@@ -192,6 +192,22 @@ class TestFollows:
             assert blocked is True
             assert await engine.store.graph.followees(user) == b"", user
         assert await engine.store.graph.follower_count(9) == 0
+
+    async def test_a_block_between_the_look_and_the_follow_undoes_it(
+        self, engine: UsersEngine
+    ) -> None:
+        now, batch = engine.clock.now_ms(), engine.session.batch
+
+        async def batch_after_a_block(writes: Sequence[Write], *, logged: bool) -> None:
+            engine.session.batch = batch
+            assert await engine.other.graph.block(9, 1, now)
+            await batch(writes, logged=logged)
+
+        engine.session.batch = batch_after_a_block  # type: ignore[method-assign]
+        with pytest.raises(NotPermitted, match="block"):
+            await engine.store.graph.follow(1, 9, now)
+        assert await engine.other.graph.followees(1) == b""
+        assert (await engine.other.graph.followers(9, 0, 10)).ids == b""
 
     async def test_a_change_is_in_force_though_a_clock_ahead_wrote_before(
         self, engine: UsersEngine
