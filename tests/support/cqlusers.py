@@ -25,7 +25,7 @@ from feedcore.adapters.cql.migrate import migrate
 from feedcore.adapters.cql.posts import CqlPostStore
 from feedcore.adapters.cql.preferences import CqlPreferenceStore
 from feedcore.adapters.cql.session import SchemaSession, Session, Statement, Write
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.settings import DRIVER_DEFAULT, CqlSettings
 from feedcore.adapters.cql.settings_store import CqlSettingsStore, CqlSharedSettings
 from feedcore.adapters.cql.sharedposts import CqlSharedPosts
 from feedcore.adapters.cql.signals import CqlSignalStore
@@ -33,6 +33,8 @@ from feedcore.adapters.kafka import jobwire
 from feedcore.clock import ManualClock, SystemClock
 from feedcore.ports import FanoutJob, JobKind, Lane
 
+# of the sessions under test: the other one is run now and then
+DRIVER = os.environ.get("FEEDCORE_TEST_CQL_DRIVER", DRIVER_DEFAULT)
 TABLES = (
     "activity author_modes author_sizes dirty dirty_since engagement fanout_events feed followers"
     " idempotency impressions interaction_keys interactions node_ids outbox post_counts post_fanout"
@@ -234,7 +236,9 @@ class UsersEngine:
 @asynccontextmanager
 async def opened(keyspace: str, clock: ManualClock) -> AsyncIterator[UsersEngine]:
     """Empty before and after."""
-    settings = CqlSettings((point_of(keyspace),), keyspace, request_timeout_s=10.0)
+    settings = CqlSettings(
+        (point_of(keyspace),), keyspace, driver=DRIVER, request_timeout_s=10.0
+    )
     session = await open_session(settings)
     engine = UsersEngine(session, clock)
     try:
