@@ -7,6 +7,7 @@ node log is a call to the other opening's `shared`. Empty before and after each 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
