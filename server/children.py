@@ -8,13 +8,15 @@ The answer comes on a pipe of its own (feedcore_server.process has the other sid
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-from feedcore.config import Settings
+from feedcore.config import REVEAL, Settings
 from feedcore.observe import metrics
 from feedcore_server import limits
 from feedcore_server.acceptor import Channel
@@ -62,11 +64,18 @@ class Child:
             except ProcessLookupError:
                 return
 
-    async def until_ready(self) -> None:
-        """Waits until it serves, or sets `error`. Once."""
+    async def until_ready(self, waits_for: Callable[[str, str], None]) -> None:
+        """Waits until it serves, or sets `error`. Once. A child that says what it waits for has
+        all the time that takes; `waits_for(name, what)` is told each time."""
         name = f"{self.spec.role} process {self.spec.index}"
         try:
-            answer = await asyncio.wait_for(_read_line(self._status_fd), limits.START_TIMEOUT_S)
+            async with _lines(self._status_fd) as reader:
+                while True:
+                    line = await asyncio.wait_for(reader.readline(), limits.START_TIMEOUT_S)
+                    answer = json.loads(line) if line else {}
+                    if "waiting" not in answer:
+                        break
+                    waits_for(name, str(answer["waiting"]))
         except TimeoutError:
             self.signal(signal.SIGKILL)
             self.error = f"{name}: no answer in {limits.START_TIMEOUT_S:g} s"
@@ -112,12 +121,13 @@ async def start_child(
     finally:
         os.close(write_fd)
     assert process.stdin is not None
-    process.stdin.write(settings.model_dump_json().encode() + b"\n")
+    process.stdin.write(settings.model_dump_json(context=REVEAL).encode() + b"\n")
     return Child(spec, node, process, channel, read_fd)
 
 
-async def _read_line(fd: int) -> dict[str, object]:
-    """One JSON line from a pipe; empty if the other side closed it without a word."""
+@contextlib.asynccontextmanager
+async def _lines(fd: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Reads a pipe line by line; empty once the other side has closed it."""
     reader = asyncio.StreamReader()
     with os.fdopen(os.dup(fd), "rb", buffering=0) as pipe:
         loop = asyncio.get_running_loop()
@@ -125,7 +135,6 @@ async def _read_line(fd: int) -> dict[str, object]:
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
         try:
-            line = await reader.readline()
+            yield reader
         finally:
             transport.close()
-    return json.loads(line) if line else {}

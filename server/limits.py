@@ -97,6 +97,7 @@ LAME_DUCK_S = (
 )
 DRAIN_EXTRA_S = 5.0  # beyond the grace a worker may take to close its store; then it is killed
 START_TIMEOUT_S = 120.0  # a store of some 100 GB replays its log in less
+WAITING_SAID_EVERY_S = 10.0  # while an engine does not answer: a log that says so, not a flood
 RESTART_BACKOFF_MIN_S = 0.2  # a worker that died once is back almost at once
 RESTART_BACKOFF_MAX_S = 10.0  # one that cannot stay up does not burn the machine
 RESTART_FORGIVE_S = 30.0  # alive for so long: the next death counts as the first
@@ -109,4 +110,5 @@ assert REQUEST_BYTES_MAX <= RECEIVE_BYTES_PER_CONNECTION <= RECEIVE_BYTES_PER_WO
 assert RESPONSE_BYTES_MAX <= SEND_BYTES_PER_CONNECTION <= SEND_BYTES_PER_WORKER
 assert STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES
 assert STREAMS_PER_CONNECTION_MAX <= CALLS_PER_WORKER_MAX
+assert WAITING_SAID_EVERY_S < START_TIMEOUT_S
 assert RESTART_BACKOFF_MIN_S < RESTART_BACKOFF_MAX_S < RESTART_FORGIVE_S

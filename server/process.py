@@ -41,17 +41,23 @@ class Child(NamedTuple):
     channel_fd: int
     status_fd: int
 
+    def waiting(self, what: str) -> None:
+        """Tells the supervisor what this process waits for; again at least every
+        WAITING_SAID_EVERY_S while it waits."""
+        self._tell({"waiting": what})
+
     def ready(self, port: int) -> None:
-        """Tells the supervisor that this process serves."""
+        """Tells the supervisor that this process serves. Nothing can be told after it."""
         self._tell({"ready": port})
+        os.close(self.status_fd)
 
     def failed(self, error: BaseException) -> None:
-        """Tells the supervisor why this process cannot start."""
+        """Tells the supervisor why this process cannot start. Nothing can be told after it."""
         self._tell({"error": str(error) or type(error).__name__})
+        os.close(self.status_fd)
 
     def _tell(self, document: dict[str, object]) -> None:
         os.write(self.status_fd, json.dumps(document).encode() + b"\n")
-        os.close(self.status_fd)
 
 
 Run = Callable[[Child, asyncio.Event], Awaitable[None]]

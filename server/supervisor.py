@@ -85,13 +85,16 @@ class Supervisor:
         self._clock = SystemClock()
         self._host, self._port = split_address(settings.server.listen)
         workers = settings.server.workers
-        base = settings.ids.node_base
-        self._slots = [Slot(Spec(FANOUT, 0), base)]
-        self._slots += [Slot(Spec(API, i), base + i) for i in range(workers)]
+        base, role = settings.ids.node_base, settings.server.role
+        self._slots = [Slot(Spec(FANOUT, 0), base)] if role != API else []
+        if role != FANOUT:
+            self._slots += [Slot(Spec(API, i), base + i) for i in range(workers)]
         self._spare_node = base + workers
         self._children: set[Child] = set()
         self._acceptor: Acceptor | None = None
         self._store_ready = asyncio.Event()
+        if settings.store.profile != "embedded":
+            self._store_ready.set()  # nobody here makes it
         self._all_serving = asyncio.Event()
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -101,6 +104,11 @@ class Supervisor:
         registry = metrics.CollectorRegistry()
         self._registry, self._restarts = registry, metrics.restarts(registry)
 
+    @property
+    def _serves(self) -> bool:
+        """Whether calls are answered here."""
+        return self._settings.server.role != FANOUT
+
     async def run(self) -> int:
         """The whole life of the server."""
         loop = asyncio.get_running_loop()
@@ -109,7 +117,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         holder: socket.socket | None = None
         try:
-            holder = await self._listen()
+            holder = await self._listen() if self._serves else None
             self._make_metrics_dir()
             return await self._supervise()
         except (CannotStart, OSError) as error:
@@ -125,7 +133,7 @@ class Supervisor:
 
     async def _supervise(self) -> int:
         metrics_line = self._serve_metrics()
-        # The fan-out process first and alone: it may have to make or migrate the store.
+        # Embedded: the fan-out process first and alone; it may have to make or migrate the store.
         keepers = [
             asyncio.create_task(self._keep(slot), name=str(slot.spec)) for slot in self._slots
         ]
@@ -154,11 +162,15 @@ class Supervisor:
         await self._all_serving.wait()
         if metrics_line:
             print(metrics_line, flush=True)
-        if self._settings.server.listen_unix is not None:
+        if self._settings.server.listen_unix is not None and self._serves:
             print(f"feedcore ready on unix:{self._settings.server.listen_unix}", flush=True)
-        workers = len(self._slots) - 1
+        server = self._settings.server
+        if server.role == FANOUT:
+            print(f"feedcore ready, fan-out only (pid {os.getpid()})", flush=True)
+            return
+        workers = sum(slot.spec.role == API for slot in self._slots)
         address = _address(self._host, self._port)
-        how = f"{workers} workers, pid {os.getpid()}, {self._settings.server.transport} transport"
+        how = f"{workers} workers, pid {os.getpid()}, {server.transport} transport"
         print(f"feedcore ready on {address} ({how})", flush=True)
 
     # --- children -------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ class Supervisor:
         self._children.add(child)
         if self._stop.is_set():  # too late to be drained with the others
             child.signal(signal.SIGKILL)
-        await child.until_ready()
+        await child.until_ready(_say_waiting)
         return child
 
     def _put(self, slot: Slot, child: Child) -> None:
@@ -375,6 +387,10 @@ class Supervisor:
             where = self._settings.server.metrics
             raise OSError(f"server.metrics {where}: {error.strerror}") from error
         return f"feedcore metrics on http://{_address(host, server.server_port)}/metrics"
+
+
+def _say_waiting(name: str, what: str) -> None:
+    _log("waiting", f"{name} waits for {what}")
 
 
 def _log(event: str, detail: str, level: str = "warning", **fields: Any) -> None:

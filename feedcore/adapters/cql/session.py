@@ -1,9 +1,9 @@
 """What the stores need of a CQL driver, and nothing more: two drivers implement it.
 
-Invariants: a statement is prepared once a session; at most IN_FLIGHT_MAX requests are under way, and
-WAITING_MAX wait (more are Overloaded); no call blocks the event loop; whatever the driver raises
-comes out as Unavailable (retriable: no answer, too few replicas) or StoreError (the statement or
-the schema is wrong). Every statement is idempotent, so that a driver may repeat it.
+Invariants: a statement is prepared once a session; at most IN_FLIGHT_MAX requests are under way,
+and WAITING_MAX wait (more are Overloaded); no call blocks the event loop; whatever the driver
+raises comes out as Unavailable (retriable: no answer, too few replicas) or StoreError (the
+statement or the schema is wrong). Every statement is idempotent, so that a driver may repeat it.
 """
 
 from __future__ import annotations

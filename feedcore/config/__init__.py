@@ -1,0 +1,66 @@
+"""Settings: one typed, validated source. Flags win over environment, environment over file, file
+over defaults.
+
+`node` and `engines` have the sections, `reading` the sources, `checking` what a person should know
+before starting. Not for values that operators change while the engine runs: those marked *hot* are
+start values only.
+"""
+
+from feedcore.config.engines import (
+    CollaboratorSettings,
+    CqlSettings,
+    KafkaSettings,
+    RedisSettings,
+)
+from feedcore.config.node import (
+    NODE_MAX,
+    REGION_MAX,
+    WORKERS_MAX,
+    CacheSettings,
+    FanoutSettings,
+    IdSettings,
+    LoggingSettings,
+    ServerSettings,
+    StoreSettings,
+    available_cores,
+)
+from feedcore.config.reading import (
+    ENVIRONMENT_FILE,
+    ENVIRONMENT_PREFIX,
+    ENVIRONMENT_SWITCHES,
+    KEYS,
+    EffectiveValue,
+    Loaded,
+    environment_name,
+    load,
+)
+from feedcore.config.settings import Settings
+from feedcore.config.types import REVEAL, split_address
+
+__all__ = [
+    "CacheSettings",
+    "CollaboratorSettings",
+    "CqlSettings",
+    "ENVIRONMENT_FILE",
+    "ENVIRONMENT_PREFIX",
+    "ENVIRONMENT_SWITCHES",
+    "EffectiveValue",
+    "FanoutSettings",
+    "IdSettings",
+    "KEYS",
+    "KafkaSettings",
+    "Loaded",
+    "LoggingSettings",
+    "NODE_MAX",
+    "REGION_MAX",
+    "REVEAL",
+    "RedisSettings",
+    "ServerSettings",
+    "Settings",
+    "StoreSettings",
+    "WORKERS_MAX",
+    "available_cores",
+    "environment_name",
+    "load",
+    "split_address",
+]

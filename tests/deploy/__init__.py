@@ -1,0 +1,1 @@
+"""What people deploy is valid, and names only what there is."""
