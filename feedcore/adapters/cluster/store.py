@@ -49,7 +49,7 @@ from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.adapters.redis.trust import Trust
-from feedcore.clock import Clock
+from feedcore.clock import Clock, SystemClock
 from feedcore.domain.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
@@ -83,10 +83,11 @@ class ClusterStore:
         self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
         redis, kafka = options.redis, options.kafka
         nodes = Nodes(redis.urls, cluster=redis.cluster)
-        trust = Trust(clock.monotonic)
-        self.batcher = Batcher(nodes, trust, clock.monotonic, deadline_s=redis.deadline_s)
+        engines_clock = SystemClock()  # what engines compare with their own time is never moved
+        trust = Trust(engines_clock.monotonic)
+        self.batcher = Batcher(nodes, trust, engines_clock.monotonic, deadline_s=redis.deadline_s)
         self.producer = KafkaProducer(kafka)
-        job_ids = JobIds(options.region, options.node, clock)
+        job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
         table = EngagementTable()
         self.mirror = Mirror(self.epochs, clock, table)
@@ -107,7 +108,8 @@ class ClusterStore:
         self.resident = ClusterResidentSource(tables, self.freshness)
         dead = DeadLetters(session)
         self.queue = KafkaQueue(session, self.producer, outbox, dead, view, kafka)
-        self.sweeper = Sweeper(session, outbox, self.producer, dead, clock) if fanout else None
+        sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)
+        self.sweeper = sweeper if fanout else None
 
     @classmethod
     async def open(
@@ -121,13 +123,14 @@ class ClusterStore:
             await _when_there(lambda: check(session), waiting)
             secret = await _when_there(lambda: read_meta(session, CURSOR_SECRET), waiting)
             store = cls(session, secret, options, clock, fanout=fanout)
-            await store._start(waiting)
+            await store.start(waiting)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _start(self, waiting: Waiting) -> None:
+    async def start(self, waiting: Waiting) -> None:
+        """Connects; Redis and Kafka behind. `open` does it."""
         self.producer.start()
         self.outbox.start()
         await _when_there(self.freshness.start, waiting)
