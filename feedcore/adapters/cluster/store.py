@@ -25,7 +25,7 @@ from feedcore.adapters.cluster.jobids import JobIds
 from feedcore.adapters.cluster.mirror import Mirror
 from feedcore.adapters.cluster.nodeview import NodeView
 from feedcore.adapters.cluster.options import ClusterOptions
-from feedcore.adapters.cluster.resident import BulkPosts, ClusterResidentSource
+from feedcore.adapters.cluster.bulkposts import BulkPosts
 from feedcore.adapters.cluster.truth import Truth
 from feedcore.adapters.cql.connect import open_session
 from feedcore.adapters.cql.contents import CqlContentSource
@@ -54,7 +54,7 @@ from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.adapters.redis.trust import Trust
-from feedcore.clock import Clock
+from feedcore.clock import Clock, SystemClock
 from feedcore.domain.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
@@ -90,10 +90,11 @@ class ClusterStore:
         redis, kafka = options.redis, options.kafka
         keys = Keys(redis.prefix)
         nodes = Nodes(redis.urls, cluster=redis.cluster)
-        trust = Trust(clock.monotonic)
-        self.batcher = Batcher(nodes, trust, clock.monotonic, deadline_s=redis.deadline_s)
+        engines_clock = SystemClock()  # what engines compare with their own time is never moved
+        trust = Trust(engines_clock.monotonic)
+        self.batcher = Batcher(nodes, trust, engines_clock.monotonic, deadline_s=redis.deadline_s)
         self.producer = KafkaProducer(kafka)
-        job_ids = JobIds(options.region, options.node, clock)
+        job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
         table = EngagementTable()
         self.mirror = Mirror(self.epochs, clock, table)
@@ -111,13 +112,13 @@ class ClusterStore:
         )
         view.attach(self.freshness)
         bulk = BulkPosts(self.posts, self.contents)
-        tables = CqlResidentSource(session, bulk, self.mirror)
-        self.resident = ClusterResidentSource(tables, self.freshness)
+        self.resident = CqlResidentSource(session, bulk, self.mirror, self.freshness)
         dead = DeadLetters(session)
         self.queue = KafkaQueue(session, self.producer, outbox, dead, view, kafka)
-        self.sweeper = Sweeper(session, outbox, self.producer, dead, clock) if fanout else None
+        sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)
+        self.sweeper = sweeper if fanout else None
         self.events = KafkaEventSink(kafka, job_ids)
-        self.limiter = RateLimiter(self.batcher, keys, clock)
+        self.limiter = RateLimiter(self.batcher, keys, engines_clock)
         self._counters = (
             SharedCounters(self.batcher, self.freshness, self.limiter),
             KafkaCounters(self.producer, outbox, self.queue, self.sweeper, self.events),
@@ -136,13 +137,14 @@ class ClusterStore:
             await _when_there(lambda: check(session), waiting)
             secret = await _when_there(lambda: read_meta(session, CURSOR_SECRET), waiting)
             store = cls(session, secret, options, clock, fanout=fanout)
-            await store._start(waiting)
+            await store.start(waiting)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _start(self, waiting: Waiting) -> None:
+    async def start(self, waiting: Waiting) -> None:
+        """Connects; Redis and Kafka behind. `open` does it."""
         self.producer.start()
         self.outbox.start()
         await _when_there(self.freshness.start, waiting)
