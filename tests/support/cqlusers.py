@@ -55,7 +55,7 @@ def point_of(keyspace: str) -> str:
 async def make_keyspace(name: str, point: str) -> None:
     """Empty, with all tables, on the cluster of that node."""
     _POINT_OF[name] = point
-    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
+    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=120.0))
     try:
         await session.define(f"DROP KEYSPACE IF EXISTS {name}")
         await migrate(session, name, {"class": "SimpleStrategy", "replication_factor": 1})
@@ -65,7 +65,7 @@ async def make_keyspace(name: str, point: str) -> None:
 
 async def drop_keyspace(name: str) -> None:
     """With everything in it."""
-    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
+    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=120.0))
     await session.define(f"DROP KEYSPACE IF EXISTS {name}")
     await session.close()
 
