@@ -34,9 +34,9 @@ from feedcore.clock import ManualClock, SystemClock
 from feedcore.ports import FanoutJob, JobKind, Lane
 
 TABLES = (
-    "activity author_modes author_sizes dead_letters dirty dirty_since engagement fanout_events feed"
-    " followers idempotency impressions interaction_keys interactions node_ids outbox post_counts"
-    " post_fanout posts recent setting_names settings sweep_marks tombstones trending"
+    "activity author_modes author_sizes dead_letters dirty dirty_since engagement fanout_events"
+    " feed followers idempotency impressions interaction_keys interactions node_ids outbox"
+    " post_counts post_fanout posts recent setting_names settings sweep_marks tombstones trending"
     " user_interactions viewer"
 ).split()
 
@@ -49,9 +49,14 @@ def point_of(keyspace: str) -> str:
     return _POINT_OF[keyspace]
 
 
+def remember_point(keyspace: str, point: str) -> None:
+    """The keyspace was made elsewhere."""
+    _POINT_OF[keyspace] = point
+
+
 async def make_keyspace(name: str, point: str) -> None:
     """Empty, with all tables, on the cluster of that node."""
-    _POINT_OF[name] = point
+    remember_point(name, point)
     session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
     try:
         await session.define(f"DROP KEYSPACE IF EXISTS {name}")
