@@ -64,7 +64,7 @@ class Deployment(NamedTuple):
 def nodes(
     cluster_addresses: Addresses, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    """Up, empty."""
+    """Up; one user follows."""
     with cluster_config(cluster_addresses, tmp_path_factory.mktemp("nodes")) as config:
         metrics = ("--metrics", "127.0.0.1:0")
         started = [
@@ -74,6 +74,8 @@ def nodes(
         try:
             for one in started:
                 one.wait_ready()
+            for author in SCROLLED:
+                follow(started[0], SCROLLER, author)
             yield Deployment(config, started[0], started[1], (started[2], started[3]))
         finally:
             for one in started:
@@ -124,8 +126,6 @@ def test_what_one_node_acknowledged_the_other_shows(
 
 
 def test_a_scroll_goes_from_node_to_node(nodes: Deployment) -> None:
-    for author in SCROLLED:
-        follow(nodes.a, SCROLLER, author)
     there = {publish(nodes.a, author) for author in SCROLLED for _ in range(12)}
     wait_until_fanned_out(nodes.a)
     ranking = nodes.a.admin.GetRanking(admin_pb2.GetRankingRequest())
@@ -191,7 +191,7 @@ def delivered_after_ms(server: ServerProcess, post: int) -> float:
 def test_both_fanout_nodes_take_their_part(
     nodes: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of what the tests before have published, and of this."""
+    """Each has some partitions of the lane."""
     for number in range(40):
         publish(nodes.a, SCROLLED[number % len(SCROLLED)])
     wait_until_fanned_out(nodes.a)

@@ -146,7 +146,7 @@ class EmbeddedWorld(World):
 class ClusterWorld(World):
     """A node that serves and fans out."""
 
-    follows_many = 5_000
+    follows_many = 2_500
 
     def __init__(self, nodes: Nodes, threshold: int = 1_000) -> None:
         super().__init__(threshold)
