@@ -10,7 +10,18 @@ import grpc
 from rich.console import Console
 
 from feedcore import __version__
-from feedcore.cli import admin, bench, cluster, feed, load, offline, planning, serving
+from feedcore.cli import (
+    admin,
+    bench,
+    cluster,
+    doctor,
+    feed,
+    load,
+    migratedata,
+    offline,
+    planning,
+    serving,
+)
 from feedcore.errors import ConfigError, Fault, FeedcoreError
 
 EXIT_FAILED = 1
@@ -50,6 +61,8 @@ for command in (
     admin.audit,
     offline.rebuild,
     cluster.migrate,
+    doctor.doctor,
+    migratedata.migrate_data,
     planning.plan_command,
     bench.bench,
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from feedcore import profiles
 from feedcore.cli.serving import read_settings, settings_options
 
 WAIT_S_MAX = 3_600  # an hour: a cluster that is being built
+DRIVERS = ("acsylla", "cassandra", "aiokafka")  # loggers
+
+
+def quiet_drivers() -> None:
+    """What a command has to say of engines, it says itself."""
+    for name in DRIVERS:
+        # a driver sets the level of its logger by itself
+        logging.getLogger(name).addFilter(lambda _record: False)
 
 
 @click.command(
@@ -37,6 +46,7 @@ def migrate(file: Path | None, assignments: tuple[str, ...], wait_s: float, **fl
     another. Servers refuse tables that are not up to date.
     """
     settings = read_settings(file, assignments, flags).settings
+    quiet_drivers()
     applied = asyncio.run(
         profiles.migrate_cluster(settings, wait_s, lambda text: click.echo(text, err=True))
     )

@@ -169,6 +169,56 @@ MERGE_BACKLOG = Gauge(
     multiprocess_mode="livemostrecent",
 )
 
+SHARED_CACHE_READS = Counter(
+    "feedcore_shared_cache_reads_total",
+    "Lookups in Redis of what other nodes have made, by result: hit, stale (there, but not what"
+    " would be made now), miss.",
+    ["kind", "result"],
+)
+SHARED_CACHE_REFUSED = Counter(
+    "feedcore_shared_cache_refused_total",
+    "Questions and writes that were not sent to Redis: too much waited, or its breaker was open.",
+)
+SHARED_CACHE_FAILURES = Counter(
+    "feedcore_shared_cache_failures_total", "Round trips to Redis without an answer in time."
+)
+FRESHNESS_BYPASSED = Counter(
+    "feedcore_freshness_bypassed_total",
+    "Loads for which nothing kept of the user was used, because Redis could not be relied on.",
+)
+FRESHNESS_FORGOTTEN = Counter(
+    "feedcore_freshness_forgotten_total",
+    "Times that everything kept was forgotten, after Redis was away, restarted, or lost its log.",
+)
+ANNOUNCEMENTS_OWED = Gauge(
+    "feedcore_announcements_owed",
+    "Changes that other nodes could not be told of yet.",
+    multiprocess_mode="livesum",
+)
+NODE_LOG_AGE = Gauge(
+    "feedcore_node_log_age_seconds",
+    "Since the node log was last read to its end, of the worker that is furthest behind.",
+    multiprocess_mode="livemax",
+)
+REDIS_UNTRUSTED = Gauge(
+    "feedcore_redis_untrusted_nodes",
+    "Redis nodes that are away, or back for too short a time to be relied on.",
+    multiprocess_mode="livemax",
+)
+REDIS_BREAKERS_OPEN = Gauge(
+    "feedcore_redis_breakers_open",
+    "Redis nodes that are left alone because they did not answer.",
+    multiprocess_mode="livemax",
+)
+RATE_LIMITED = Counter(
+    "feedcore_rate_limited_total",
+    "Calls refused by a rate limit.",
+)
+RATE_LIMITS_LOCAL = Counter(
+    "feedcore_rate_limits_local_total",
+    "Rate limits decided by one node alone, because Redis was away.",
+)
+
 MERGE_FAILING = Gauge(
     "feedcore_merge_failing",
     "1 while merges fail (the log says why; nothing is lost, the backlog grows), else 0.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from feedcore.limits import USER_ID_MAX
+
 
 class GraphPage(NamedTuple):
     """`ids` is an id array; `next_after` continues the listing, 0 at its end."""
@@ -39,11 +41,19 @@ class GraphSource(Protocol):
         """Followees with id > after, ascending."""
 
     async def push_recipients(
-        self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
+        self,
+        author_id: int,
+        after: int,
+        limit: int,
+        lane: int,
+        recent_since_ms: int,
+        recent_until_ms: int = USER_ID_MAX,
     ) -> GraphPage:
         """One chunk of the followers a post is pushed to: like `followers`, less the inactive ones.
 
-        `lane` ALL takes everybody, ACTIVE those seen since `recent_since_ms`, REST the others.
+        `lane` ALL takes everybody, ACTIVE those seen since `recent_since_ms`, REST those not seen
+        from then until `recent_until_ms`: somebody who is seen for the first time between the two
+        passes, after that, is in one of them at least.
         `next_after` is the last follower *considered*, so that a continuation never looks at one
         twice.
         """

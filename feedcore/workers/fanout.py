@@ -167,7 +167,13 @@ class FanoutWorker:
         if job.content_id in self._posts.tombstones():
             return Step([], FINISHED, 0)
         page = await self._graph.push_recipients(
-            job.author_id, job.after, FANOUT_QUOTA_FOLLOWERS, job.lane, now_ms - RECENTLY_ACTIVE_MS
+            job.author_id,
+            job.after,
+            FANOUT_QUOTA_FOLLOWERS,
+            job.lane,
+            # as of when the job was made, whenever its lane has its turn
+            job.created_ms - RECENTLY_ACTIVE_MS,
+            job.created_ms,
         )
         deliveries = [Delivery(job.entry, page.ids)] if page.ids else []
         return Step(deliveries, page.next_after or FINISHED, len(page.ids) // 8)

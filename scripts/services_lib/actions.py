@@ -33,9 +33,11 @@ class Wanted:
 
 def start(folder: Path, wanted: Wanted) -> State:
     """Returns when everything answers; kinds that run already stay as they are."""
-    state = load(folder) or State(folder, base_of(wanted))
+    state = load(folder)
+    if state is None or untouched(state):
+        state = State(folder, base_of(wanted))
     if wanted.base_port not in (None, state.base_port):
-        raise Trouble(f"{folder} is at base port {state.base_port}: another port, another folder")
+        raise Trouble(f"{folder} is at base port {state.base_port}; `stop --wipe` to move it")
     fresh: list[str] = []
     for kind, asked in wanted.counts.items():
         there = state.of(kind)
@@ -59,6 +61,11 @@ def start(folder: Path, wanted: Wanted) -> State:
         if kind in wanted.counts:
             bring_up(state, kind)
     return state
+
+
+def untouched(state: State) -> bool:
+    """Planned, but never started: its ports may be chosen anew."""
+    return not any(Path(node.data_dir).exists() for node in state.nodes.values())
 
 
 def fetch(folder: Path, kinds: list[str], cache: Path) -> None:

@@ -1,6 +1,4 @@
-"""Migrations against a real server, with both drivers: twice, at once, changed, newer, half
-done.
-"""
+"""Migrations against a real server, both drivers: twice, at once, changed, newer, half done."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ async def test_workers_that_are_killed_lose_nothing(
         share = len(jobs) // KILLS
         await world.put(jobs[number * share : (number + 1) * share])
         worker = await _start(at, world, number + 1)
-        await asyncio.sleep(random.uniform(0, 0.2))
+        # after some commits, in the middle of deliveries
+        await asyncio.sleep(random.uniform(0.15, 0.6))
         worker.kill()
         await worker.wait()
     await world.put(jobs[KILLS * share :])

@@ -6,7 +6,9 @@ import asyncio
 import random
 
 import pytest
+from prometheus_client import REGISTRY
 
+from feedcore.adapters.redis.counters import SharedCounters
 from feedcore.domain.epochs import AUTHOR, CONTENT
 from tests.cluster.redisworld import Node, Truth, Writer, fresh_prefix
 from tests.support.redisserver import RedisCluster
@@ -219,6 +221,24 @@ async def test_a_trimmed_log_is_a_gap(redis_url: str) -> None:
         a.freshness._log.position = 1 << 64  # a node that was not heard of for long
         await a.freshness.shared()
         assert a.freshness.gaps == 1
+
+
+async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    async with Node([redis_url], truth, prefix) as a:
+        counters = SharedCounters(a.batcher, a.freshness)
+
+        def misses() -> float:
+            name, labels = "feedcore_shared_cache_reads_total", {"kind": "page", "result": "miss"}
+            return REGISTRY.get_sample_value(name, labels) or 0.0
+
+        counters.publish()
+        before = misses()
+        assert await a.freshness.page(7, b"20f") is None
+        counters.publish()
+        assert misses() == before + 1
+        assert REGISTRY.get_sample_value("feedcore_redis_untrusted_nodes") == 0
+        assert (REGISTRY.get_sample_value("feedcore_node_log_age_seconds") or 0) < 5
 
 
 async def _until(condition, within_s: float = 10.0) -> None:  # noqa: ANN001

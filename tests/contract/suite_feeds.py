@@ -211,7 +211,7 @@ class QueueContract:
         kinds: list[JobKind] = []
         while len(kinds) < 3:
             for job in await engine.jobs(tuple(Lane), 10):
-                if job.kind is not JobKind.POST:  # an engine may queue one that nobody gets
+                if job.kind is not JobKind.POST:  # an engine may queue a post without followers
                     kinds.append(job.kind)
                 await ports.queue.advance([(job, -1, 0)], now)
         assert kinds == [JobKind.BACKFILL, JobKind.REMOVE, JobKind.BACKFILL]
@@ -235,3 +235,10 @@ class QueueContract:
         assert native.unpack_ids(active.ids) == [105]
         assert len(rest.ids) // 8 == count - 1
         assert (await ports.queue.lag(engine.clock.now_ms()))[Lane.REST].jobs == 1
+        made_ms = engine.clock.now_ms()
+        engine.clock.advance(1_000)
+        ports.preferences.seen(106, engine.clock.now_ms())
+        await engine.write_seen()
+        late = await ports.graph.push_recipients(9, 0, 5_000, Lane.REST, recent, made_ms)
+        assert native.ids_contain(late.ids, 106), "seen between the passes: in neither"
+        assert not native.ids_contain(late.ids, 105)

@@ -148,6 +148,7 @@ async def test_killed_and_back(data_dir: Path, collaborators: ServerProcess) -> 
             found = sources(response)
             assert found["content"] == found["ranking"] == (False, 0)
             assert found["graph"] == (True, len(AUTHORS)), "kept from before"
+            assert {"stored", "outboxes"} <= set(found)
             said = {source.name: source for source in response.receipt.sources}
             assert said["graph"].stale_ms > 0
             assert said["ranking"].error.startswith("ranking fallback: ranking:")

@@ -30,6 +30,7 @@ DATA = Path(os.environ.get("FEEDCORE_TEST_DATA", BESIDE))
 SEED = 20_240_601
 USERS_SHORT = 200
 CLUSTER_USERS, CLUSTER_AUTHORS = 50, 80
+REVIEWED_S = 900.0  # some hundred authors change their mode in a second
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 # Posts this close to the retention bound may leave while the test runs.
 BOUND_MARGIN_MS = 30 * 60_000
@@ -177,7 +178,21 @@ def loaded(cluster_addresses: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_whole_feeds_of_a_cluster_equal_the_oracle(loaded: Loaded, threshold: int) -> None:
     server, world = loaded
     server.admin.SetSettings(admin_pb2.SetSettingsRequest(push_threshold=threshold))
+    if threshold == 0:
+        wait_until_pulled(server, world)
     compare(server, world, sorted(world.follows), threshold)
+
+
+def wait_until_pulled(server: ServerProcess, world: World) -> None:
+    """Until all authors are whom the user follows who follows most."""
+    user = max(world.follows, key=lambda one: len(world.follows[one]))
+    deadline = time.monotonic() + REVIEWED_S
+    while time.monotonic() < deadline:
+        page = server.feed.GetFeed(feed_pb2.GetFeedRequest(user_id=user, page_size=1))
+        if page.receipt.pull_sources_total == len(world.follows[user]):
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{page.receipt.pull_sources_total} of {len(world.follows[user])} pulled")
 
 
 def compare(server: ServerProcess, world: World, users: list[int], threshold: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scripts.services_lib import ports
 from scripts.services_lib.state import load, process_started
 from scripts.services_lib.wire import resp
 from scripts.services_lib.wire.cql import QUORUM, Session
@@ -150,6 +151,8 @@ def test_folders_do_not_clash(folder: Path, tmp_path_factory: pytest.TempPathFac
     taken = run(other, "start", "--only", "redis", "--base-port", str(base))
     assert taken.returncode == 1
     assert "--base-port" in taken.stderr
+    moved = run(folder, "start", "--only", "redis", "--base-port", str(base + ports.SPAN))
+    assert "--wipe" in moved.stderr
     second = bring_up(other, "redis", 1)
     assert second.address != redis.address
     command(other, "stop")
@@ -365,3 +368,15 @@ def test_an_address_of_the_environment_is_used_as_it_is(
     monkeypatch.delenv("FEEDCORE_TEST_REDIS", raising=False)
     assert Services(folder).address("kafka") == "127.0.0.1:9"
     assert Services(folder).address("redis") == Engine(folder, "redis").address
+
+
+def test_a_cluster_is_whole_again_for_the_next_test(cluster_of: Clusters) -> None:
+    redis = cluster_of("redis", 3)
+    pids = [redis.pid(index) for index in (1, 2, 3)]
+    redis.kill(1)
+    redis.pause(3)
+    again = cluster_of("redis", 3)
+    assert again.folder == redis.folder
+    assert [again.pid(2), again.pid(3)] == pids[1:]
+    assert again.pid(1) != pids[0]
+    assert run(again.folder, "check").returncode == 0

@@ -301,7 +301,8 @@ class Model:
     def _owes(self, call: ModelCall) -> bool:
         """Whether bytes of a request are due and late."""
         late = self.now - call.touched > self.bounds.request_stall_s
-        due = call.one_request or bool(call.body)
+        held_back = call.taken < len(call.requests)  # by the handler, who has yet to take them
+        due = call.one_request or (bool(call.body) and not held_back)
         return late and due and call.begun and not call.whole and call.cause is None
 
     def handle(self, events: list[tuple[int, Any]] | None) -> None:
@@ -369,6 +370,7 @@ class Model:
             return
         flag, request = call.requests[call.taken]
         call.taken += 1
+        call.touched = 0.0  # the handler's side has no clock: the next sweep sets it
         plain, fault = unsqueezed(request) if flag else (request, 0)
         if fault:
             self._abort(call, fault)

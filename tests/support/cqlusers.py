@@ -7,6 +7,7 @@ node log is a call to the other opening's `shared`. Empty before and after each 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,7 +26,7 @@ from feedcore.adapters.cql.migrate import migrate
 from feedcore.adapters.cql.posts import CqlPostStore
 from feedcore.adapters.cql.preferences import CqlPreferenceStore
 from feedcore.adapters.cql.session import SchemaSession, Session, Statement, Write
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.settings import DRIVER_DEFAULT, CqlSettings
 from feedcore.adapters.cql.settings_store import CqlSettingsStore, CqlSharedSettings
 from feedcore.adapters.cql.sharedposts import CqlSharedPosts
 from feedcore.adapters.cql.signals import CqlSignalStore
@@ -33,6 +34,8 @@ from feedcore.adapters.kafka import jobwire
 from feedcore.clock import ManualClock, SystemClock
 from feedcore.ports import FanoutJob, JobKind, Lane
 
+# of the sessions under test: the other one is run now and then
+DRIVER = os.environ.get("FEEDCORE_TEST_CQL_DRIVER", DRIVER_DEFAULT)
 TABLES = (
     "activity author_modes author_sizes dead_letters dirty dirty_since engagement fanout_events"
     " feed followers idempotency impressions interaction_keys interactions node_ids outbox"
@@ -57,7 +60,7 @@ def remember_point(keyspace: str, point: str) -> None:
 async def make_keyspace(name: str, point: str) -> None:
     """Empty, with all tables, on the cluster of that node."""
     remember_point(name, point)
-    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
+    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=120.0))
     try:
         await session.define(f"DROP KEYSPACE IF EXISTS {name}")
         await migrate(session, name, {"class": "SimpleStrategy", "replication_factor": 1})
@@ -67,7 +70,7 @@ async def make_keyspace(name: str, point: str) -> None:
 
 async def drop_keyspace(name: str) -> None:
     """With everything in it."""
-    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=30.0))
+    session = await open_session(CqlSettings((point_of(name),), request_timeout_s=120.0))
     await session.define(f"DROP KEYSPACE IF EXISTS {name}")
     await session.close()
 
@@ -240,7 +243,7 @@ class UsersEngine:
 @asynccontextmanager
 async def opened(keyspace: str, clock: ManualClock) -> AsyncIterator[UsersEngine]:
     """Empty before and after."""
-    settings = CqlSettings((point_of(keyspace),), keyspace, request_timeout_s=10.0)
+    settings = CqlSettings((point_of(keyspace),), keyspace, driver=DRIVER, request_timeout_s=10.0)
     session = await open_session(settings)
     engine = UsersEngine(session, clock)
     try:

@@ -34,8 +34,8 @@ async def main(kafka: str, cassandra: str, keyspace: str, prefix: str, node: int
         if jobs and not said:
             print("up", flush=True)
             said = True
+        await asyncio.sleep(random.uniform(0, 0.04))  # most kills come between claim and delivery
         await session.write_many([Write(DELIVERED, (job.job_id, job.after)) for job in jobs])
-        await asyncio.sleep(random.uniform(0, 0.01))
         steps = [(job, job.after + 1 if job.after + 1 < CHUNKS else -1, 1) for job in jobs]
         await world.queue.advance(steps, world.clock.now_ms())
 

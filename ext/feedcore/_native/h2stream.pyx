@@ -288,6 +288,7 @@ cdef class Stream:
         cdef size_t length = PyBytes_GET_SIZE(body)
         self.link.received.give(length + MESSAGE_BYTES)
         self.kept -= length + MESSAGE_BYTES
+        self.touched = 0  # from now on the peer may send again; the next sweep knows the time
         self.credit(self.uncredited if not self.messages else min(length + 5, self.uncredited))
         return self.plain(body) if self.request_compressed else body
 
@@ -325,7 +326,8 @@ cdef class Stream:
             return now - self.touched > self.link.rules.send_stall_s
         if self.ended or self.request_done or self.row is None:
             return False
-        owes = self.row.one_request or reader_within(&self.reader)
+        # while messages wait for the handler, it is we who hold the peer back
+        owes = self.row.one_request or (reader_within(&self.reader) and not self.messages)
         return owes and now - self.touched > self.link.rules.request_stall_s
 
     # --- the reply ----------------------------------------------------------------------------

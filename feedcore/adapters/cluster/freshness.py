@@ -32,7 +32,7 @@ from feedcore.adapters.cluster.mirror import TAIL_MS, Mirror
 from feedcore.adapters.cluster.shared import SharedSource
 from feedcore.adapters.cluster.userpages import UserPages
 from feedcore.adapters.redis.announcing import Announcements
-from feedcore.adapters.redis.batcher import Batch, Batcher, Call
+from feedcore.adapters.redis.batcher import Batch, Batcher, Call, end_task
 from feedcore.adapters.redis.events import Forget, pack, unpack_entry
 from feedcore.adapters.redis.keys import EPOCH_BYTES, EPOCH_TTL_MS, Keys
 from feedcore.adapters.redis.nodelog import LogRead, NodeLog
@@ -121,8 +121,7 @@ class SharedFreshness:
         """Pays what is owed if it can, and ends what runs."""
         await self._announcements.close()
         for task in (*self._tasks, *self._rounds):
-            task.cancel()
-            await asyncio.wait([task])
+            await end_task(task)
         await self._log.close()
 
     async def _follow(self) -> None:
@@ -268,14 +267,14 @@ class SharedFreshness:
         return self._round
 
     async def _read_shared(self, call: Call, position: int) -> None:
-        asked = self._truths_begun
         began_s, now_ms = self._clock.monotonic(), self._clock.now_ms()
         try:
             behind = not await self._read_log(call, position)
         except Unavailable:
             behind = True
         if behind or self._trust.is_settling():
-            await self._without_log(asked)
+            # nobody joins any more: a read of the truth from here on began after all have asked
+            await self._without_log(self._truths_begun)
             return
         if self.mirror.stale or self._reading.locked():
             async with self._reading:

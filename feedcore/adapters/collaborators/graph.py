@@ -99,7 +99,13 @@ class CollaboratorGraphSource:
         return await self._listed("ListFollowees", user_id, after, limit)
 
     async def push_recipients(
-        self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
+        self,
+        author_id: int,
+        after: int,
+        limit: int,
+        lane: int,
+        recent_since_ms: int,
+        recent_until_ms: int = USER_ID_MAX,
     ) -> GraphPage:
         """All followers in the first pass, whatever their activity; none are left for later."""
         if lane == Lane.REST:

@@ -10,6 +10,7 @@ keep.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -33,6 +34,7 @@ from feedcore.adapters.cql.settings import (
 from feedcore.adapters.cql.sidebyside import BatchingSession, strongest
 from feedcore.errors import ConfigError, StoreError, Unavailable
 
+_TOLD_OF_CASSANDRA = ("WITHOUT SHARD-AWARENESS", "`USE <keyspace>` with prepared")
 # the queue between loop and driver: all that may be under way, and speculative tries of it
 QUEUE_FACTOR = 2
 LEVELS = {
@@ -58,6 +60,14 @@ _TRANSIENT = (
     driver_errors.CassErrorServerWriteFailure,
     driver_errors.CassErrorServerWriteTimeout,
 )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what the driver says at every connection to a server that is not ScyllaDB."""
+    return not any(told in record.getMessage() for told in _TOLD_OF_CASSANDRA)
+
+
+logging.getLogger("acsylla").addFilter(_is_news)
 
 
 class _Prepared:
@@ -351,11 +361,13 @@ async def open_acsylla(settings: CqlSettings) -> AcsyllaSession:
     """Connects. Unavailable if no contact point answers, StoreError if one refuses."""
     cluster = _cluster(settings)
     points = ", ".join(settings.contact_points)
+    loop = asyncio.get_running_loop()
+    connecting = loop.create_task(cluster.create_session(keyspace=settings.keyspace or None))
     try:
-        connecting = cluster.create_session(keyspace=settings.keyspace or None)
-        driver = await asyncio.wait_for(connecting, OPEN_TIMEOUT_S)
+        driver = await asyncio.wait_for(asyncio.shield(connecting), OPEN_TIMEOUT_S)
     except BaseException as error:
-        cluster.destroy()
+        # not before: the driver's thread still writes to what this closes
+        connecting.add_done_callback(partial(_end_attempt, cluster))
         if isinstance(error, TimeoutError):
             raise Unavailable(f"CQL at {points}: no answer within {OPEN_TIMEOUT_S:g} s") from error
         if isinstance(error, driver_errors.CassErrorLibUnableToSetKeyspace):
@@ -366,3 +378,11 @@ async def open_acsylla(settings: CqlSettings) -> AcsyllaSession:
             raise_mapped(error, f"connecting to {points}")
         raise
     return AcsyllaSession(settings, cluster, driver)
+
+
+def _end_attempt(cluster: Any, connecting: asyncio.Task[Any]) -> None:
+    """Of a session that nobody waits for any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        # it came too late: its connections end when it is collected
+        return
+    cluster.destroy()

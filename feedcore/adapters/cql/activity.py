@@ -85,7 +85,9 @@ class Activity:
             found.update(from_cql(row[0]) for row in rows if row[1] is not None)
         return [one for one in user_ids if one not in found]
 
-    async def left_out(self, followers: Sequence[int], lane: int, recent_since_ms: int) -> set[int]:
+    async def left_out(
+        self, followers: Sequence[int], lane: int, recent_since_ms: int, recent_until_ms: int
+    ) -> set[int]:
         """Of these followers (signed ids) the inactive ones, and those of the other lane."""
         if lane == Lane.ALL:
             return await self._inactive(followers)
@@ -95,7 +97,10 @@ class Activity:
             for user, seen_ms, gone in rows:
                 if gone:
                     inactive.add(user)
-                if (seen_ms or 0) >= recent_since_ms:
+                seen_ms = seen_ms or 0
+                if seen_ms >= recent_since_ms and (
+                    lane != Lane.REST or seen_ms <= recent_until_ms
+                ):
                     recent.add(user)
         if recent_since_ms <= 0:
             recent.update(followers)

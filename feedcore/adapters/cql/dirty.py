@@ -5,9 +5,9 @@ was read is durable. Each process marks in a row of its own, with its own ascend
 a row is deleted with the timestamp that was read: so a mark that is set meanwhile survives,
 whatever the clocks of other machines say.
 
-Partitions are of one minute, so that a reader does not wade through what others have deleted. The
-last two minutes are looked at each time, older ones now and then; `dirty_since` remembers up to
-where nothing is left. Not for anything but "look again": a mark too many costs a count, no more.
+Partitions are of one minute, so that a reader does not wade through what others have deleted. This
+minute is looked at each time, older ones now and then; `dirty_since` remembers up to where nothing
+is left. Not for anything but "look again": a mark too many costs a count, no more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from feedcore.adapters.cql.signed import from_cql, to_cql
 from feedcore.adapters.cql.stamps import Stamps
 
 BUCKETS = 4  # partitions a kind and minute: 1,000 marks a second are 15,000 rows in each
-FRESH_MINUTES = 2  # looked at each time: a mark is set in this minute or has just been in the last
+MINUTE_US = 60_000_000
 LATE_MINUTES = 5  # clocks differ, and writes hang, by less
 OLDER_EVERY_US = 10_000_000  # what was left over, or marked by a late clock, waits so long
 OLDER_MINUTES_MAX = 60  # looked at in one turn: 240 reads of mostly nothing
@@ -84,7 +84,7 @@ class DirtyMarks:
 
     def _write(self, kind: Kind, marked: int) -> Write:
         at_us = self._stamps.next()
-        key = (int(kind), marked % BUCKETS, at_us // 60_000_000, to_cql(marked), self._process)
+        key = (int(kind), marked % BUCKETS, at_us // MINUTE_US, to_cql(marked), self._process)
         return Write(_MARK, (*key, at_us, at_us))
 
 
@@ -102,11 +102,11 @@ class DirtyReader:
         """At most `limit` ids that are not in `skip`, with their marks: to be read before what they
         are counted from.
         """
-        now = self._stamps.minute()
-        # a clock that is a little ahead has marked the minute to come
-        fresh = range(now - FRESH_MINUTES + 1, now + 2)
-        found = await self._read(fresh, limit + len(skip))
         now_us = self._stamps.next()
+        now = now_us // MINUTE_US
+        # what was marked at the end of a minute may land at the beginning of the next
+        fresh = range(now - (now_us % MINUTE_US < OLDER_EVERY_US), now + 1)
+        found = await self._read(fresh, limit + len(skip))
         if now_us - self._older_at_us >= OLDER_EVERY_US:
             if await self._read_older(fresh.start, limit + len(skip), found):
                 self._older_at_us = now_us

@@ -47,6 +47,7 @@ from feedcore.adapters.cql.viewer import Kind
 from feedcore.clock import Clock
 from feedcore.domain.policy import Mode
 from feedcore.errors import NotPermitted, Unavailable
+from feedcore.limits import USER_ID_MAX
 from feedcore.ports import FanoutJob, GraphPage, JobKind
 
 SAMPLE_PAGE = 500  # partitions of one step of a sample's walk
@@ -131,14 +132,20 @@ class CqlGraphSource:
         return low + id_array(await self._session.read_packed(within, bounds))
 
     async def push_recipients(
-        self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
+        self,
+        author_id: int,
+        after: int,
+        limit: int,
+        lane: int,
+        recent_since_ms: int,
+        recent_until_ms: int = USER_ID_MAX,
     ) -> GraphPage:
         """A page of followers, and of each bucket of activity the rows of those in it."""
         page = await self.followers(author_id, after, limit)
         if not page.ids:
             return page
         followers = signed_ids(page.ids)
-        skip = await self._activity.left_out(followers, lane, recent_since_ms)
+        skip = await self._activity.left_out(followers, lane, recent_since_ms, recent_until_ms)
         if not skip:
             return page
         kept = array("q", [one for one in followers if one not in skip])

@@ -109,11 +109,15 @@ async def migrate(
         await work.release_lock()
 
 
-async def check(session: Session, migrations: Sequence[Migration] | None = None) -> None:
-    """StoreError, with what is missing, if the session's keyspace is not at this code's schema."""
+async def check(
+    session: Session, migrations: Sequence[Migration] | None = None, *, keyspace: str = ""
+) -> None:
+    """StoreError, with what is missing, if the keyspace (default: the session's) is not at this
+    code's schema.
+    """
     known = list(known_migrations() if migrations is None else migrations)
     try:
-        applied = await _applied(session, "")
+        applied = await _applied(session, f"{keyspace}." if keyspace else "")
     except StoreError as error:
         raise StoreError(f"schema: no table schema_migrations; run '{COMMAND}' first") from error
     missing = _missing(known, applied)

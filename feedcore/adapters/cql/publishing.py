@@ -188,17 +188,20 @@ class Publisher:
 
     async def _claim_id(self, post: NewPost, wanted: int) -> int:
         last = post.content_id | ids.SEQUENCE_MAX
-        ttl_s = _ttl_s(post.content_id, POST_AGE_MAX_MS, self._clock.now_ms())
-        at = wanted
-        while at <= last:
+        if wanted <= last and await self._is_claimed(post, wanted):
+            return wanted
+        for at in range(wanted + 1, last + 1, FREE_IDS_LOOKED_AT):
             part = range(at, min(at + FREE_IDS_LOOKED_AT, last + 1))
             rows = await read_each(self._session, _KNOWN, [(one,) for one in part])
             for content_id, row in zip(part, rows, strict=True):
-                key = (content_id, to_cql(post.author_id), ttl_s)
-                if not row and await self._session.insert_if_absent(_CLAIM_ID, key) is None:
+                if not row and await self._is_claimed(post, content_id):
                     return content_id
-            at = part.stop
         raise StoreError(f"content ids from {wanted} to {last} are taken: import fewer a time")
+
+    async def _is_claimed(self, post: NewPost, content_id: int) -> bool:
+        ttl_s = _ttl_s(content_id, POST_AGE_MAX_MS, self._clock.now_ms())
+        key = (content_id, to_cql(post.author_id), ttl_s)
+        return await self._session.insert_if_absent(_CLAIM_ID, key) is None
 
     async def _followers(self, author_id: int) -> int:
         """As counted last; an author who was never counted is looked at, up to where it matters."""

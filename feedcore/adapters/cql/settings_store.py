@@ -75,8 +75,8 @@ class CqlSharedSettings:
             newest = found[0].version if found else 0
             newer = [one for one in new if one.version > newest]
             kept[name] = (newer + found)[:RANKING_VERSIONS_KEPT]
-        self._kept = kept
-        return {name: list(found) for name, found in kept.items() if found}
+        self._kept |= kept
+        return {name: list(found) for name, found in self._kept.items() if found}
 
 
 class CqlSettingsStore:

@@ -17,7 +17,12 @@ from feedcore.adapters.embedded.feeds import insert_user_job, queue_rebuild
 from feedcore.adapters.embedded.sqlids import MASK, ascending, from_sql, pack, signed_ids, to_sql
 from feedcore.domain.policy import Mode
 from feedcore.errors import InvalidField, NotPermitted
-from feedcore.limits import FOLLOWEES_MAX, INACTIVE_AFTER_MS, PREFERENCES_PER_USER_MAX
+from feedcore.limits import (
+    FOLLOWEES_MAX,
+    INACTIVE_AFTER_MS,
+    PREFERENCES_PER_USER_MAX,
+    USER_ID_MAX,
+)
 from feedcore.ports import GraphPage, JobKind, Lane
 
 # kinds in `relations`, beside PreferenceKind 1 to 4
@@ -72,7 +77,13 @@ class EmbeddedGraphSource:
         return GraphPage(part.tobytes(), part[-1] if more else 0)
 
     async def push_recipients(
-        self, author_id: int, after: int, limit: int, lane: int, recent_since_ms: int
+        self,
+        author_id: int,
+        after: int,
+        limit: int,
+        lane: int,
+        recent_since_ms: int,
+        recent_until_ms: int = USER_ID_MAX,
     ) -> GraphPage:
         """`limit` followers are looked at; inactive ones, and those of the other lane, are left
         out.
@@ -82,12 +93,14 @@ class EmbeddedGraphSource:
         if not found:
             return GraphPage(b"", 0)
         next_after = from_sql(found[-1]) if len(found) == limit else 0
-        skip = self._skipped(author, found, lane, recent_since_ms)
+        skip = self._skipped(author, found, lane, (recent_since_ms, recent_until_ms))
         if skip:
             found = [one for one in found if one not in skip]
         return GraphPage(pack(found), next_after)
 
-    def _skipped(self, author: int, found: list[int], lane: int, recent_since_ms: int) -> set[int]:
+    def _skipped(
+        self, author: int, found: list[int], lane: int, recent: tuple[int, int]
+    ) -> set[int]:
         conn = self._conn
         skip: set[int] = set()
         # an id array in ascending unsigned order is at most two ascending signed ranges
@@ -102,12 +115,13 @@ class EmbeddedGraphSource:
                 skip.update(row[0] for row in conn.execute(sql, (author, low, high)))
             if lane == Lane.ALL:
                 continue
-            test = ">=" if lane == Lane.REST else "<"
+            test = "BETWEEN ?4 AND ?5" if lane == Lane.REST else "< ?4"
             sql = within.format(
                 "LEFT JOIN viewers v ON v.user_id = f.follower_id",
-                f"AND coalesce(v.last_seen_ms, 0) {test} ?4",
+                f"AND coalesce(v.last_seen_ms, 0) {test}",
             )
-            rows = conn.execute(sql, (author, low, high, recent_since_ms))
+            bounds = recent if lane == Lane.REST else recent[:1]
+            rows = conn.execute(sql, (author, low, high, *bounds))
             skip.update(row[0] for row in rows)
         return skip
 

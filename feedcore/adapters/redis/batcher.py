@@ -34,6 +34,7 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 KEYS_WAITING_MAX = 10_000
 BYTES_WAITING_MAX = 32 * 1024 * 1024
 CONNECT_S = 1.0  # a connection is made behind the calls: they fail within their own deadline
+CANCEL_AGAIN_S = 0.1
 _ASKING = (b"ASKING",)
 _INFO = ("INFO", "server")
 _COMMAND_BYTES = 64  # the frame around one command's own bytes
@@ -156,9 +157,7 @@ class _Lane:
     async def close(self) -> None:
         """Fails what waits and lets the connection go."""
         for task in (self._task, self._connecting):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+            await end_task(task)
         while self._waiting:
             self._waiting.popleft().finish(Unavailable("redis: closed"))
         await self._drop()
@@ -321,9 +320,7 @@ class Batcher:
     async def close(self) -> None:
         """Fails what waits; every connection is closed."""
         self.closed = True
-        if self._learning is not None:
-            self._learning.cancel()
-            await asyncio.wait([self._learning])
+        await end_task(self._learning)
         for lane in list(self._lanes.values()):
             await lane.close()
 
@@ -415,6 +412,15 @@ def _refused(lane: _Lane) -> Batch:
         Unavailable(f"redis {lane.node}: {lane.keys_waiting} {lane.kind} wait; {KEYS_WAITING_MAX}")
     )
     return batch
+
+
+async def end_task(task: asyncio.Task[Any] | None) -> None:
+    """Cancels it until it is over: a client library may lose a cancellation that comes while it
+    lets a connection go.
+    """
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -61,6 +61,10 @@ class Nodes:
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
             "health_check_interval": 0,
+            # ours are asyncio.timeout: redis-py's sends by wait_for, a task a write, which before
+            # Python 3.12 may swallow a cancellation that comes as it ends
+            "socket_timeout": None,
+            "socket_connect_timeout": None,
         }
         return self._class(**arguments)
 

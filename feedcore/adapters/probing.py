@@ -1,0 +1,113 @@
+"""What `doctor` finds out about an engine: probes that are bounded, and judged in one way.
+
+    ok     as it should be
+    warn   works, but not as it should: to be looked at by day
+    down   does not work: `mend` says what to do, and what callers notice until then
+
+Invariants: a probe never raises and never takes longer than its bound; all run side by side; no
+finding has a secret in it (details are addresses, names, numbers, and messages of errors). Not for
+serving: nothing here decides what a server does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from feedcore.clock import Clock
+
+PROBES_MAX = 64  # at once: nodes of a large cluster
+
+
+class State(StrEnum):
+    """Of one finding."""
+
+    OK = "ok"
+    WARN = "warn"
+    DOWN = "down"
+
+
+class Finding(NamedTuple):
+    """One line. `ms`: how long it took, where that says something."""
+
+    engine: str
+    what: str
+    state: State
+    detail: str
+    mend: str = ""
+    ms: float | None = None
+
+
+class Probe(NamedTuple):
+    """`run` gives findings; what it raises is a finding, too, with this `mend`."""
+
+    engine: str
+    what: str
+    run: Callable[[], Awaitable[Sequence[Finding]]]
+    mend: str
+
+
+async def run_probes(probes: Sequence[Probe], timeout_s: float) -> list[Finding]:
+    """Findings in the order of the probes."""
+    found: list[Sequence[Finding]] = [()] * len(probes)
+    places = iter(range(len(probes)))
+
+    async def work() -> None:
+        for place in places:
+            found[place] = await _run(probes[place], timeout_s)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(len(probes), PROBES_MAX)):
+            group.create_task(work())
+    return [finding for part in found for finding in part]
+
+
+async def _run(probe: Probe, timeout_s: float) -> Sequence[Finding]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await probe.run()
+    except TimeoutError:
+        why = f"no answer within {timeout_s:g} s"
+    except Exception as error:  # whatever a client library raises: that is what was looked for
+        why = describe(error)
+    return [Finding(probe.engine, probe.what, State.DOWN, why, probe.mend)]
+
+
+def describe(error: BaseException) -> str:
+    """One line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused: nothing listens there"
+        if isinstance(cause, socket.gaierror):
+            return "the name does not resolve"
+        cause = cause.__cause__ or cause.__context__
+    text = str(error) or getattr(error, "strerror", "") or type(error).__name__
+    return " ".join(text.split())
+
+
+async def reach(address: str, clock: Clock) -> float:
+    """Milliseconds that a TCP connection takes. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    begun_s = clock.monotonic()
+    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    took_ms = (clock.monotonic() - begun_s) * 1e3
+    writer.close()
+    return took_ms
+
+
+def skew(engine: str, what: str, ahead_ms: float, warn_ms: int) -> Finding:
+    """Of a clock that is so far ahead of ours (or behind, if negative)."""
+    if abs(ahead_ms) <= warn_ms:
+        return Finding(engine, what, State.OK, f"clock within {abs(ahead_ms):.0f} ms of ours")
+    side = "ahead of" if ahead_ms > 0 else "behind"
+    return Finding(
+        engine,
+        what,
+        State.WARN,
+        f"clock {abs(ahead_ms) / 1e3:.1f} s {side} ours",
+        "one of the two hosts has lost its time server: check chrony or ntpd on both",
+    )

@@ -1,0 +1,246 @@
+"""What was copied beside what it was copied from: rows of each table, and whole feeds of a sample.
+
+A table is counted in parts of the token ring, each small enough for one request. A feed is scrolled
+to its end on both sides at one time, and the first window is compared with its scores. Not for
+proving that nothing was written to the cluster besides: more rows than were copied are no
+difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from feedcore.adapters.cluster.direct import DirectShared
+from feedcore.adapters.cluster.jobids import JobIds
+from feedcore.adapters.cluster.truth import Truth
+from feedcore.adapters.cql.bounded import each
+from feedcore.adapters.cql.contents import CqlContentSource
+from feedcore.adapters.cql.copying import Tally
+from feedcore.adapters.cql.feeds import CqlFeedStore
+from feedcore.adapters.cql.graph import CqlGraphSource
+from feedcore.adapters.cql.idarrays import SIGNED_MAX, SIGNED_MIN
+from feedcore.adapters.cql.posts import CqlPostStore
+from feedcore.adapters.cql.preferences import CqlPreferenceStore
+from feedcore.adapters.cql.session import Session, Statement, Write
+from feedcore.adapters.cql.settings_store import CqlSettingsStore
+from feedcore.adapters.cql.signals import CqlSignalStore
+from feedcore.adapters.embedded.store import EmbeddedStore
+from feedcore.adapters.kafka.outbox import KafkaOutbox, Row
+from feedcore.clock import Clock, ManualClock
+from feedcore.errors import Unavailable
+from feedcore.limits import PAGE_SIZE_MAX, TOMBSTONE_AGE_MAX_MS
+from feedcore.ports import FanoutJob
+from feedcore.services.feed import FeedService
+
+PARTS = 64  # of the token ring at first; one that takes too long is halved
+PARTS_AT_ONCE = 4
+HALVINGS_MAX = 20
+FINDINGS_MAX = 20
+SCORE_TOLERANCE = 1e-6  # counted in 32 bits on both sides
+
+_KEYS = {
+    "posts": "content_id",
+    "outbox": "author_id, day",
+    "tombstones": "hour",
+    "idempotency": "author_id, key",
+    "post_counts": "content_id",
+    "impressions": "content_id",
+    "engagement": "day, bucket",
+    "interactions": "content_id",
+    "user_interactions": "user_id",
+    "interaction_keys": "user_id, key",
+    "viewer": "user_id",
+    "followers": "author_id",
+    "activity": "bucket",
+    "feed": "user_id",
+    "author_modes": "bucket",
+    "author_sizes": "author_id",
+    "settings": "name",
+}
+
+
+class TableCount(NamedTuple):
+    """`copied`: rows that must be there; `kept`: of those, rows that were another's before."""
+
+    table: str
+    copied: int
+    kept: int
+    found: int
+
+    @property
+    def equal(self) -> bool:
+        """Nothing is missing."""
+        return self.found >= self.copied
+
+
+@dataclass(slots=True)
+class Comparison:
+    """`findings` are lines for people, at most FINDINGS_MAX."""
+
+    tables: list[TableCount] = field(default_factory=list)
+    users: int = 0
+    items: int = 0
+    users_differ: int = 0
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Nothing visible has changed, as far as was looked."""
+        return not self.users_differ and all(one.equal for one in self.tables)
+
+
+async def count_tables(session: Session, tally: Tally, clock: Clock) -> list[TableCount]:
+    """Of every table that rows were written to."""
+    counts = []
+    for table, key in _KEYS.items():
+        found = await _count(session, table, key) if tally.written[table] else 0
+        copied = tally.lasting(table, clock.now_ms())
+        counts.append(TableCount(table, copied, tally.kept[table], found))
+    return counts
+
+
+async def _count(session: Session, table: str, key: str) -> int:
+    statement = Statement(
+        f"SELECT count(*) FROM {table} WHERE token({key}) > ? AND token({key}) <= ?"
+    )
+    step = (1 << 64) // PARTS
+    bounds = [SIGNED_MIN + number * step for number in range(PARTS)] + [SIGNED_MAX]
+
+    async def part(low: int, high: int, halvings: int = 0) -> int:
+        try:
+            return (await session.read(statement, (low, high)))[0][0]
+        except Unavailable:
+            if halvings == HALVINGS_MAX:
+                raise
+        middle = (low + high) // 2
+        first = await part(low, middle, halvings + 1)
+        return first + await part(middle, high, halvings + 1)
+
+    pairs = list(zip(bounds, bounds[1:], strict=False))
+    return sum(await each(pairs, lambda pair: part(*pair), PARTS_AT_ONCE))
+
+
+class _Outbox:
+    """JobOutbox whose jobs stay rows, for whoever sweeps."""
+
+    def __init__(self, job_ids: JobIds) -> None:
+        self._job_ids = job_ids
+
+    def next_job_id(self) -> int:
+        return self._job_ids.next()
+
+    def write_of(self, job: FanoutJob) -> Write:
+        return KafkaOutbox.row_of(Row(job.job_id, job))
+
+    def relay(self, jobs: Sequence[FanoutJob]) -> None:
+        """Swept."""
+
+
+class ClusterView:
+    """Ports as a node has them that reads everything from the tables, and the feeds it serves.
+
+    `load` comes first.
+    """
+
+    def __init__(self, session: Session, secret: bytes, clock: Clock, job_ids: JobIds) -> None:
+        outbox = _Outbox(job_ids)
+        self._truth = truth = Truth(session)
+        self._clock = clock
+        self.freshness = shared = DirectShared(truth, clock)
+        self.feeds = CqlFeedStore(session, outbox, shared, shared, clock)
+        self.posts = CqlPostStore(session, outbox, shared, shared, clock)
+        self.contents = CqlContentSource(session, shared)
+        self.graph = CqlGraphSource(session, outbox, shared, shared, clock)
+        self.preferences = CqlPreferenceStore(session, outbox, shared, shared, clock)
+        self.signals = CqlSignalStore(session, outbox, shared, clock)
+        self.settings = CqlSettingsStore(session, outbox, shared, shared, clock)
+        self.feed = FeedService(
+            self.feeds,
+            self.posts,
+            self.contents,
+            self.graph,
+            self.preferences,
+            self.signals,
+            self.settings,
+            shared,
+            secret,
+            clock,
+        )
+
+    async def load(self) -> None:
+        """Engagement, and what is mirrored."""
+        now_ms = self._clock.now_ms()
+        since_ms = now_ms - TOMBSTONE_AGE_MAX_MS
+        self.signals.apply(await self._truth.engagement_since(since_ms, now_ms))
+        await self.freshness.shared()
+
+
+def embedded_feed(store: EmbeddedStore, clock: Clock) -> FeedService:
+    """Feeds as the embedded store serves them."""
+    return FeedService(
+        store.feeds,
+        store.posts,
+        store.contents,
+        store.graph,
+        store.preferences,
+        store.signals,
+        store.settings,
+        store.freshness,
+        store.secret,
+        clock,
+    )
+
+
+async def compare_feeds(
+    store: EmbeddedStore,
+    session: Session,
+    user_ids: Sequence[int],
+    clock: Clock,
+    job_ids: JobIds,
+    result: Comparison,
+) -> None:
+    """Each user's whole feed, at one moment for both sides."""
+    held = ManualClock(clock.now_ms())
+    here = embedded_feed(store, held)
+    view = ClusterView(session, store.secret, held, job_ids)
+    await view.load()
+    there = view.feed
+    for user_id in user_ids:
+        # an item may have left one side by its age between the two readings: look once more
+        for _ in range(2):
+            held.set(clock.now_ms())
+            expected, difference = await _differ(here, there, user_id)
+            if not difference:
+                break
+        result.users += 1
+        result.items += expected
+        if difference:
+            result.users_differ += 1
+            if len(result.findings) < FINDINGS_MAX:
+                result.findings.append(difference)
+
+
+async def _differ(here: FeedService, there: FeedService, user_id: int) -> tuple[int, str]:
+    expected = await here.scroll_ids(user_id, PAGE_SIZE_MAX)
+    found = await there.scroll_ids(user_id, PAGE_SIZE_MAX)
+    if expected != found:
+        missing, more = set(expected) - set(found), set(found) - set(expected)
+        what = f"{len(missing)} items missing, {len(more)} too many"
+        if not missing and not more:
+            what = "the same items in another order"
+        return len(expected), f"user {user_id}: {what}"
+    scores, others = await _scores(here, user_id), await _scores(there, user_id)
+    if scores.keys() != others.keys():
+        return len(expected), f"user {user_id}: other candidates of the first page"
+    for content_id, score in scores.items():
+        if abs(score - others[content_id]) > SCORE_TOLERANCE * max(score, 1.0):
+            return len(expected), f"user {user_id}: item {content_id} has another score"
+    return len(expected), ""
+
+
+async def _scores(feed: FeedService, user_id: int) -> dict[int, float]:
+    """Of what filters let pass: deleted posts, for one, are candidates on one side only."""
+    window = await feed.score_first_window(user_id)
+    return {content_id: score for score, content_id in window if score > 0.0}

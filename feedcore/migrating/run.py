@@ -1,0 +1,54 @@
+"""migrate_data: begin, copy, compare."""
+
+from __future__ import annotations
+
+import contextlib
+
+from feedcore.adapters.cluster.jobids import JobIds
+from feedcore.adapters.cql.copying import Copier
+from feedcore.adapters.cql.migrate import check
+from feedcore.adapters.cql.session import Session
+from feedcore.adapters.embedded.copying import Contents
+from feedcore.adapters.embedded.database import connect
+from feedcore.adapters.embedded.store import EmbeddedStore
+from feedcore.clock import Clock
+from feedcore.migrating.begin import begin, finish
+from feedcore.migrating.compare import Comparison, compare_feeds, count_tables
+from feedcore.migrating.copy import Copy, Say
+from feedcore.migrating.patient import PatientSession
+
+SAMPLE_SEED = 1  # of the users that are compared: the same ones each time
+
+
+async def migrate_data(
+    store: EmbeddedStore,
+    session: Session,
+    clock: Clock,
+    job_ids: JobIds,
+    *,
+    keep_secret: bool,
+    sample: int,
+    say: Say,
+) -> Comparison:
+    """Carries everything over; again is the same. `store` is open for this process alone.
+
+    `job_ids`: of a node number that nobody else uses. Raises StoreError for a cluster that is no
+    copy of this store and not empty.
+    """
+    hasty, session = session, PatientSession(session)
+    await check(session)
+    identity = (store.store_id, store.secret)
+    origin = await begin(session, *identity, clock.now_ms(), keep_secret=keep_secret)
+    if origin.own_secret:
+        say("the cluster keeps its own cursor secret: cursors of the old server end")
+    copier = Copier(session, origin.begun_ms)
+    with contextlib.closing(connect(store.data_dir / "store.db", read_only=True)) as conn:
+        contents = Contents(conn)
+        copy = Copy(store, contents, session, copier, clock, say)
+        await copy.run(None if origin.done else job_ids)
+        await finish(session, origin)
+        say("comparing")
+        result = Comparison(await count_tables(hasty, copier.tally, clock))
+        users = await store.graph.sample_users(sample, SAMPLE_SEED)
+        await compare_feeds(store, session, users, clock, job_ids, result)
+    return result
