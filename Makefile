@@ -67,7 +67,7 @@ services-stop: build
 	$(PY) scripts/services stop
 
 # What is true only of several nodes of which some die. An engine that cannot be had is a failure here.
-CLUSTER_TESTS ?= $(wildcard tests/cluster) tests/integration/test_services.py
+CLUSTER_TESTS ?= $(wildcard tests/cluster) tests/integration/test_services.py tests/integration/test_engine.py
 test-cluster: build
 	FEEDCORE_LONG=1 FEEDCORE_REQUIRE_SERVICES=1 $(PY) -m pytest -q $(CLUSTER_TESTS)
 

@@ -13,6 +13,7 @@ from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition, NotFound
 from feedcore.ports import Interaction, InteractionKind, Preference, PreferenceKind
 from feedcore.ports.settings import AuthorMode
+from feedcore.services.hot import PUSH_THRESHOLD_MAX
 from tests.contract.engine import ALL, Engine, entry_of, post
 
 MUTE, SNOOZE, HIDE = PreferenceKind.MUTE, PreferenceKind.SNOOZE, PreferenceKind.HIDE
@@ -161,6 +162,7 @@ class SettingsContract:
             await ports.graph.follow(user, 100, now)
         await ports.graph.follow(1, 101, now)
         review = engine.other.settings.authors_to_review
+        assert await review(PUSH_THRESHOLD_MAX, PUSH_THRESHOLD_MAX - 1, now, 10) == []
         assert [one.author_id for one in await review(5, 4, now, 10)] == [100]
         await ports.settings.set_author_modes([AuthorMode(100, int(Mode.PULL), 5, 0)])
         assert await review(5, 4, now, 10) == []

@@ -61,7 +61,7 @@ async def follow_very_many(world: World) -> None:
     for at in range(0, len(authors), 5_000):
         edges = [(READER, author) for author in authors[at : at + 5_000]]
         await world.store.graph.import_follows(edges, world.clock.now_ms())
-    await world.engine.policy.review(world.clock.now_ms())
+    await world.review()
     favourite = authors[-1]  # the last by id: only engagement can bring it in
     liked = await world.publish(favourite, "liked before")
     like = InteractionKind.LIKE

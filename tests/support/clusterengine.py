@@ -26,6 +26,7 @@ from feedcore.adapters.cql.session import Statement
 from feedcore.adapters.cql.settings import CqlSettings
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.clock import ManualClock
+from feedcore.errors import Unavailable
 from feedcore.ports import FanoutJob, Lane
 from tests.support.cqlusers import RecordingSession
 from tests.support.services import Services
@@ -131,9 +132,15 @@ async def claimed(
 async def jobs_waiting(store: ClusterStore, lanes: Sequence[Lane] = tuple(Lane)) -> int:
     """Jobs that are not done, wherever they are; `store` fans out."""
     await relayed(store)
-    store.queue._lag.expire()
-    lag = await store.queue.lag(store.clock.now_ms())
-    return sum(lag[lane].jobs for lane in lanes)
+    deadline = time.monotonic() + BEHIND_S
+    while True:
+        store.queue._lag.expire()
+        try:
+            lag = await store.queue.lag(store.clock.now_ms())
+            return sum(lag[lane].jobs for lane in lanes)
+        except Unavailable:  # a new group has no coordinator for a moment
+            assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
 
 
 class ClusterEngine:

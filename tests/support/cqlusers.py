@@ -52,9 +52,14 @@ def point_of(keyspace: str) -> str:
     return _POINT_OF[keyspace]
 
 
+def remember_point(keyspace: str, point: str) -> None:
+    """The keyspace was made elsewhere."""
+    _POINT_OF[keyspace] = point
+
+
 async def make_keyspace(name: str, point: str) -> None:
     """Empty, with all tables, on the cluster of that node."""
-    _POINT_OF[name] = point
+    remember_point(name, point)
     session = await open_session(CqlSettings((point_of(name),), request_timeout_s=120.0))
     try:
         await session.define(f"DROP KEYSPACE IF EXISTS {name}")
@@ -238,9 +243,7 @@ class UsersEngine:
 @asynccontextmanager
 async def opened(keyspace: str, clock: ManualClock) -> AsyncIterator[UsersEngine]:
     """Empty before and after."""
-    settings = CqlSettings(
-        (point_of(keyspace),), keyspace, driver=DRIVER, request_timeout_s=10.0
-    )
+    settings = CqlSettings((point_of(keyspace),), keyspace, driver=DRIVER, request_timeout_s=10.0)
     session = await open_session(settings)
     engine = UsersEngine(session, clock)
     try:

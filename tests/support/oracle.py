@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,3 +66,33 @@ class World:
             for post in self.posts.get(author, ())
             if post.at_ms >= since_ms
         )
+
+
+def cut(folder: Path, part: Path, users: int, authors: int, seed: int) -> None:
+    """A part of the raw files, in the same format: some users, their follows of some of those who
+    posted in the last days, their mutes, those authors' posts of the retention.
+    """
+    with gzip.open(folder / "posts.csv.gz", "rt", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    newest = max(int(row["created_at_ms"]) for row in rows)
+    recent = [row for row in rows if int(row["created_at_ms"]) > newest - RETENTION_MS]
+    chance = random.Random(seed)
+    posting = sorted({row["author_id"] for row in recent})
+    chosen = {*chance.sample(posting, authors), recent[-1]["author_id"]}  # the newest stays
+    with gzip.open(folder / "follows.tsv.gz", "rt") as lines:
+        follows = [line.split() for line in lines]
+    some = set(chance.sample(sorted({source for source, _ in follows}), users))
+    with gzip.open(folder / "mutes.tsv.gz", "rt") as lines:
+        mutes = [line.split() for line in lines]
+    part.mkdir()
+    for name, edges in (("follows", follows), ("mutes", mutes)):
+        with gzip.open(part / f"{name}.tsv.gz", "wt") as file:
+            file.writelines(
+                f"{source}\t{target}\n"
+                for source, target in edges
+                if source in some and target in chosen
+            )
+    with gzip.open(part / "posts.csv.gz", "wt", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row for row in recent if row["author_id"] in chosen)

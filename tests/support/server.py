@@ -18,11 +18,14 @@ from feedcore_pb.v1 import admin_pb2_grpc, feed_pb2_grpc, publish_pb2_grpc
 FEEDCORE = Path(sys.executable).with_name("feedcore")
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
-_READY = re.compile(r"feedcore ready on (?!unix:)(\S+)")
+# A node that only fans out has no address.
+_READY = re.compile(r"feedcore ready(?:, fan-out only| on (?!unix:)(\S+))")
 
 
 class ServerProcess:
-    """`feedcore serve` on a free port; a context manager that ends the whole process group."""
+    """`feedcore serve` on a free port; a context manager that ends the whole process group. With
+    `wait` False it is only started: `wait_ready` makes the stubs.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class ServerProcess:
         workers: int = 1,
         env: dict[str, str] | None = None,
         command: str = "serve",
+        wait: bool = True,
     ) -> None:
         self.data_dir = data_dir
         arguments = [str(FEEDCORE), command, "--data-dir", str(data_dir)]
@@ -46,11 +50,19 @@ class ServerProcess:
         self.lines: list[str] = []
         self._ready = threading.Event()
         self.address = ""
+        self.is_ready = False
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        if not self._ready.wait(READY_WITHIN_S) or not self.address:
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, within_s: float = READY_WITHIN_S) -> None:
+        """Until it serves; stubs of a node that takes calls are there then."""
+        if not self._ready.wait(within_s) or not self.is_ready:
             self.kill()
             raise RuntimeError("the server did not get ready:\n" + "".join(self.lines[-40:]))
+        if not self.address:
+            return
         self.channel = grpc.insecure_channel(self.address)
         self.feed = feed_pb2_grpc.FeedServiceStub(self.channel)
         self.publish = publish_pb2_grpc.PublishServiceStub(self.channel)
@@ -64,7 +76,8 @@ class ServerProcess:
             self.lines.append(line)
             found = _READY.search(line)
             if found:
-                self.address = found.group(1)
+                self.address = found.group(1) or ""
+                self.is_ready = True
                 self._ready.set()
         self._ready.set()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ BEHIND_S = 60.0
 INACTIVE_MAX = 10_000
 
 
-class World:
+class World(ABC):
     """One store, its engine."""
 
     follows_many = 0  # of one user: so many that not all of the authors are read
@@ -51,8 +52,8 @@ class World:
         hot = HotSettings(push_threshold=self.threshold)
         self.engine: Engine = build_engine(self.store, hot, self.clock)
 
-    async def open_store(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    async def open_store(self) -> Any: ...
 
     async def close(self) -> None:
         await self.store.close()
@@ -69,9 +70,14 @@ class World:
         }
         return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)
 
+    async def review(self) -> None:
+        """Every author is pushed or pulled as the policy says."""
+        while await self.engine.policy.review(self.clock.now_ms()):
+            pass
+
+    @abstractmethod
     async def settle(self) -> None:
         """Everything delivered, stored and counted."""
-        raise NotImplementedError
 
     async def turn(self, worker: FanoutWorker) -> None:
         """One turn that has something to do."""
@@ -79,10 +85,11 @@ class World:
         while not await worker.turn():
             assert time.monotonic() < deadline, "no job came"
 
+    @abstractmethod
     async def work(self, worker: FanoutWorker) -> None:
         """Turns until all that waits is done, or a dead letter."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def store_deliveries(self) -> None:
         """What was delivered is stored."""
 
@@ -90,6 +97,7 @@ class World:
         """As upkeep does it."""
         await self.store.graph.mark_inactive(now_ms, INACTIVE_MAX)
 
+    @abstractmethod
     async def forget_newest(self) -> None:
         """Readers see stored feeds alone, nothing of what was published lately beside them."""
 
@@ -131,11 +139,14 @@ class EmbeddedWorld(World):
     async def store_deliveries(self) -> None:
         await self.store.merge_all()
 
+    async def forget_newest(self) -> None:
+        """There is nothing beside them."""
+
 
 class ClusterWorld(World):
     """A node that serves and fans out."""
 
-    follows_many = 5_000
+    follows_many = 2_500
 
     def __init__(self, nodes: Nodes, threshold: int = 1_000) -> None:
         super().__init__(threshold)
@@ -148,7 +159,7 @@ class ClusterWorld(World):
         await self.nodes.close_store(self.store)
 
     async def settle(self) -> None:
-        await self.engine.policy.review(self.clock.now_ms())
+        await self.review()
         await self.work(self.worker())
         signals = self.store.signals
         while await signals.apply_counters(COUNTER_BATCH, self.clock.now_ms()):
@@ -162,6 +173,9 @@ class ClusterWorld(World):
         while await jobs_waiting(self.store):
             await worker.turn()
             assert time.monotonic() < deadline, "the fan-out does not end"
+
+    async def store_deliveries(self) -> None:
+        """They are."""
 
     async def forget_newest(self) -> None:
         from feedcore.adapters.cluster.mirror import TAIL_MARGIN_MS, TAIL_MS

@@ -31,6 +31,7 @@ COUNTS_AT_ONCE = 8  # each reads up to the bound: 100,000 rows are 800 KB
 # an author with more followers than the bound is not counted more often: they come all the time
 COUNT_AGAIN_MS = MINUTE_MS
 LARGE_KEPT_MAX = 100_000  # whose last count is remembered: about 10 MB; then all are forgotten
+LIMIT_MAX = 2**31 - 1  # of a CQL statement; nobody has more followers
 WALK_STEP = 1_000  # sizes read at once
 WALK_STEPS_PER_CALL = 10
 
@@ -123,7 +124,7 @@ class AuthorReview:
 
     async def _count(self, author_ids: list[int], bounds: tuple[int, int]) -> list[AuthorMode]:
         """With their mirrored modes."""
-        most = max(*bounds, 0) + 1
+        most = min(max(*bounds, 0) + 1, LIMIT_MAX)
         now_ms = self._clock.now_ms()
 
         async def count(author_id: int) -> AuthorMode:
