@@ -25,6 +25,7 @@ from feedcore.adapters.cluster.announce import (
 )
 from feedcore.adapters.cluster.shared import Document, SharedSource
 from feedcore.adapters.engagement import EngagementTable
+from feedcore.adapters.posted import PUBLISHED_KEPT, PostedAuthors
 from feedcore.clock import Clock
 from feedcore.domain import ids
 from feedcore.domain.entry import key_at
@@ -43,27 +44,9 @@ from feedcore.ports.settings import AuthorMode
 TAIL_MS = 10 * MINUTE_MS
 TAIL_MARGIN_MS = 30 * SECOND_MS  # clocks of nodes differ by less
 TAIL_POSTS_MAX = 300_000  # 10 minutes at 500 posts a second: 60 MB; above, the tail is shorter
-# As in the embedded tail: seconds of posts at our peak, and a batch of outboxes.
-POSTED_KEPT = 4_096
-PUBLISHED_KEPT = 64
 TRENDING = "trending"  # the name of SettingsChanged that stands for the trending posts
 MODES, DOCUMENTS = "modes", "documents"
 _PUSH = 0
-
-
-class PostedAuthors:
-    """Authors of pushed posts, numbered as they were seen; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self.authors: list[int] = []
-        self.first = 0  # the number of the first one that is kept
-
-    def add(self, author_id: int) -> None:
-        """The next number."""
-        self.authors.append(author_id)
-        if len(self.authors) > 2 * POSTED_KEPT:
-            del self.authors[:POSTED_KEPT]
-            self.first += POSTED_KEPT
 
 
 class Mirror:

@@ -20,32 +20,13 @@ from feedcore import native
 from feedcore.adapters.embedded.outboxes import OutboxCache
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
 from feedcore.adapters.embedded.sqlids import from_sql
+from feedcore.adapters.posted import PUBLISHED_KEPT, PostedAuthors
 
 _VERSIONS = (
     "SELECT jobs_dropped, modes, tombstones, settings, runs, trending, backlog FROM versions"
 )
 _JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE job_id > ?"
 _RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
-
-# Authors with many followers who published since somebody asked: a batch of outboxes.
-PUBLISHED_KEPT = 64
-# Seconds of posts at our peak: pages that are older than that are looked at no more.
-POSTED_KEPT = 4_096
-
-
-class Posted:
-    """Authors of posts with a job row, numbered as they were seen; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self.authors: list[int] = []
-        self.first = 0  # the number of the first one that is kept
-
-    def add(self, author_id: int) -> None:
-        """The next number."""
-        self.authors.append(author_id)
-        if len(self.authors) > 2 * POSTED_KEPT:
-            del self.authors[:POSTED_KEPT]
-            self.first += POSTED_KEPT
 
 
 class Tail:
@@ -72,7 +53,7 @@ class Tail:
         self._last_outbox = -1
         self._held = False
         self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
-        self.posted = Posted()
+        self.posted = PostedAuthors()
         self.reads = 0  # changes that were read so far
 
     @property
