@@ -1,5 +1,5 @@
-"""First answers of feeds over a network: all pages that were asked for in one turn of the loop, with
-one question to what is shared.
+"""First answers of feeds over a network: all pages that were asked for in one turn of the loop,
+with one question to what is shared.
 
     a request        is answered here if the page, as of now, is
     of any shape     kept by this worker, and current
