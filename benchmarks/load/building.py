@@ -53,12 +53,18 @@ PostRow = tuple[int, int, str, tuple[str, ...], int]
 
 class Windows:
     """The graph of the world of windows; pulled authors are 1 to 100, pushed ones 101 to 1,100.
-    `noise` accounts of `noise_of` are followed that post nothing.
+    `noise` accounts of `noise_of` are followed that post nothing. `posts_share`: of the posts.
     """
 
     def __init__(
-        self, users: int, seed: int, noise: int = WINDOW_NOISE, noise_of: int = WINDOW_NOISE_OF
+        self,
+        users: int,
+        seed: int,
+        noise: int = WINDOW_NOISE,
+        noise_of: int = WINDOW_NOISE_OF,
+        posts_share: float = 1.0,
     ) -> None:
+        self._posts_share = posts_share
         draw = random.Random(f"{seed} windows")
         self.ids = array("Q", range(WINDOW_FIRST_USER, WINDOW_FIRST_USER + users))
         pulled = range(1, WINDOW_PULLED_OF + 1)
@@ -86,7 +92,11 @@ class Windows:
         """As `graph.posts`."""
         draw = random.Random(f"{seed} window posts")
         pulled, pushed = self.authors[:WINDOW_PULLED_OF], self.authors[WINDOW_PULLED_OF:]
-        authors = [*pulled * WINDOW_PULLED_POSTS, *pushed * WINDOW_PUSHED_POSTS]
+        each = [
+            max(1, round(self._posts_share * count))
+            for count in (WINDOW_PULLED_POSTS, WINDOW_PUSHED_POSTS)
+        ]
+        authors = [*pulled * each[0], *pushed * each[1]]
         draw.shuffle(authors)
         moments = sorted(now_ms - 60_000 - draw.randrange(graphs.SPREAD_MS) for _ in authors)
         for at_ms, author in zip(moments, authors, strict=True):

@@ -58,6 +58,7 @@ ORDINARY_AUTHORS = 8
 ORDINARY_FIRST = 50_000_000
 # The accounts followed who posted nothing: fewer, of fewer, than in the embedded world.
 NOISE, NOISE_OF = 80, 1_000
+FULL_USERS, TINY_POSTS_SHARE = 200, 0.1  # worlds of fewer users check answers, not times
 _KEYSPACE = Statement("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?")
 
 
@@ -119,7 +120,8 @@ async def _build(spec: Spec, folder: Path, engines: Engines, say: Say) -> World:
     await migrate_cluster(settings_of(spec, engines), MIGRATE_WAIT_S, say)
     source: graphs.Graph | Windows
     if spec.kind == WINDOWS:
-        source = Windows(spec.users, spec.seed, NOISE, NOISE_OF)
+        share = 1.0 if spec.users >= FULL_USERS else TINY_POSTS_SHARE
+        source = Windows(spec.users, spec.seed, NOISE, NOISE_OF, share)
     else:
         source = graphs.Graph(spec.users, spec.seed, spec.scale)
     users = list(source.ids)
