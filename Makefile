@@ -6,7 +6,7 @@ SOURCES := $(shell find ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
-.PHONY: build run fuzz test-asan test test-all test-unit bench bench-full bench-micro bench-transport bench-small \
+.PHONY: build run fuzz test-asan test test-all test-unit bench bench-cluster bench-full bench-micro bench-transport bench-small \
     services services-stop test-cluster lint clean help
 .DEFAULT_GOAL := help
 
@@ -18,6 +18,7 @@ help:
 	@echo "make services     Redis, Kafka, Cassandra on loopback, for development"
 	@echo "make test-cluster tests on clusters of three of each, with nodes killed"
 	@echo "make bench        the load benchmark, every scenario small: a few minutes"
+	@echo "make bench-cluster   the same over Redis, Kafka and Cassandra, started for it"
 	@echo "make bench-full   its full run, with the report in benchmarks/results: an hour"
 	@echo "make bench-micro  micro benchmarks, full size"
 	@echo "make bench-transport   beside grpc.aio, nghttpd, tonic, grpc-go, gRPC C++: half an hour"
@@ -79,10 +80,18 @@ bench-small: build
 	$(PY) -m benchmarks.transport.spread --small
 	$(PY) -m feedcore_bench.ceiling --small
 	$(PY) -m feedcore_bench --tiny
+	@if $(PY) scripts/services fetch >build/bench-engines.log 2>&1; then \
+	    $(PY) -m feedcore_bench --tiny --profile cluster; \
+	else echo "no engines: the cluster profile is not benchmarked; see build/bench-engines.log"; fi
 
 # A server of its own on one core, people on the other, every answer checked; docs/benchmarks.md says what it measures.
+# PROFILE=cluster: over Redis, Kafka and Cassandra.
+PROFILE ?= embedded
 bench: build
-	$(PY) -m feedcore_bench --small
+	$(PY) -m feedcore_bench --small --profile $(PROFILE)
+
+bench-cluster: build
+	$(PY) -m feedcore_bench --small --profile cluster --out benchmarks/results
 
 bench-full: build
 	$(PY) -m feedcore_bench --full --out benchmarks/results

@@ -87,9 +87,7 @@ class CallContext:
     def metadata(self) -> Mapping[str, str]:
         """The caller's ASCII metadata: lower-case keys, the last value of each."""
         if self._ascii is None:
-            self._ascii = {
-                key: value for key, value in self.all_metadata if isinstance(value, str)
-            }
+            self._ascii = {key: value for key, value in self.all_metadata if isinstance(value, str)}
         return self._ascii
 
     @property

@@ -49,9 +49,7 @@ async def work(child: Child, stop: asyncio.Event) -> None:
         await store.close()
 
 
-async def _export(
-    store: AnyStore, engine: Engine, stats: FanoutStats, stop: asyncio.Event
-) -> None:
+async def _export(store: AnyStore, engine: Engine, stats: FanoutStats, stop: asyncio.Event) -> None:
     """Writes gauges about once a second, and once more at the end."""
     deliveries = failures = 0
     while True:

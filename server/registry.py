@@ -6,6 +6,10 @@ A unary handler is `async (request, call) -> bytes | Message`; one of a client s
 -> AsyncIterator[bytes | Message]`. `requests` are parsed messages. Bytes are an encoded reply
 already; the hot path never builds a message object.
 
+A unary method may have a *batched* handler: `async ([raw request, ...]) -> [encoded reply, or None
+to decline, ...]`. A transport that can gives it all calls of one turn at once, without
+interceptors.
+
 A unary method may have a *fast* handler, too: `(raw request) -> encoded reply, or None to decline`.
 A transport that can tries it at once, while it reads, with no task, no context and no interceptors;
 declined calls go the ordinary way, so that a fast handler is never the only one.
@@ -26,6 +30,7 @@ from feedcore_server.context import CallContext
 Reply = bytes | Message
 UnaryHandler = Callable[[Any, CallContext], Awaitable[Reply]]
 FastHandler = Any  # Callable[[bytes], bytes | None], or a compiled handler of the native transport
+BatchHandler = Callable[[list[bytes]], Awaitable[list[bytes | None]]]
 StreamHandler = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Reply]]
 
 
@@ -65,6 +70,7 @@ class Method(NamedTuple):
     request_class: type[Message]
     handler: Any
     fast: FastHandler | None = None
+    batched: BatchHandler | None = None
 
 
 class Registry:
@@ -80,15 +86,17 @@ class Registry:
         handlers: Mapping[str, Any],
         *,
         fast: Mapping[str, FastHandler] | None = None,
+        batched: Mapping[str, BatchHandler] | None = None,
         name: str = "",
         prefix: str = "",
     ) -> None:
-        """Adds all methods of a service; `handlers` by method name, `fast` for some unary ones.
+        """Adds all methods of a service; `handlers` by method name, `fast` and `batched` for some
+        unary ones.
 
         `name` overrides the service's full name (two reflection packages share one set of
         messages); `prefix` keeps operations of two services with equal method names apart.
         """
-        fast = fast or {}
+        fast, batched = fast or {}, batched or {}
         service = name or descriptor.full_name
         missing = {method.name for method in descriptor.methods} ^ set(handlers)
         if missing:
@@ -100,11 +108,12 @@ class Registry:
                 raise ValueError(f"{path} is served twice")
             kind = KINDS[method.client_streaming, method.server_streaming]
             quick = fast.get(method.name)
-            if quick is not None and kind is not Kind.UNARY:
+            many = batched.get(method.name)
+            if (quick is not None or many is not None) and kind is not Kind.UNARY:
                 raise ValueError(f"{path}: only a unary method can have a fast handler")
             request_class = GetMessageClass(method.input_type)
             self._methods[path] = Method(
-                path, prefix + method.name, kind, request_class, handlers[method.name], quick
+                path, prefix + method.name, kind, request_class, handlers[method.name], quick, many
             )
 
     def get(self, path: str) -> Method | None:

@@ -148,7 +148,9 @@ def build_registry(
         (ranking_pb2, "RankingService", RankingHandlers(engine.feed.viewers)),
     ):
         fast = fast_feed(engine) if handlers is feed else None
-        registry.add_service(module.DESCRIPTOR.services_by_name[name], handlers.table(), fast=fast)
+        batched = feed.batched() if handlers is feed else None
+        service = module.DESCRIPTOR.services_by_name[name]
+        registry.add_service(service, handlers.table(), fast=fast, batched=batched)
     health.add(registry.services())
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
     registry.add_service(health_service, health.table(), fast=health.fast_table(), prefix="Health")

@@ -45,26 +45,37 @@ SIZES_EXPONENT = 0.7  # of the rank by popularity: well known authors post most
 WINDOW_PUSHED, WINDOW_PUSHED_OF, WINDOW_PUSHED_POSTS = 100, 1_000, 8
 WINDOW_PULLED, WINDOW_PULLED_OF, WINDOW_PULLED_POSTS = 20, 100, 50
 WINDOW_NOISE = 380  # accounts followed that posted nothing: 500 in all
+WINDOW_NOISE_FIRST, WINDOW_NOISE_OF = 1_000_000, 1_000_000
 WINDOW_FIRST_USER = 10_000
 
 PostRow = tuple[int, int, str, tuple[str, ...], int]
 
 
-class _Windows:
-    """The graph of the world of windows; pulled authors are 1 to 100, pushed ones 101 to 1,100."""
+class Windows:
+    """The graph of the world of windows; pulled authors are 1 to 100, pushed ones 101 to 1,100.
+    `noise` accounts of `noise_of` are followed that post nothing. `posts_share`: of the posts.
+    """
 
-    def __init__(self, users: int, seed: int) -> None:
+    def __init__(
+        self,
+        users: int,
+        seed: int,
+        noise: int = WINDOW_NOISE,
+        noise_of: int = WINDOW_NOISE_OF,
+        posts_share: float = 1.0,
+    ) -> None:
+        self._posts_share = posts_share
         draw = random.Random(f"{seed} windows")
         self.ids = array("Q", range(WINDOW_FIRST_USER, WINDOW_FIRST_USER + users))
         pulled = range(1, WINDOW_PULLED_OF + 1)
         pushed = range(WINDOW_PULLED_OF + 1, WINDOW_PULLED_OF + WINDOW_PUSHED_OF + 1)
-        noise = range(1_000_000, 2_000_000)
+        quiet = range(WINDOW_NOISE_FIRST, WINDOW_NOISE_FIRST + noise_of)
         followers: dict[int, list[int]] = {}
         for user in self.ids:
             for author in (
                 *draw.sample(pulled, WINDOW_PULLED),
                 *draw.sample(pushed, WINDOW_PUSHED),
-                *draw.sample(noise, WINDOW_NOISE),
+                *draw.sample(quiet, noise),
             ):
                 followers.setdefault(author, []).append(user)
         self._followers = followers
@@ -81,7 +92,11 @@ class _Windows:
         """As `graph.posts`."""
         draw = random.Random(f"{seed} window posts")
         pulled, pushed = self.authors[:WINDOW_PULLED_OF], self.authors[WINDOW_PULLED_OF:]
-        authors = [*pulled * WINDOW_PULLED_POSTS, *pushed * WINDOW_PUSHED_POSTS]
+        each = [
+            max(1, round(self._posts_share * count))
+            for count in (WINDOW_PULLED_POSTS, WINDOW_PUSHED_POSTS)
+        ]
+        authors = [*pulled * each[0], *pushed * each[1]]
         draw.shuffle(authors)
         moments = sorted(now_ms - 60_000 - draw.randrange(graphs.SPREAD_MS) for _ in authors)
         for at_ms, author in zip(moments, authors, strict=True):
@@ -98,16 +113,16 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
     began = time.perf_counter()
     clock = SystemClock()
     made_ms = clock.now_ms()
-    source: graphs.Graph | graphs.FileGraph | _Windows
+    source: graphs.Graph | graphs.FileGraph | Windows
     if spec.kind == WINDOWS:
-        source = _Windows(spec.users, spec.seed)
+        source = Windows(spec.users, spec.seed)
     elif spec.graph:
         source = graphs.FileGraph(Path(spec.graph), spec.seed)
     else:
         source = graphs.Graph(spec.users, spec.seed, spec.scale)
     users = list(source.ids)
     threshold = min(THRESHOLD_MOST, max(2, int(len(users) * THRESHOLD_SHARE)))
-    if isinstance(source, _Windows):
+    if isinstance(source, Windows):
         # between the fifth of all users that follows a pulled author and the tenth of a pushed one
         threshold = int(len(users) * 0.15)
     store = EmbeddedStore.open(folder / "data", clock, writer_role=True, merge_thread=False)
@@ -117,7 +132,7 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
         await _follows(store, source.follower_lists(), world, say)
         await engine.admin.set_settings(push_threshold=threshold)
         await engine.policy.review(clock.now_ms())
-        if isinstance(source, _Windows):
+        if isinstance(source, Windows):
             rows = source.posts(made_ms, spec.seed)
         elif spec.kind == SIZES:
             reach = graphs.follower_counts(spec.users, spec.scale)
@@ -156,7 +171,7 @@ async def _follows(
             following[follower].append(author)
         counts.append((author, len(followers)))
         waiting.append((author, followers))
-        _remember(world, author, followers, wanted)
+        remember(world, author, followers, wanted)
         rows += len(followers)
         if rows >= ROWS_A_COMMIT:
             world.edges += rows
@@ -181,7 +196,8 @@ async def _follows(
     del world.ordinary[ORDINARY_AUTHORS:]
 
 
-def _remember(world: World, author: int, followers: list[int], wanted: int) -> None:
+def remember(world: World, author: int, followers: list[int], wanted: int) -> None:
+    """Notes an author of about `wanted` followers, and the best known one."""
     count = len(followers)
     if wanted * 0.8 <= count <= wanted * 1.25:
         step = max(1, count // FOLLOWERS_KEPT)

@@ -53,6 +53,8 @@ class Options:
     sizes: tuple[int, ...]
     full: bool
     tiny: bool = False
+    profile: str = "embedded"
+    posts_per_user: float = 2.5
 
 
 class Bench:

@@ -27,7 +27,8 @@ def verdict_rows(results: Results) -> list[tuple[str, str, str, str, str]]:
     run was of named scenarios only."""
     chosen = results.options.get("scenarios") or []
     rows = []
-    for one in goals.judge(results.values, results.spoiled):
+    profile = results.options.get("profile", "embedded")
+    for one in goals.judge(results.values, results.spoiled, profile):
         if chosen and one.goal.scenario not in chosen:
             continue
         if one.measured is None and one.goal.bound is None:
@@ -69,6 +70,8 @@ def phase_table(phases: Sequence[Phase]) -> list[str]:
     head += [
         "max ms",
         "CPU worker",
+        "us a call",
+        "CPU fan-out",
         "CPU generator",
         "others, cores",
         "sent late, p99 ms",

@@ -44,6 +44,13 @@ SCENARIOS: dict[str, Scenario] = {
 }
 # What the tiny run takes: everything that judges answers, little that only measures.
 TINY = ("hot", "mixed", "warm", "cold", "stampede", "visible", "overload")
+TINY_OF = {"embedded": TINY, "cluster": ("hot", "mixed", "warm", "cold", "visible", "fanout")}
+# Tables take some thousand rows a second on one small node: worlds are smaller than the embedded.
+CLUSTER_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"users": 120, "scale": 0.04, "window_users": 40, "posts_per_user": 1.0},
+    "small": {"users": 1_200, "scale": 0.04, "window_users": 250, "posts_per_user": 1.5},
+    "full": {"users": 1_200, "scale": 0.04, "window_users": 250, "posts_per_user": 1.5},
+}
 
 
 def cores() -> tuple[int, int]:
@@ -58,6 +65,7 @@ def options_of(
     users: int = 0,
     seconds: float = 0.0,
     graph: str = "",
+    profile: str = "embedded",
 ) -> Options:
     """`size`: tiny, small or full; 0: what belongs to it."""
     server_core, load_core = cores()
@@ -77,10 +85,13 @@ def options_of(
             "full": True,
         },
     }  # fmt: skip
-    chosen = presets[size]
+    chosen = presets[size] | (CLUSTER_SIZES[size] if profile == "cluster" else {})
     chosen["users"] = users or chosen["users"]
     chosen["seconds"] = seconds or chosen["seconds"]
-    return Options(seed=seed, graph=graph, server_core=server_core, load_core=load_core, **chosen)
+    return Options(
+        seed=seed, graph=graph, server_core=server_core, load_core=load_core, profile=profile,
+        **chosen,
+    )  # fmt: skip
 
 
 def describe(options: Options, names: Sequence[str]) -> Results:
@@ -120,16 +131,16 @@ def run(
 ) -> Results:
     """Runs the scenarios in their order."""
     results = describe(options, names)
-    bench = Bench(options, results, say, tell)
+    known, bench = _bench(options, results, say, tell)
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {options.load_core})
     try:
-        for name in [one for one in SCENARIOS if one in names or not names]:
-            if options.tiny and not names and name not in TINY:
+        for name in [one for one in known if one in names or not names]:
+            if options.tiny and not names and name not in TINY_OF[options.profile]:
                 continue
             began = time.perf_counter()
             try:
-                SCENARIOS[name](bench)
+                known[name](bench)
             except (RuntimeError, OSError, grpc.RpcError) as error:
                 results.failures[name] = f"{type(error).__name__}: {error}"
                 say(f"{name} failed: {error}")
@@ -146,6 +157,24 @@ def run(
         )
     results.machine["load after"] = " ".join(f"{one:.2f}" for one in os.getloadavg())
     return results
+
+
+def scenarios_of(profile: str) -> list[str]:
+    """Their names."""
+    if profile == "cluster":
+        return ["hot", "mixed", "warm", "cold", "visible", "fanout"]
+    return list(SCENARIOS)
+
+
+def _bench(
+    options: Options, results: Results, say: Say, tell: Callable[[str, Series], None]
+) -> tuple[dict[str, Any], Bench]:
+    """The profile's scenarios, and what they share. Raises RuntimeError without engines."""
+    if options.profile == "embedded":
+        return SCENARIOS, Bench(options, results, say, tell)
+    from feedcore_bench import cluster  # needs the engines' client libraries
+
+    return cluster.SCENARIOS, cluster.ClusterBench(options, results, say, tell)
 
 
 def _judge(bench: Bench, results: Results) -> None:

@@ -39,7 +39,9 @@ SIZE_USERS = 20_000  # at most so many of them load
 def people_spec(bench: Bench) -> Spec:
     """The world of people of this run."""
     options = bench.options
-    return Spec(PEOPLE, options.users, options.seed, options.scale, graph=options.graph)
+    return Spec(
+        PEOPLE, options.users, options.seed, options.scale, options.posts_per_user, options.graph
+    )
 
 
 def window_spec(bench: Bench) -> Spec:

@@ -60,6 +60,7 @@ class Server:
     workers: list[psutil.Process]
     fanout: psutil.Process | None
     counted: dict[str, float] = field(default_factory=dict)  # metrics after the phase before
+    beside: dict[str, psutil.Process] = field(default_factory=dict)  # what it needs: watched, too
 
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels, as printed: `name{label="x"}`."""
@@ -208,6 +209,7 @@ class Watch:
         named = [(f"worker {i}", one) for i, one in enumerate(server.workers)]
         if server.fanout is not None:
             named.append(("fan-out", server.fanout))
+        named += server.beside.items()
         self._processes = [*named, ("generator", psutil.Process())]
 
     def __enter__(self) -> Series:

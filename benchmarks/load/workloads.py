@@ -42,12 +42,15 @@ class FirstPages:
         size: int = 20,
         view: int = methods.FULL,
         must_have_items: bool = True,
+        etag: str = "",
     ) -> None:
         self.answered = 0
         self.shed = 0
         self.over_offered = False
         self._users = list(users)
-        self._requests = [methods.get_feed(user, size, view=view) for user in users]
+        self._requests = [
+            methods.get_feed(user, size, view=view, if_none_match=etag) for user in users
+        ]
         self._last: list[bytes] = [b""] * len(self._users)
         self._checker = checker
         self._size, self._view = size, view

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NEEDS = (
     "the load benchmark belongs to the sources: run it in the project's folder after `make build`"
 )
+REPORTS = {"embedded": "load", "cluster": "cluster"}
 SPARK = "▁▂▃▄▅▆▇█"
 SPARKS_SHOWN = 40  # samples of a quarter of a second
 
@@ -37,6 +38,13 @@ Examples:
 @click.option("--small", "size", flag_value="small", default=True, help="Minutes; the default.")
 @click.option("--full", "size", flag_value="full", help="The run whose numbers count.")
 @click.option("--tiny", "size", flag_value="tiny", help="Checks answers, not times.")
+@click.option(
+    "--profile",
+    type=click.Choice(["embedded", "cluster"]),
+    default="embedded",
+    show_default=True,
+    help="Engines; cluster: of FEEDCORE_TEST_REDIS, _KAFKA, _CASSANDRA, or started for it.",
+)
 @click.option("--users", type=click.IntRange(100), help="People in the world.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option(
@@ -53,6 +61,7 @@ Examples:
 def bench(
     scenarios: tuple[str, ...],
     size: str,
+    profile: str,
     users: int | None,
     seed: int,
     graph: Path | None,
@@ -62,17 +71,18 @@ def bench(
     """Load servers of its own as people would, and check every answer.
 
     SCENARIOS: hot, mixed, warm, cold, stampede, visible, fanout, overload, memory, soak, workers,
-    size, ceiling; all if none is named. Exit code 1 for wrong answers, not for missed speed.
+    size, ceiling; of the cluster profile hot, mixed, warm, cold, visible, fanout. All if none is
+    named. Exit code 1 for wrong answers, not for missed speed.
     """
     try:
         from feedcore_bench import report, run
     except ImportError as error:
         raise FailedPrecondition(f"{NEEDS} ({error})") from error
-    unknown = sorted(set(scenarios) - set(run.SCENARIOS))
+    known = run.scenarios_of(profile)
+    unknown = sorted(set(scenarios) - set(known))
     if unknown:
-        known = ", ".join(run.SCENARIOS)
-        raise click.UsageError(f"no scenario {unknown[0]!r}; there are: {known}")
-    options = run.options_of(size, seed, users or 0, seconds or 0.0, str(graph or ""))
+        raise click.UsageError(f"no scenario {unknown[0]!r}; there are: {', '.join(known)}")
+    options = run.options_of(size, seed, users or 0, seconds or 0.0, str(graph or ""), profile)
     console = Console(highlight=False)
     with Live(Text(""), console=console, transient=True, auto_refresh=False) as live:
 
@@ -83,13 +93,16 @@ def bench(
             if console.is_terminal:
                 live.update(progress_line(name, seen), refresh=True)
 
-        results = run.run(scenarios, options, say, tell)
+        try:
+            results = run.run(scenarios, options, say, tell)
+        except (RuntimeError, ModuleNotFoundError) as error:
+            raise FailedPrecondition(f"the load benchmark cannot run: {error}") from error
     if size == "tiny":
         click.echo(f"load benchmark, tiny: {results.machine['pages judged']} pages judged")
     else:
         show(results, report.verdict_table(results))
     if out is not None:
-        for path in report.write(results, out, f"{results.machine['date']}-load"):
+        for path in report.write(results, out, f"{results.machine['date']}-{REPORTS[profile]}"):
             click.echo(str(path))
     return outcome(results)
 

@@ -7,6 +7,7 @@ never suspends. In a cluster it asks the shared epochs, or forgets what cannot b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -25,6 +26,16 @@ class Freshness(Protocol):
         """As `viewer`; and the encoded page of that request shape that another load has left in the
         shared page cache, if it is exactly what would be made now. None where there is no cache.
         """
+
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        """As `page` for each (user_id, shape), all with one question. Empty bytes: what is kept of
+        the user is current, and there is no page, or none was asked for (an empty shape); who gets
+        that for a shape calls `keep_page` or `keep_none`. None: nothing can be said here, ask
+        `page`.
+        """
+
+    def keep_none(self, user_id: int, shape: bytes) -> None:
+        """No page was made that could be left to others."""
 
     def keep_page(
         self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes

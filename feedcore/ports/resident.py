@@ -71,9 +71,7 @@ class ResidentSource(Protocol):
         bounded, the newest.
         """
 
-    async def viewers(
-        self, user_ids: Sequence[int], depth: int, now_ms: int
-    ) -> list[ViewerRow]:
+    async def viewers(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
         """With the newest `depth` stored entries each."""
 
     async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:

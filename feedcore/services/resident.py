@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 from feedcore import native
 from feedcore._native.draft import NEEDS, Draft
 from feedcore._native.page import PageMaker
-from feedcore._native.pagescan import scan_page
 from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
 from feedcore.domain.entry import key_at
@@ -35,6 +34,7 @@ from feedcore.ports import Freshness, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
+from feedcore.services.hits import Hits
 from feedcore.services.resident_budget import CacheBudget
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,6 @@ class ResidentFeed:
         budget: CacheBudget,
     ) -> None:
         self._plain = plain
-        self._preferences = preferences
         self._signals = signals
         share = budget.resident_bytes
         self.resident = Resident(
@@ -187,11 +186,13 @@ class ResidentFeed:
         self.loads = _Loads(self.resident, source, clock)
         self._source = source
         self.local = source.local  # what a page needs is on this machine
-        self._freshness = None if source.local else freshness
+        self.hits: Hits | None = None
+        if not source.local:
+            keeps = budget.pages_bytes > 0
+            self.hits = Hits(self.maker, freshness, preferences.seen, keeps=keeps)
         if source.local and budget.resident_bytes:
             self.maker.load_now = self.loads.load_now
         self.prewarmed = 0
-        self.shared_pages = 0
         self.plain_pages = 0
         self.plain_checks = 0
         self.on_tick: Callable[[], None] = _nothing  # once a second, and at the end
@@ -216,18 +217,21 @@ class ResidentFeed:
         self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
     ) -> FeedPage:
         """See `FeedService.get_feed`."""
-        if self._freshness is not None and 0 < user_id <= USER_ID_MAX:
-            await self._freshness.viewer(user_id)
         draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
+        hits, shares = self.hits, False
+        if hits is not None and 0 < user_id <= USER_ID_MAX:
+            shares = draft is not None and not if_none_match and not hits.knows(draft)
+            if not shares:
+                await hits.freshness.viewer(user_id)
+            elif body := await hits.freshness.page(user_id, draft.shape):
+                if (items := hits.served(draft, body)) is not None:
+                    return FeedPage(body, items, "stored", False, False, 0, 0, True)
         if draft is not None:
             body = self.maker.kept(draft)
-            shares = body is None and self._freshness is not None and not if_none_match
-            if shares and (shared := await self._shared(draft)) is not None:
-                return shared
             if body is None and await self._fill(draft):
                 body = draft.body
-                if shares:
-                    self._share(draft)
+            if hits is not None:
+                hits.made(draft, body, shares=shares)
             if body is not None:
                 return FeedPage(
                     body, draft.item_count, "stored", False, draft.not_modified, 0, 0, True
@@ -239,8 +243,8 @@ class ResidentFeed:
         """See `FeedService.check_new`; as wire bytes of feedcore.v1.CheckNewResponse if they were
         made compiled.
         """
-        if self._freshness is not None and 0 < user_id <= USER_ID_MAX:
-            await self._freshness.viewer(user_id)
+        if self.hits is not None and 0 < user_id <= USER_ID_MAX:
+            await self.hits.freshness.viewer(user_id)
         draft = self.maker.begin_check(user_id, head)
         if draft is not None:
             kept = self.maker.kept(draft)
@@ -259,33 +263,6 @@ class ResidentFeed:
         newest = [key_at(one.entries, 0)[0] for one in outboxes if one.entries]
         await self.loads.contents.get_all(newest)
         self.prewarmed += len(newest)
-
-    async def _shared(self, draft: Draft) -> FeedPage | None:
-        """The page that another load has left, counted as served."""
-        if self._freshness is None:
-            return None
-        body = await self._freshness.page(draft.user_id, draft.shape)
-        if body is None:
-            return None
-        try:
-            items = memoryview(scan_page(body)[0]).cast("Q").tolist()
-        except ValueError as error:  # of another version, or damaged: the page is made anew
-            log.warning("a page of the shared cache cannot be used: %s", error)
-            return None
-        self.shared_pages += 1
-        self._signals.impressions(items)
-        self._preferences.seen(draft.user_id, draft.now_ms)
-        return FeedPage(body, len(items), "stored", False, False, 0, 0)
-
-    def _share(self, draft: Draft) -> None:
-        """Leaves the page to others, if nothing that it shows changed while it was made."""
-        if self._freshness is not None and self.maker.is_current(draft):
-            content_ids = native.pack_ids(draft.content_ids())
-            assert draft.viewer is not None
-            followees, _ = draft.viewer.dump()
-            self._freshness.keep_page(
-                draft.user_id, draft.shape, draft.body, content_ids, followees
-            )
 
     async def _fill(self, draft: Draft) -> bool:
         """Loads what the draft needs until it is done; False if `FeedService` must answer."""
@@ -338,6 +315,9 @@ class ResidentFeed:
     def count_shown(self) -> int:
         """Hands a slice of the impressions over; how many pages are left."""
         taken, left = self.maker.take_shown(SHOWN_PER_SLICE)
+        if self.hits is not None:
+            shared, more = self.hits.take_shown(SHOWN_PER_SLICE)
+            taken, left = [*taken, *shared], left + more
         if taken:
             self._signals.impressions_of(taken)
         return left

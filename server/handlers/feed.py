@@ -52,6 +52,7 @@ class FeedHandlers:
         self._events = events
         self._clock = clock
         self._feed = feed if resident is None else resident
+        self._resident = resident
         self._preferences = preferences
         self._pages: dict[str, Any] = {}
         self._outbox_hits = metrics.OUTBOX_READS.labels("hit")
@@ -66,6 +67,13 @@ class FeedHandlers:
             "SetPreference": self.set_preference,
             "GetPreferences": self.get_preferences,
         }
+
+    def batched(self) -> dict[str, Any]:
+        """Handlers of many calls at once, by method name: where a page costs a question to a
+        server that all can share.
+        """
+        hits = self._resident.hits if self._resident is not None else None
+        return {} if hits is None else {"GetFeed": hits.answer}
 
     async def get_feed(self, request: pb.GetFeedRequest, call: CallContext) -> bytes:
         """The page comes encoded from the service: no message object is built."""

@@ -74,7 +74,21 @@ async def _change(world: World, writer: Writer, node: Node, rng: random.Random) 
         await writer.settings(node, "trending", {})
 
 
-async def test_a_page_is_served_exactly_while_it_would_be_made_again(redis_url: str) -> None:
+async def _page(node: Node, user_id: int, *, many: bool) -> bytes | None:
+    """Asked for alone, or as one of many."""
+    if many:
+        asked = [(user_id, b""), (user_id, SHAPE), (USERS[0], b"")]
+        known, found, _ = await node.freshness.pages_of(asked)
+        if found is not None:
+            assert known == b""
+            return found or None
+    return await node.freshness.page(user_id, SHAPE)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_page_is_served_exactly_while_it_would_be_made_again(
+    redis_url: str, many: bool
+) -> None:
     truth, prefix, rng = Truth(), fresh_prefix(), random.Random(7)
     world, writer = World(rng), Writer(truth)
     world.gone = set()
@@ -88,22 +102,21 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(redis_url: 
                 await _change(world, writer, rng.choice((a, b)), rng)
             node, user_id = rng.choice((a, b)), rng.choice(USERS)
             body, shown = world.page_of(user_id)
-            found = await node.freshness.page(user_id, SHAPE)
+            found = await _page(node, user_id, many=many)
             if found is not None:
                 assert found == body, f"step {step}, user {user_id}"
                 served += 1
                 continue
             assert kept.get(user_id) != body, f"step {step}, user {user_id}: nothing had changed"
             refused += user_id in kept
-            node.freshness.keep_page(
-                user_id, SHAPE, body, shown, world.followees.get(user_id, b"")
-            )
+            node.freshness.keep_page(user_id, SHAPE, body, shown, world.followees.get(user_id, b""))
             kept[user_id] = body
             await node.batcher.tell(b"x", "PING").reply()
     assert served > STEPS // 20 and refused > STEPS // 20
 
 
-async def test_a_page_that_was_overtaken_is_not_served(redis_url: str) -> None:
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: bool) -> None:
     """Makers are slow, and there are several of one page: what is served is as of the asking."""
     truth, prefix, rng = Truth(), fresh_prefix(), random.Random(8)
     durable, acknowledged = dict.fromkeys(USERS, 0), dict.fromkeys(USERS, 0)
@@ -124,7 +137,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str) -> None:
         while not done:
             user_id = rng.choice(USERS)
             expected = acknowledged[user_id]
-            found = await node.freshness.page(user_id, SHAPE)
+            found = await _page(node, user_id, many=many)
             if found is not None:
                 served += 1
                 assert int(found) >= expected, f"user {user_id}"

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from feedcore._native.resident cimport Viewer
+from feedcore._native.resident cimport Page, Viewer
 from feedcore._native.wire cimport page_item_t
 
 # What a draft needs next.
@@ -40,6 +40,7 @@ cdef class Draft:
     cdef uint64_t pulled_sum, pulled_version, posted
     cdef bytes pulled
     cdef readonly bytes body
+    cdef Page made  # the answer with what says whether it is current, kept or not
     cdef readonly Py_ssize_t item_count
     cdef readonly bint not_modified
     cdef public bint silent  # nobody sees the page: it is made to be kept

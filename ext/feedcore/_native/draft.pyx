@@ -6,7 +6,7 @@ anything: it only holds.
 
 from libc.stdlib cimport free
 
-from feedcore._native.resident cimport Viewer
+from feedcore._native.resident cimport Page, Viewer
 
 NEEDS = {
     "done": DONE,

@@ -533,9 +533,7 @@ cdef class PageMaker:
             to = <uint64_t*>PyBytes_AS_STRING(shown)
             for i in range(draft.item_count):
                 to[i] = draft.items[i].content_id
-        if self.resident.pages.bytes_max == 0:
-            return shown
-        page = Page.__new__(Page)
+        page = draft.made = Page.__new__(Page)
         page.body, page.etag, page.head, page.receipt = draft.body, etag, head, receipt
         page.shown, page.pulled, page.pulled_sum = shown, draft.pulled, draft.pulled_sum
         page.pulled_version, page.posted = draft.pulled_version, draft.posted
@@ -543,6 +541,8 @@ cdef class PageMaker:
         page.followee_count = draft.viewer.followee_count
         page.viewer_epoch, page.feed_epoch = draft.viewer_epoch, draft.feed_epoch
         page.made_ms = draft.now_ms
+        if self.resident.pages.bytes_max == 0:
+            return shown
         size = sizeof(Page) + KEY_BYTES + PyBytes_GET_SIZE(draft.cursor)
         for part in (page.body, etag, head, receipt, shown):
             size += 33 + PyBytes_GET_SIZE(part)
@@ -571,9 +571,9 @@ cdef class PageMaker:
         return self.cached(draft)
 
     def is_current(self, Draft draft not None):
-        """Whether what was made of the draft, and kept, is what would be made now."""
+        """Whether what was made of the draft is what would be made now."""
         self.refresh()
-        cdef Page page = <Page>self.resident.pages.peek(draft.key)
+        cdef Page page = draft.made
         return page is not None and page.body is draft.body and self._is_current(
             page, draft.user_id, 0)
 

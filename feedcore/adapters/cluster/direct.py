@@ -56,6 +56,14 @@ class DirectShared:
         """No page cache."""
         await self.shared()
 
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        """No page cache."""
+        await self.shared()
+        return [b""] * len(asked)
+
+    def keep_none(self, user_id: int, shape: bytes) -> None:
+        """No page cache."""
+
     def keep_page(
         self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
     ) -> None:

@@ -172,6 +172,42 @@ class SharedFreshness:
             return None
         return await self.pages.find(user_id, shape, epoch, page_batch, page_key)
 
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        """See `ports.freshness`. Users without an epoch, and all while Redis is not to be relied
+        on, are left to `page`.
+        """
+        if not asked:
+            return []
+        keys = self._keys
+        epochs = [keys.epoch(user_id) for user_id, _ in asked]
+        wanted = [keys.page(user_id, shape) for user_id, shape in asked if shape]
+        before = self._trusted(epochs)
+        found = self._batcher.get_each([*epochs, *wanted])
+        await self.shared()
+        for batch in dict.fromkeys(found):
+            await batch.wait()
+        trusted = [one and now for one, now in zip(before, self._trusted(epochs), strict=True)]
+        proofs = self.pages.proofs_of(epochs)
+        pages = zip(found[len(asked) :], wanted, strict=True)
+        replies: list[bytes | None] = []
+        for at, (user_id, shape) in enumerate(asked):
+            page, page_key = next(pages) if shape else (None, b"")
+            epoch = found[at].values[epochs[at]]
+            if epoch is None or not trusted[at]:
+                replies.append(None)
+                continue
+            self._meet(user_id, epoch)
+            body = None
+            if page is not None:
+                data = page.values[page_key]
+                body = self.pages.look(user_id, shape, epoch, proofs[at], data)
+            replies.append(body or b"")
+        return replies
+
+    def keep_none(self, user_id: int, shape: bytes) -> None:
+        """See `ports.freshness`."""
+        self.pages.making.end((user_id, shape))
+
     def keep_page(
         self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
     ) -> None:
@@ -195,6 +231,12 @@ class SharedFreshness:
         """As of the question: what is answered within the grace does not count after it."""
         return self._trust.is_trusted(self._batcher.nodes.node_of(key))
 
+    def _trusted(self, keys: Sequence[bytes]) -> list[bool]:
+        """`_trusts` of each."""
+        if self._batcher.nodes.cluster:
+            return [self._trusts(key) for key in keys]
+        return [self._trusts(keys[0])] * len(keys)
+
     async def _judge(
         self, user_id: int, key: bytes, batch: Batch, *, trusted: bool
     ) -> bytes | None:
@@ -212,13 +254,17 @@ class SharedFreshness:
             self._forget_user(user_id)
             self._epochs.bump(AUTHOR, user_id)  # their own posts are read anew, too
             return None
+        self._meet(user_id, epoch)
+        return epoch
+
+    def _meet(self, user_id: int, epoch: bytes) -> None:
+        """What is kept of a user counts if this is the epoch that was seen last."""
         number = int.from_bytes(epoch, "little")
         known, since_s = self._seen.find(user_id)
         now_s = int(self._clock.monotonic())
         if known != number or now_s - since_s > WINDOW_AGE_MAX_S:
             self._seen.put(user_id, number, now_s)
             self._forget_user(user_id)
-        return epoch
 
     async def _begin_epoch(self, key: bytes) -> bytes | None:
         """Of a user who has none: the one that is set first counts."""

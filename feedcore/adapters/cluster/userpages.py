@@ -72,13 +72,29 @@ class UserPages:
         """The body, if the page of `batch` is what would be made now; else the caller makes one,
         and may keep it.
         """
-        what = (user_id, shape)
         proof = self._proof(key, epoch)
         try:
             await batch.wait()
             data = batch.values[key]
         except Unavailable:
             data = None
+        return self._judge(user_id, shape, proof, data)
+
+    def proofs_of(self, keys: Sequence[bytes]) -> list[Proof]:
+        """What is known of the servers of these epochs now; their epochs are to be filled in."""
+        if self._batcher.nodes.cluster:
+            return [self._proof(key, b"") for key in keys]
+        return [self._proof(keys[0], b"")] * len(keys)
+
+    def look(
+        self, user_id: int, shape: bytes, epoch: bytes, servers: Proof, data: bytes | None
+    ) -> bytes | None:
+        """As `find`, of what was found. `servers`: of `proofs_of`."""
+        proof = Proof(epoch, servers.incarnation, servers.position, servers.made_ms)
+        return self._judge(user_id, shape, proof, data)
+
+    def _judge(self, user_id: int, shape: bytes, proof: Proof, data: bytes | None) -> bytes | None:
+        what = (user_id, shape)
         page = unpack_page(data) if data is not None else None
         if page is None:
             self.misses += 1

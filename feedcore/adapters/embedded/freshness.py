@@ -5,6 +5,8 @@ Invariant: nothing here suspends. Not for a store over a network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LocalFreshness:
     """See `ports.freshness.Freshness`."""
@@ -18,6 +20,13 @@ class LocalFreshness:
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         """No page cache is shared beyond the process."""
         return None
+
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        """None either."""
+        return [b""] * len(asked)
+
+    def keep_none(self, user_id: int, shape: bytes) -> None:
+        """There is nothing to be kept."""
 
     def keep_page(
         self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes

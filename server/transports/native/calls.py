@@ -3,7 +3,12 @@
 Invariants: a task is in `Calls.tasks` from its start until it is done, so that their number is the
 number of calls at work and the worker can await them all; cancellation reaches a handler once, by
 the session's CLOSED event or by `cancel_all`; what a handler does after that changes nothing on the
-wire. Not for: bytes and frames (the session), sockets (the connection).
+wire.
+
+Calls of a method with a batched handler wait for the end of the loop's turn, and all of them are
+one task; what it declines goes the ordinary way. They count as calls at work all the same.
+
+Not for: bytes and frames (the session), sockets (the connection).
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ if TYPE_CHECKING:
     from feedcore_server.transports.native.connection import Connection
 
 
-INTERNAL = 13  # of the statuses of gRPC; no error of a handler comes here
+INTERNAL, UNAVAILABLE = 13, 14  # of the statuses of gRPC; no error of a handler comes here
+Waiting = tuple["Connection", Stream, bytes]  # a call of a batch, and its request
 
 
 class Calls:
@@ -34,14 +40,17 @@ class Calls:
     def __init__(self, bounds: Bounds) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self.refused: Counter[str] = Counter()  # calls by operation that found the worker full
+        self.batched: Counter[str] = Counter()  # calls by operation that a batch answered
         self._bounds = bounds
+        self._batches: dict[str, list[Waiting]] = {}  # path -> calls of this turn
+        self._in_batches = 0
         self._log = logs.get("transport")
 
     def start(self, connection: Connection, stream: Stream) -> None:
         """Starts the handler of a call, or refuses it if the worker is full."""
         if stream.closed or stream.ended:
             return
-        if len(self.tasks) >= self._bounds.calls_max:
+        if len(self.tasks) + self._in_batches >= self._bounds.calls_max:
             full = Overloaded("the number of calls at work", f"{self._bounds.calls_max} a worker")
             self.refused[stream.row.method.operation] += 1
             self._fail(stream, connection.context(stream), full)
@@ -50,15 +59,75 @@ class Calls:
             request = stream.take_request()
             if request is None:
                 return
-            task = connection.loop.create_task(self._handle(connection, stream, request, None))
-            stream.owner = task
-        else:
-            streamed = StreamedCall(connection, stream, self._bounds)
-            task = connection.loop.create_task(self._handle(connection, stream, b"", streamed))
-            streamed.task = task
-            stream.owner = streamed
+            if stream.row.method.batched is not None:
+                self._wait_for_batch(connection, stream, request)
+            else:
+                self._begin(connection, stream, request)
+            return
+        streamed = StreamedCall(connection, stream, self._bounds)
+        task = connection.loop.create_task(self._handle(connection, stream, b"", streamed))
+        streamed.task = task
+        stream.owner = streamed
         self.tasks.add(task)
         connection.session.started()
+
+    def _begin(self, connection: Connection, stream: Stream, request: bytes) -> None:
+        """The ordinary way of a unary call."""
+        task = connection.loop.create_task(self._handle(connection, stream, request, None))
+        stream.owner = task
+        self.tasks.add(task)
+        connection.session.started()
+
+    def _wait_for_batch(self, connection: Connection, stream: Stream, request: bytes) -> None:
+        """Nothing owns the stream meanwhile: if the call ends, its answer goes nowhere."""
+        connection.session.started()
+        self._in_batches += 1
+        path = stream.row.method.path
+        batch = self._batches.get(path)
+        if batch is None:
+            batch = self._batches[path] = []
+            # after everything that is ready to be read now
+            connection.loop.call_soon(self._begin_batch, connection.loop, stream.row)
+        batch.append((connection, stream, request))
+
+    def _begin_batch(self, loop: asyncio.AbstractEventLoop, row: Row) -> None:
+        batch = self._batches.pop(row.method.path)
+        task = loop.create_task(self._answer_batch(row, batch))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer_batch(self, row: Row, batch: list[Waiting]) -> None:
+        replies: list[bytes | None] = []
+        try:
+            replies = await row.method.batched([request for _, _, request in batch])
+        except Exception as error:  # the ordinary handler says what is wrong with each
+            self._log.error("a batch of calls failed", method=row.method.path, exc_info=error)
+            replies = [None] * len(batch)
+        finally:  # cancelled: the worker ends
+            self._end_batch(row, batch, replies)
+
+    def _end_batch(self, row: Row, batch: list[Waiting], replies: list[bytes | None]) -> None:
+        """Answers, or begins the ordinary call; without replies each call ends."""
+        self._in_batches -= len(batch)
+        answered = 0
+        connections = {}
+        for place, (connection, stream, request) in enumerate(batch):
+            connection.session.ended()
+            connections[connection] = None
+            if stream.closed or stream.ended:
+                continue
+            if not replies:
+                stream.finish(UNAVAILABLE, "the server is stopping", [], [])
+                continue
+            reply = replies[place]
+            if reply is None or len(reply) > self._bounds.reply_bytes_max:
+                self._begin(connection, stream, request)
+            else:
+                stream.reply(reply, False, [], [])
+                answered += 1
+        self.batched[row.method.operation] += answered
+        for connection in connections:
+            connection.flush_soon()
 
     def cancel(self, connection: Connection, stream: Stream) -> None:
         """The call is over: its handler must end. One that has not begun never will."""

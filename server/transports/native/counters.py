@@ -42,6 +42,8 @@ class Counters:
         for operation, count in worker.calls.refused.items():
             new = self._new(f"refused {operation}", count)
             metrics.CALLS.labels(operation, "resource_exhausted").inc(new)
+        for operation, count in worker.calls.batched.items():
+            metrics.CALLS.labels(operation, "ok").inc(self._new(f"batched {operation}", count))
         for row in worker.methods.values():
             if row.shed_calls:
                 new = self._new(f"shed {row.method.path}", row.shed_calls)

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from feedcore_bench import goals, graph, html, methods, report
+from feedcore_bench import goals, graph, html, layers, methods, report
+from feedcore_bench import run as runs
 from feedcore_bench.checks import Checker
 from feedcore_bench.people import Crowd, Scripted
 from feedcore_bench.results import Phase, Results
@@ -397,3 +398,25 @@ def test_a_logarithmic_axis_has_whole_decades() -> None:
     picture = html.chart("t", {"a": [(0, 0.2), (1, 40.0)]}, "x", "ms", log=True)
     assert all(f">{tick}</text>" in picture for tick in ("0.1", "1", "10", "100"))
     assert html.chart("t", {"a": []}, "x", "y") == ""
+
+
+# --- the cluster profile --------------------------------------------------------------------------
+def test_a_sample_counts_for_its_innermost_layer_and_idle_ones_not_at_all() -> None:
+    raw = """run (asyncio/base_events.py:1);epoll_wait (libc.so.6) 50
+run (asyncio/base_events.py:1);answer (feedcore/services/hits.py:9);free (libc.so.6) 3
+run (asyncio/base_events.py:1);pages_of (feedcore/adapters/cluster/freshness.py:2) 4
+answer (feedcore/services/hits.py:9);gc_collect_main (libpython3.11.so) 2
+main (x.c:1) 1
+"""
+    found = layers.shares(raw)
+    assert found == {
+        "freshness and proofs": 0.4, "services": 0.3, "garbage collector": 0.2, "other": 0.1,
+    }  # fmt: skip
+    assert layers.shares("") == {}
+
+
+def test_each_profile_has_goals_for_its_scenarios() -> None:
+    for profile, wanted in goals.BY_PROFILE.items():
+        assert {one.scenario for one in wanted} <= set(runs.scenarios_of(profile))
+    verdicts = {one.goal.key: one for one in goals.judge({"hot.rate": 15_000.0}, {}, "cluster")}
+    assert verdicts["hot.rate"].state == goals.MET and "overload.goodput" not in verdicts

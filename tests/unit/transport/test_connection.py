@@ -28,10 +28,16 @@ ZERO_UPDATE = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\0"  # WINDOW_UPDATE of 0: the conne
 class Line:
     """A server with one method and one connection to it."""
 
-    def __init__(self, handler: Any, kind: Kind = Kind.BIDI_STREAM, **bounds: Any) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        kind: Kind = Kind.BIDI_STREAM,
+        batched: Any = None,
+        **bounds: Any,
+    ) -> None:
         self.loop = SimLoop(random.Random(0), late_s=0.0)
         no_messages: Any = type(None)
-        method = Method("/m", "m", kind, no_messages, None)
+        method = Method("/m", "m", kind, no_messages, None, None, batched)
         dispatcher = SimpleNamespace(
             registry=SimpleNamespace(methods=lambda: [method]), chain=lambda _method: handler
         )
@@ -200,3 +206,75 @@ def test_a_handler_that_ignored_its_end_does_not_wait_for_another(lines) -> None
     line.peer.reset(stream)
     line.turn()
     assert heard == ["cancelled"] * 3 and not line.native.worker.calls.tasks
+
+
+class Batched:
+    """A batched handler that answers what begins with "a", when it may; the others' handler."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.alone: list[bytes] = []
+
+    async def many(self, requests: list[bytes]) -> list[bytes | None]:
+        self.batches.append(requests)
+        await self.go.wait()
+        if b"a broken batch" in requests:
+            raise ValueError("broken")
+        return [request * 2 if request.startswith(b"a") else None for request in requests]
+
+    async def one(self, _call: CallContext, request: bytes) -> bytes:
+        self.alone.append(request)
+        return b"alone"
+
+
+def test_calls_of_one_turn_are_one_batch_and_what_it_declines_goes_on_alone(lines) -> None:
+    handler = Batched()
+    line = lines(handler.one, Kind.UNARY, handler.many)
+    streams = [line.call(framed(one), end=True) for one in (b"a1", b"b", b"a2")]
+    line.turn()
+    assert handler.batches == [[b"a1", b"b", b"a2"]] and handler.alone == [b"b"]
+    assert [stream.messages() for stream in streams] == [
+        [(False, b"a1a1")], [(False, b"alone")], [(False, b"a2a2")],
+    ]  # fmt: skip
+    assert [stream.status for stream in streams] == [0, 0, 0]
+    assert line.native.worker.calls.batched == {"m": 2}
+
+
+def test_a_call_that_ends_while_its_batch_waits_is_answered_nowhere(lines) -> None:
+    handler = Batched()
+    handler.go.clear()
+    line = lines(handler.one, Kind.UNARY, handler.many)
+    gone, declined, stays = [line.call(framed(one), end=True) for one in (b"a", b"b", b"a")]
+    line.turn()
+    for stream in (gone, declined):
+        line.peer.reset(stream)
+    line.turn()
+    handler.go.set()
+    line.turn()
+    assert (
+        stays.status == 0 and handler.alone == [] and line.native.worker.calls.batched == {"m": 1}
+    )
+
+
+def test_a_batch_that_fails_leaves_its_calls_to_their_handler(lines) -> None:
+    handler = Batched()
+    line = lines(handler.one, Kind.UNARY, handler.many)
+    streams = [line.call(framed(one), end=True) for one in (b"a", b"a broken batch")]
+    line.turn()
+    assert [stream.messages() for stream in streams] == [[(False, b"alone")]] * 2
+
+
+def test_calls_in_batches_count_as_calls_at_work(lines) -> None:
+    handler = Batched()
+    handler.go.clear()
+    line = lines(handler.one, Kind.UNARY, handler.many, calls_max=2)
+    streams = [line.call(framed(b"a"), end=True) for _ in range(3)]
+    line.turn()
+    assert [stream.status for stream in streams] == [None, None, 8]
+    line.native.worker.drain(0.0)
+    line.turn(0.1)
+    assert [stream.status for stream in streams] == [1, 1, 8], "the grace is over"
+    handler.go.set()
+    line.turn()
