@@ -18,7 +18,8 @@ from feedcore_pb.v1 import admin_pb2_grpc, feed_pb2_grpc, publish_pb2_grpc
 FEEDCORE = Path(sys.executable).with_name("feedcore")
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
-_READY = re.compile(r"feedcore ready on (?!unix:)(\S+)")
+_READY = re.compile(r"feedcore ready(?: on (?!unix:)(\S+)|, fan-out only)")
+FANOUT_ONLY = "fan-out only"  # what stands for the address of a server that answers no calls
 
 
 class ServerProcess:
@@ -51,6 +52,8 @@ class ServerProcess:
         if not self._ready.wait(READY_WITHIN_S) or not self.address:
             self.kill()
             raise RuntimeError("the server did not get ready:\n" + "".join(self.lines[-40:]))
+        if self.address == FANOUT_ONLY:
+            return
         self.channel = grpc.insecure_channel(self.address)
         self.feed = feed_pb2_grpc.FeedServiceStub(self.channel)
         self.publish = publish_pb2_grpc.PublishServiceStub(self.channel)
@@ -64,7 +67,7 @@ class ServerProcess:
             self.lines.append(line)
             found = _READY.search(line)
             if found:
-                self.address = found.group(1)
+                self.address = found.group(1) or FANOUT_ONLY
                 self._ready.set()
         self._ready.set()
 
