@@ -56,7 +56,13 @@ def cluster_options(settings: Settings, node: int) -> ClusterOptions:
             redis_urls(settings), redis.cluster, redis.prefix, redis.deadline_ms / 1e3
         ),
         kafka=KafkaOptions(
-            ",".join(kafka.brokers), kafka.prefix, kafka.partitions, kafka.replication
+            kafka.brokers,
+            kafka.prefix,
+            kafka.partitions,
+            kafka.replication,
+            user=kafka.user,
+            password=kafka.password.get_secret_value(),
+            tls_ca=kafka.tls_ca,
         ),
         region=settings.ids.region,
         node=node,

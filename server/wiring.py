@@ -19,6 +19,8 @@ from feedcore.domain.ids import time_ms
 from feedcore.errors import ClockWentBack
 from feedcore.limits import CLOCK_AHEAD_MAX_MS
 from feedcore.observe import logs
+from feedcore.outside import Outside
+from feedcore.ports.events import EventSink
 from feedcore.profiles import open_store
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
@@ -37,6 +39,7 @@ from feedcore_server.handlers.ranking import RankingHandlers
 from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
 from feedcore_server.interceptors.logging import logged
 from feedcore_server.interceptors.metrics import measured
+from feedcore_server.interceptors.ratelimit import limited
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.limits import LAME_DUCK_S
 from feedcore_server.registry import FastHandler, Registry
@@ -58,6 +61,7 @@ class Api:
     """One worker's side of the server, ready to be carried by a transport."""
 
     store: AnyStore
+    outside: Outside
     engine: Engine
     dispatcher: Dispatcher
     health: HealthHandlers
@@ -72,6 +76,7 @@ class Api:
         """Closes the store; after the transport has stopped."""
         if self.engine.resident is not None:
             await self.engine.resident.close()
+        await self.outside.close()
         await self.store.close()
 
 
@@ -96,23 +101,28 @@ async def open_worker(
     """Opens the store and builds an API worker whose ids are of `node`; `waiting` is told what it
     waits for. Raises StoreError, ClockWentBack."""
     store = await open_store(settings, clock, node=node, fanout=False, waiting=waiting)
+    outside = Outside(settings.collaborators, clock)
     try:
         await _wait_for_clock(store, clock)
         engine = build_engine(
-            store,
+            outside.instead(store),
             hot_start(settings.fanout),
             clock,
             region=settings.ids.region,
             node=node,
-            budget=budget_of(settings.cache),
+            budget=None if outside.serves_data else budget_of(settings.cache),
+            ranker=outside.ranker,
         )
     except BaseException:
+        await outside.close()
         await store.close()
         raise
     health = HealthHandlers()
-    registry = build_registry(engine, health, clock)
-    dispatcher = Dispatcher(registry, interceptors(store.secret, clock))
-    return Api(store, engine, dispatcher, health)
+    registry = build_registry(engine, health, clock, store.events)
+    chain = interceptors(store.secret, clock)
+    if settings.server.caller_rate and store.limiter is not None:
+        chain.append(limited(store.limiter, settings.server.caller_rate))
+    return Api(store, outside, engine, Dispatcher(registry, chain), health)
 
 
 def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
@@ -120,13 +130,15 @@ def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
     return [measured(clock), traced(), logged(clock, logs.UserHash(secret))]
 
 
-def build_registry(engine: Engine, health: HealthHandlers, clock: Clock) -> Registry:
+def build_registry(
+    engine: Engine, health: HealthHandlers, clock: Clock, events: EventSink | None = None
+) -> Registry:
     """The method table of all services."""
     admin = AdminServices(engine.admin, engine.explain, engine.audit, engine.importing, clock)
     reflection = ReflectionHandlers()
     registry = Registry()
-    feed = FeedHandlers(engine.feed, engine.preferences, engine.resident)
-    publish = PublishHandlers(engine.publish)
+    feed = FeedHandlers(engine.feed, engine.preferences, engine.resident, events, clock)
+    publish = PublishHandlers(engine.publish, events)
     for module, name, handlers in (
         (feed_pb2, "FeedService", feed),
         (publish_pb2, "PublishService", publish),

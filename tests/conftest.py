@@ -14,8 +14,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-# Fixtures `services` and `cluster_of`.
-pytest_plugins = ["tests.support.services"]
+# Fixtures `services` and `cluster_of`; `profile` and `world`.
+pytest_plugins = ["tests.support.services", "tests.support.worlds"]
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 

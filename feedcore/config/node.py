@@ -15,6 +15,7 @@ NODE_MAX = 126  # 7 bits of an id, less the last one, which imports use
 WORKERS_MAX = NODE_MAX  # each worker needs its own node number, and a rolling restart one more
 DRAIN_GRACE_S_MAX = 300  # init systems kill after 90 s to 300 s anyway
 AGE_S_MAX = 7 * 86_400  # a week; longer is as good as never
+CALLER_RATE_MAX = 1e9  # more than any node answers
 CACHE_MB_MAX = 1 << 20  # a terabyte: no machine gives a process more
 PUSH_THRESHOLD_MAX = 2**32  # more than there are people
 HYSTERESIS_PERCENT_MAX = 50  # more would keep an author pulled that lost half of the followers
@@ -66,6 +67,13 @@ class ServerSettings(Section):
     )
     max_connection_idle_s: float = Field(
         0.0, ge=0, le=AGE_S_MAX, description="connections without a call end after this; 0: never"
+    )
+    caller_rate: float = Field(
+        0.0,
+        ge=0,
+        le=CALLER_RATE_MAX,
+        description="calls a second that one caller (subject of its TLS certificate, else its"
+        " address) may make, over all nodes of a cluster; 0: no limit",
     )
     metrics: OptionalAddress = Field(
         "", description="HOST:PORT for Prometheus metrics; empty: none"

@@ -67,6 +67,8 @@ class Settings(Section):
                 if not getattr(getattr(self, section), name):
                     raise ValueError(f"{key}: the cluster profile needs at least one HOST:PORT")
             return self
+        if self.server.caller_rate:
+            raise ValueError("server.caller_rate: needs the cluster profile, whose Redis counts")
         if self.server.role != "all":
             raise ValueError(
                 f"server.role = {self.server.role}: the embedded profile is one machine whose"

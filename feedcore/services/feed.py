@@ -17,6 +17,7 @@ written behind.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -72,6 +73,8 @@ class FeedPage(NamedTuple):
     outbox_hits: int
     outbox_misses: int
     compiled: bool = False  # made, or kept, by compiled code, which counts for itself
+    shown: Sequence[int] = ()  # content ids, in their order
+    ranking_version: int = 0
 
 
 class NewContent(NamedTuple):
@@ -438,22 +441,26 @@ class FeedService:
         )
         if if_none_match and if_none_match == etag:
             body = native.encode_not_modified(head, etag, receipt.encode())
-            return _page(scroll, body, items=0, not_modified=True)
+            return _page(scroll, body, not_modified=True)
         next_cursor = "" if scroll.end else encode_cursor(_cursor(scroll), self._secret)
         body = native.encode_page(items, next_cursor, head, etag, receipt.encode(), view)
         self._signals.impressions([item[0] for item in items])
-        return _page(scroll, body, items=len(items), not_modified=False)
+        return _page(scroll, body, shown=[item[0] for item in items])
 
 
-def _page(scroll: Scroll, body: bytes, *, items: int, not_modified: bool) -> FeedPage:
+def _page(
+    scroll: Scroll, body: bytes, *, shown: Sequence[int] = (), not_modified: bool = False
+) -> FeedPage:
     return FeedPage(
         body,
-        items,
+        len(shown),
         scroll.receipt.origin.name.lower(),
         scroll.receipt.degraded,
         not_modified,
         scroll.outbox_hits,
         scroll.outbox_misses,
+        shown=shown,
+        ranking_version=scroll.receipt.ranking_version,
     )
 
 

@@ -89,11 +89,15 @@ class PublishService:
             published.content_id, self._clock.now_ms(), ids.time_ms(published.content_id)
         )
 
-    async def delete(self, author_id: int, content_id: int) -> None:
-        """No page contains the post after this returns. Raises NotFound, NotPermitted."""
+    async def delete(self, author_id: int, content_id: int) -> int:
+        """No page contains the post after this returns: the time of that. Raises NotFound,
+        NotPermitted.
+        """
         check_id("author_id", author_id)
         check_id("content_id", content_id)
-        await self._posts.delete(author_id, content_id, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        await self._posts.delete(author_id, content_id, now_ms)
+        return now_ms
 
     async def get_post(self, content_id: int, viewer_id: int) -> Item:
         """One post; `viewer_id` 0 sees everything. Raises NotFound, NotPermitted."""

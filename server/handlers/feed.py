@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from feedcore.clock import Clock
+from feedcore.domain.receipt import Origin
 from feedcore.errors import InvalidField
 from feedcore.observe import metrics
-from feedcore.ports import InteractionKind, PreferenceKind
+from feedcore.ports import Interaction, InteractionKind, PreferenceKind
+from feedcore.ports.events import EventSink
 from feedcore.services.feed import FeedPage, FeedService
 from feedcore.services.preferences import PreferenceService
 from feedcore_pb.v1 import feed_pb2 as pb
@@ -43,7 +46,11 @@ class FeedHandlers:
         feed: FeedService,
         preferences: PreferenceService,
         resident: ResidentFeed | None = None,
+        events: EventSink | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._events = events
+        self._clock = clock
         self._feed = feed if resident is None else resident
         self._preferences = preferences
         self._pages: dict[str, Any] = {}
@@ -77,6 +84,15 @@ class FeedHandlers:
         )
         if not page.compiled:
             self._count(page)
+        if self._events is not None and self._clock is not None and not page.not_modified:
+            self._events.page_served(
+                request.user_id,
+                page.shown,
+                Origin[page.origin.upper()],
+                page.ranking_version,
+                bool(request.cursor),
+                self._clock.now_ms(),
+            )
         return page.body
 
     def _count(self, page: FeedPage) -> None:
@@ -117,6 +133,11 @@ class FeedHandlers:
             request.user_id, request.content_id, kind, on, request.idempotency_key
         )
         call.note(kind=kind.name.lower(), on=on, changed=changed)
+        if changed and self._events is not None and self._clock is not None:
+            now_ms = self._clock.now_ms()
+            self._events.interacted(
+                Interaction(request.user_id, request.content_id, kind, on, now_ms)
+            )
         return pb.RecordInteractionResponse(changed=changed)
 
     async def set_preference(

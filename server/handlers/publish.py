@@ -6,6 +6,7 @@ from typing import Any
 
 from feedcore.domain.content import Media
 from feedcore.domain.ids import time_ms
+from feedcore.ports.events import EventSink
 from feedcore.services.publish import Item, PublishService
 from feedcore_pb.v1 import publish_pb2 as pb
 from feedcore_pb.v1 import types_pb2
@@ -15,8 +16,9 @@ from feedcore_server.context import CallContext
 class PublishHandlers:
     """Handlers by method name are in `table`."""
 
-    def __init__(self, publish: PublishService) -> None:
+    def __init__(self, publish: PublishService, events: EventSink | None = None) -> None:
         self._publish = publish
+        self._events = events
 
     def table(self) -> dict[str, Any]:
         """Handlers by method name."""
@@ -38,6 +40,13 @@ class PublishHandlers:
             request.idempotency_key,
         )
         call.note(content_id=receipt.content_id, media=len(request.media))
+        if self._events is not None:
+            self._events.published(
+                receipt.content_id,
+                request.author_id,
+                request.visibility,
+                receipt.published_at_ms,
+            )
         return pb.PublishResponse(
             content_id=receipt.content_id,
             expected_visible_ms=receipt.expected_visible_ms,
@@ -48,7 +57,9 @@ class PublishHandlers:
         """No page contains the post when it returns."""
         call.user_id = request.author_id
         call.note(content_id=request.content_id)
-        await self._publish.delete(request.author_id, request.content_id)
+        deleted_ms = await self._publish.delete(request.author_id, request.content_id)
+        if self._events is not None:
+            self._events.deleted(request.content_id, request.author_id, deleted_ms)
         return pb.DeleteResponse()
 
     async def get_post(self, request: pb.GetPostRequest, call: CallContext) -> pb.GetPostResponse:

@@ -23,6 +23,7 @@ from feedcore.domain.policy import Mode
 from feedcore.errors import InvalidField, NotPermitted, Unavailable
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import Delivery, FanoutJob, JobKind, Lane, Preference, PreferenceKind
+from feedcore.ports.resident import ViewerRow
 from feedcore.ports.settings import AuthorMode
 from feedcore.services.hot import Hot, HotSettings
 from feedcore.workers.fanout import FanoutWorker
@@ -394,6 +395,37 @@ class TestFeedRows:
                 if one.kind is PreferenceKind.SNOOZE
             ]
             assert row.snoozed_until_ms == min(ends, default=0)
+
+    async def test_rows_of_other_nodes_are_taken_unless_a_snooze_is_over(
+        self, engine: UsersEngine
+    ) -> None:
+        now, kept = engine.clock.now_ms(), Kept()
+        snooze = Preference(PreferenceKind.SNOOZE, 9, now + 5, now)
+        await engine.store.preferences.set(1, snooze)
+        await engine.store.graph.import_follows([(1, 9), (2, 9)], now)
+        resident = CqlResidentSource(engine.session, None, None, kept)  # type: ignore[arg-type]
+        first = await resident.viewers([1, 2], 6, now)
+        assert list(kept.rows) == [1, 2]
+        kept.rows[2] = first[1]._replace(followees=b"another")
+        again = await resident.viewers([2, 1], 6, now)
+        assert again == [kept.rows[2], first[0]]
+        (row,) = await resident.viewers([1], 6, now + 5)
+        assert row.filters.snoozed == b""
+
+
+class Kept:
+    """What other nodes have loaded."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, ViewerRow] = {}
+
+    async def viewer_rows(self, user_ids: Sequence[int], depth: int) -> list[ViewerRow | None]:
+        return [self.rows.get(user_id) for user_id in user_ids]
+
+    def keep_viewer_rows(
+        self, user_ids: Sequence[int], rows: Sequence[ViewerRow], depth: int
+    ) -> None:
+        self.rows.update(zip(user_ids, rows, strict=True))
 
 
 class TestSettings:

@@ -211,7 +211,8 @@ class QueueContract:
         kinds: list[JobKind] = []
         while len(kinds) < 3:
             for job in await engine.jobs(tuple(Lane), 10):
-                kinds.append(job.kind)
+                if job.kind is not JobKind.POST:  # an engine may queue a post without followers
+                    kinds.append(job.kind)
                 await ports.queue.advance([(job, -1, 0)], now)
         assert kinds == [JobKind.BACKFILL, JobKind.REMOVE, JobKind.BACKFILL]
         assert await engine.jobs(tuple(Lane), 10, at_least=0) == []

@@ -1,91 +1,23 @@
-"""The services together on the real embedded store: what a user of the engine relies on, case by
-case."""
+"""The services together on the real stores of both profiles: what a user of the engine relies on,
+case by case."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-import pytest_asyncio
 
-from feedcore.adapters.embedded.store import EmbeddedStore
-from feedcore.clock import ManualClock
 from feedcore.domain.content import Media
 from feedcore.domain.entry import Visibility
 from feedcore.errors import FailedPrecondition, NotPermitted, Unavailable
 from feedcore.limits import (
-    FANOUT_ATTEMPTS_MAX,
     HOUR_MS,
     INACTIVE_AFTER_MS,
     PULLED_SOURCES_MAX,
     RETENTION_MS,
 )
 from feedcore.ports import InteractionKind, JobKind, PreferenceKind
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.feed import FeedService
-from feedcore.services.hot import HotSettings
-from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 from feedcore_pb.v1 import feed_pb2, types_pb2
-
-START_MS = 1_780_000_000_000
-READER, AUTHOR, OTHER = 9, 1, 2
-
-
-class World:
-    """One store, its engine, a clock moved by hand."""
-
-    def __init__(self, folder: Path, threshold: int = 1_000) -> None:
-        self.folder = folder
-        self.threshold = threshold
-        self.clock = ManualClock(START_MS)
-        self.open()
-
-    def open(self) -> None:
-        self.store = EmbeddedStore.open(
-            self.folder, self.clock, writer_role=True, merge_thread=False
-        )
-        hot = HotSettings(push_threshold=self.threshold)
-        self.engine: Engine = build_engine(self.store, hot, self.clock)
-
-    def worker(self, **replaced: object) -> FanoutWorker:
-        store = self.store
-        ports = {
-            "queue": store.queue,
-            "feeds": store.feeds,
-            "graph": store.graph,
-            "posts": store.posts,
-            "freshness": store.freshness,
-            **replaced,
-        }
-        # type: ignore[arg-type]
-        return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)
-
-    async def settle(self) -> None:
-        """Everything delivered, merged and counted."""
-        await drain(self.worker(), self.engine.policy, self.store.signals, self.clock)
-        await self.store.merge_all()
-
-    async def publish(self, author: int, body: str = "x", **more: object) -> int:
-        self.clock.advance(1)
-        done = await self.engine.publish.publish(author, body, **more)  # type: ignore[arg-type]
-        return done.content_id
-
-    async def page(self, user: int = READER, **more: object) -> feed_pb2.GetFeedResponse:
-        asked = {"page_size": 100, "cursor": "", "view": 0, "if_none_match": "", **more}
-        page = await self.engine.feed.get_feed(user, **asked)  # type: ignore[arg-type]
-        return feed_pb2.GetFeedResponse.FromString(page.body)
-
-    async def ids(self, user: int = READER) -> list[int]:
-        return [item.content_id for item in (await self.page(user)).items]
-
-
-@pytest_asyncio.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path / "data")
-    yield made
-    await made.store.close()
+from tests.support.worlds import AUTHOR, OTHER, READER, Profile, World
 
 
 async def test_cold_start_shows_what_trends_and_says_so(world: World) -> None:
@@ -119,9 +51,13 @@ async def test_trending_respects_mutes_and_audience(world: World) -> None:
     assert await world.ids() == []
 
 
-async def test_fifty_thousand_follows_take_the_most_engaged_sources(tmp_path: Path) -> None:
-    world = World(tmp_path / "data", threshold=0)
-    authors = range(1_000, 51_000)
+async def test_very_many_follows_take_the_most_engaged_sources(profile: Profile) -> None:
+    async with profile.world(threshold=0) as world:
+        await follow_very_many(world)
+
+
+async def follow_very_many(world: World) -> None:
+    authors = range(1_000, 1_000 + world.follows_many)
     for at in range(0, len(authors), 5_000):
         edges = [(READER, author) for author in authors[at : at + 5_000]]
         await world.store.graph.import_follows(edges, world.clock.now_ms())
@@ -134,18 +70,17 @@ async def test_fifty_thousand_follows_take_the_most_engaged_sources(tmp_path: Pa
     post = await world.publish(favourite, "new")
     stranger = await world.publish(authors[-2], "not considered")
     page = await world.page()
-    assert page.receipt.pull_sources_total == 50_000
+    assert page.receipt.pull_sources_total == world.follows_many
     assert page.receipt.pull_sources_considered == PULLED_SOURCES_MAX
     ids = [item.content_id for item in page.items]
     assert post in ids and stranger not in ids
-    await world.store.close()
 
 
 async def test_a_user_who_was_away_is_skipped_and_gets_everything_on_return(world: World) -> None:
     await world.engine.graph.follow(READER, AUTHOR)
     await world.engine.graph.follow(OTHER, AUTHOR)
     await world.settle()
-    await world.store.upkeep_inactive(world.clock.now_ms() + INACTIVE_AFTER_MS + 1)
+    await world.mark_inactive(world.clock.now_ms() + INACTIVE_AFTER_MS + 1)
     # the other one comes back before the post, the reader after it
     assert (await world.page(OTHER)).receipt.origin == types_pb2.FEED_ORIGIN_TRENDING
     post = await world.publish(AUTHOR, "while you were away")
@@ -281,10 +216,7 @@ async def test_a_poisoned_job_becomes_a_dead_letter_and_stops_nobody(world: Worl
         await world.engine.graph.follow(READER, author)
     await world.settle()
     poisoned, healthy = await world.publish(AUTHOR), await world.publish(OTHER)
-    worker = world.worker(graph=PoisonedGraph(world.store.graph, AUTHOR))
-    for _ in range(FANOUT_ATTEMPTS_MAX + 1):
-        await worker.turn()
-    await world.store.merge_all()
+    await world.work(world.worker(graph=PoisonedGraph(world.store.graph, AUTHOR)))
     assert await world.store.feeds.delivered(READER, healthy)
     (letter,) = await world.engine.admin.dead_letters()
     assert letter.job.kind is JobKind.POST and letter.job.content_id == poisoned
@@ -296,8 +228,12 @@ async def test_a_poisoned_job_becomes_a_dead_letter_and_stops_nobody(world: Worl
     assert not await world.engine.admin.dead_letters()
 
 
-async def test_explain_tells_the_way_and_the_reason(tmp_path: Path) -> None:
-    world = World(tmp_path / "data", threshold=2)
+async def test_explain_tells_the_way_and_the_reason(profile: Profile) -> None:
+    async with profile.world(threshold=2) as world:
+        await explain_ways(world)
+
+
+async def explain_ways(world: World) -> None:
     explain = world.engine.explain.explain
     await world.engine.graph.follow(READER, AUTHOR)
     for fan in (READER, 50, 51):
@@ -322,7 +258,6 @@ async def test_explain_tells_the_way_and_the_reason(tmp_path: Path) -> None:
     assert (await explain(READER, pulled)).verdict == "the post was deleted"
     world.clock.advance(RETENTION_MS + 1)
     assert ("expired", True) in (await explain(READER, fresh)).filters
-    await world.store.close()
 
 
 async def test_audit_finds_nothing_in_a_healthy_store_and_the_hole_in_a_broken_one(
@@ -341,8 +276,9 @@ async def test_audit_finds_nothing_in_a_healthy_store_and_the_hole_in_a_broken_o
 
     hole = Delivery(b"", native.pack_ids([READER]), remove_author=3)
     await world.store.feeds.deliver([hole])
-    await world.store.merge_all()
+    await world.store_deliveries()
     world.clock.advance(10)
+    await world.forget_newest()
     report = await world.engine.audit.audit(10, 1)
     assert (report.missing, report.duplicate, report.unexpected) == (30, 0, 0)
     assert str(READER) in report.findings[0]
@@ -370,8 +306,8 @@ async def test_a_scroll_keeps_its_ranking_while_the_operator_changes_it(world: W
 async def test_what_was_acknowledged_is_there_after_reopening(world: World) -> None:
     await world.engine.graph.follow(READER, AUTHOR)
     post = await world.publish(AUTHOR, "kept", idempotency_key="k")
-    await world.store.close()
-    world.open()
+    await world.close()
+    await world.open()
     assert await world.ids() == [post]
     assert await world.publish(AUTHOR, "kept", idempotency_key="k") == post
     assert await world.ids() == [post]
@@ -399,7 +335,7 @@ async def test_follows_loaded_while_the_feed_is_rebuilt_are_not_forgotten(world:
     posts = {await world.publish(author) for author in (AUTHOR, OTHER)}
     await world.settle()
     await world.store.graph.import_follows([(READER, AUTHOR)], world.clock.now_ms())
-    await world.worker(queue=FollowsDuringTheTurn(world, (READER, OTHER))).turn()
+    await world.turn(world.worker(queue=FollowsDuringTheTurn(world, (READER, OTHER))))
     assert set(await world.ids()) == posts
     await world.settle()
     assert set(await world.ids()) == posts

@@ -17,7 +17,7 @@ from feedcore.limits import (
     RECENTLY_ACTIVE_MS,
 )
 from feedcore.ports import Lane
-from tests.integration.test_engine import World
+from tests.support.worlds import EmbeddedWorld as World
 
 CROWD, QUIET = 1, 2  # an author with many followers, and one with a single one
 FANS = range(10_000, 10_000 + 2 * FANOUT_QUOTA_FOLLOWERS + 500)
@@ -26,8 +26,9 @@ FANS = range(10_000, 10_000 + 2 * FANOUT_QUOTA_FOLLOWERS + 500)
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path / "data", threshold=10**6)
+    await made.open()
     yield made
-    await made.store.close()
+    await made.close()
 
 
 async def follow_all(world: World, fans: range) -> None:

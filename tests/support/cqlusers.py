@@ -37,9 +37,10 @@ from feedcore.ports import FanoutJob, JobKind, Lane
 # of the sessions under test: the other one is run now and then
 DRIVER = os.environ.get("FEEDCORE_TEST_CQL_DRIVER", DRIVER_DEFAULT)
 TABLES = (
-    "activity author_modes author_sizes dirty dirty_since engagement fanout_events feed followers"
-    " idempotency impressions interaction_keys interactions node_ids outbox post_counts post_fanout"
-    " posts recent setting_names settings tombstones trending user_interactions viewer"
+    "activity author_modes author_sizes dead_letters dirty dirty_since engagement fanout_events feed"
+    " followers idempotency impressions interaction_keys interactions node_ids outbox post_counts"
+    " post_fanout posts recent setting_names settings sweep_marks tombstones trending"
+    " user_interactions viewer"
 ).split()
 
 

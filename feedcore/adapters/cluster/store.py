@@ -25,7 +25,7 @@ from feedcore.adapters.cluster.jobids import JobIds
 from feedcore.adapters.cluster.mirror import Mirror
 from feedcore.adapters.cluster.nodeview import NodeView
 from feedcore.adapters.cluster.options import ClusterOptions
-from feedcore.adapters.cluster.resident import BulkPosts, ClusterResidentSource
+from feedcore.adapters.cluster.bulkposts import BulkPosts
 from feedcore.adapters.cluster.truth import Truth
 from feedcore.adapters.cql.connect import open_session
 from feedcore.adapters.cql.contents import CqlContentSource
@@ -33,6 +33,7 @@ from feedcore.adapters.cql.feeds import CqlFeedStore
 from feedcore.adapters.cql.graph import CqlGraphSource
 from feedcore.adapters.cql.meta import read_meta
 from feedcore.adapters.cql.migrate import CURSOR_SECRET, check
+from feedcore.adapters.cql.nodeids import node_of
 from feedcore.adapters.cql.posts import CqlPostStore
 from feedcore.adapters.cql.preferences import CqlPreferenceStore
 from feedcore.adapters.cql.resident import CqlResidentSource
@@ -40,21 +41,26 @@ from feedcore.adapters.cql.session import Session
 from feedcore.adapters.cql.settings_store import CqlSettingsStore
 from feedcore.adapters.cql.signals import CqlSignalStore
 from feedcore.adapters.engagement import EngagementTable
+from feedcore.adapters.kafka.counters import KafkaCounters
 from feedcore.adapters.kafka.deadletters import DeadLetters
+from feedcore.adapters.kafka.events import KafkaEventSink
 from feedcore.adapters.kafka.outbox import KafkaOutbox
 from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.adapters.kafka.queue import KafkaQueue
 from feedcore.adapters.kafka.sweeper import Sweeper
 from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.counters import SharedCounters
 from feedcore.adapters.redis.keys import Keys
+from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.adapters.redis.trust import Trust
-from feedcore.clock import Clock
+from feedcore.clock import Clock, SystemClock
 from feedcore.domain.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0  # between attempts to reach the tables
+EXPORT_EVERY_S = 1.0  # between looks at counters: scrapes come every few seconds
 INACTIVE_PER_CALL = 10_000  # users moved to the inactive ones in one turn of upkeep
 Waiting = Callable[[str], None]
 T = TypeVar("T")
@@ -82,32 +88,42 @@ class ClusterStore:
         self._fans_out = fanout
         self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
         redis, kafka = options.redis, options.kafka
+        keys = Keys(redis.prefix)
         nodes = Nodes(redis.urls, cluster=redis.cluster)
-        trust = Trust(clock.monotonic)
-        self.batcher = Batcher(nodes, trust, clock.monotonic, deadline_s=redis.deadline_s)
+        engines_clock = SystemClock()  # what engines compare with their own time is never moved
+        trust = Trust(engines_clock.monotonic)
+        self.batcher = Batcher(nodes, trust, engines_clock.monotonic, deadline_s=redis.deadline_s)
         self.producer = KafkaProducer(kafka)
-        job_ids = JobIds(options.region, options.node, clock)
+        job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
         table = EngagementTable()
         self.mirror = Mirror(self.epochs, clock, table)
         view = NodeView(self.mirror)
         self.signals = CqlSignalStore(session, outbox, view, clock, table)
-        self.posts = CqlPostStore(session, outbox, view, view, clock)
+        node = node_of(options.region, options.node)
+        self.posts = CqlPostStore(session, outbox, view, view, clock, node)
         self.contents = CqlContentSource(session, view)
         self.graph = CqlGraphSource(session, outbox, view, view, clock)
         self.preferences = CqlPreferenceStore(session, outbox, view, view, clock)
         self.feeds = CqlFeedStore(session, outbox, view, view, clock)
         self.settings = CqlSettingsStore(session, outbox, view, view, clock)
         self.freshness = SharedFreshness(
-            self.batcher, Keys(redis.prefix), self.mirror, Truth(session), self.epochs, clock
+            self.batcher, keys, self.mirror, Truth(session), self.epochs, clock
         )
         view.attach(self.freshness)
         bulk = BulkPosts(self.posts, self.contents)
-        tables = CqlResidentSource(session, bulk, self.mirror)
-        self.resident = ClusterResidentSource(tables, self.freshness)
+        self.resident = CqlResidentSource(session, bulk, self.mirror, self.freshness)
         dead = DeadLetters(session)
         self.queue = KafkaQueue(session, self.producer, outbox, dead, view, kafka)
-        self.sweeper = Sweeper(session, outbox, self.producer, dead, clock) if fanout else None
+        sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)
+        self.sweeper = sweeper if fanout else None
+        self.events = KafkaEventSink(kafka, job_ids)
+        self.limiter = RateLimiter(self.batcher, keys, engines_clock)
+        self._counters = (
+            SharedCounters(self.batcher, self.freshness, self.limiter),
+            KafkaCounters(self.producer, outbox, self.queue, self.sweeper, self.events),
+        )
+        self._exporter: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -121,22 +137,29 @@ class ClusterStore:
             await _when_there(lambda: check(session), waiting)
             secret = await _when_there(lambda: read_meta(session, CURSOR_SECRET), waiting)
             store = cls(session, secret, options, clock, fanout=fanout)
-            await store._start(waiting)
+            await store.start(waiting)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _start(self, waiting: Waiting) -> None:
+    async def start(self, waiting: Waiting) -> None:
+        """Connects; Redis and Kafka behind. `open` does it."""
         self.producer.start()
         self.outbox.start()
         await _when_there(self.freshness.start, waiting)
         if self.sweeper is not None:
             self.sweeper.start()
+        self.events.start()
+        self._exporter = asyncio.get_running_loop().create_task(self._export(), name="metrics")
 
     async def close(self) -> None:
         """Writes what is buffered, relays what waits, lets everything go."""
+        if self._exporter is not None:
+            self._exporter.cancel()
+            await asyncio.wait([self._exporter])
         for step in (
+            self.events.close,
             self.sweeper.close if self.sweeper is not None else _nothing,
             self.queue.close,
             self.preferences.close,
@@ -151,6 +174,13 @@ class ClusterStore:
                 await step()
             except Exception:  # the others are still to be closed; nothing durable is at stake
                 log.exception("closing %r failed", step)
+
+    async def _export(self) -> None:
+        """What the engines' clients count of themselves, until `close`."""
+        while True:
+            for counters in self._counters:
+                counters.publish()
+            await asyncio.sleep(EXPORT_EVERY_S)
 
     async def upkeep(self, now_ms: int) -> None:
         """Inactive users; rows that are too old go by their TTL."""

@@ -52,10 +52,29 @@ class ResidentMirror(Protocol):
         """Pulled authors who published since this was last asked."""
 
 
+class KeptRows(Protocol):
+    """Viewer rows that other nodes have loaded."""
+
+    async def viewer_rows(self, user_ids: Sequence[int], depth: int) -> list[ViewerRow | None]:
+        """With at least that depth, as good as loaded now; None where there is none."""
+
+    def keep_viewer_rows(
+        self, user_ids: Sequence[int], rows: Sequence[ViewerRow], depth: int
+    ) -> None:
+        """Leaves rows that `viewer_rows` did not have, and which were loaded since, to others."""
+
+
 class CqlResidentSource:
     """See `ports.resident.ResidentSource`."""
 
-    def __init__(self, session: Session, posts: ResidentPosts, mirror: ResidentMirror) -> None:
+    def __init__(
+        self,
+        session: Session,
+        posts: ResidentPosts,
+        mirror: ResidentMirror,
+        kept: KeptRows | None = None,
+    ) -> None:
+        self._kept = kept
         self._session = session
         self._posts = posts
         self._mirror = mirror
@@ -83,6 +102,23 @@ class CqlResidentSource:
         return self._mirror.take_published()
 
     async def viewers(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
+        """From other nodes where they have them; a row with a snooze that is over is loaded."""
+        if self._kept is None:
+            return await self._load(user_ids, depth, now_ms)
+        found = await self._kept.viewer_rows(user_ids, depth)
+        rows = {
+            user_id: row
+            for user_id, row in zip(user_ids, found, strict=True)
+            if row is not None and not 0 < row.snoozed_until_ms <= now_ms
+        }
+        lacking = [user_id for user_id in user_ids if user_id not in rows]
+        if lacking:
+            loaded = await self._load(lacking, depth, now_ms)
+            self._kept.keep_viewer_rows(lacking, loaded, depth)
+            rows.update(zip(lacking, loaded, strict=True))
+        return [rows[user_id] for user_id in user_ids]
+
+    async def _load(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
         """Side by side; one that fails fails the batch."""
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
 
@@ -91,7 +127,7 @@ class CqlResidentSource:
             followees, rows, entries = await together(
                 self._session.read_packed(viewer.FOLLOWEES, user),
                 self._session.read(viewer.RELATIONS, user),
-                self._session.read_packed(WINDOW, (*user, ids.ID_MAX, oldest, depth)),
+                self._session.read_packed(WINDOW, (*user, ids.ID_MAX, oldest, max(depth, 1))),
             )
             relations = viewer.decode(rows, now_ms)
             built = not relations.away and not relations.pending

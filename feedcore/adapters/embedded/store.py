@@ -60,6 +60,9 @@ log = logging.getLogger(__name__)
 class EmbeddedStore:
     """All ports over one data directory. Make one with `open`."""
 
+    events = None  # nobody listens: there is no broker
+    limiter = None  # of callers over several nodes: there is one
+
     def __init__(
         self,
         data_dir: Path,

@@ -1,0 +1,237 @@
+"""Worlds: the services of one process over a store, and a clock moved by hand; one kind a profile.
+
+A test takes `profile` and makes worlds with it, or takes `world`: both run once on the embedded
+profile and once on the cluster's, which skips where there are no engines. What differs is only what
+happens behind: merges here, Kafka there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from feedcore.adapters.embedded.store import EmbeddedStore
+from feedcore.clock import ManualClock
+from feedcore.limits import COUNTER_BATCH, FANOUT_ATTEMPTS_MAX
+from feedcore.services.engine import Engine, build_engine
+from feedcore.services.hot import HotSettings
+from feedcore.workers.fanout import FanoutWorker
+from feedcore.workers.runner import drain
+from feedcore_pb.v1 import feed_pb2
+
+if TYPE_CHECKING:
+    from tests.support.clusterengine import Nodes
+
+START_MS = 1_780_000_000_000
+READER, AUTHOR, OTHER = 9, 1, 2
+BEHIND_S = 60.0
+INACTIVE_MAX = 10_000
+
+
+class World:
+    """One store, its engine."""
+
+    follows_many = 0  # of one user: so many that not all of the authors are read
+    store: Any
+
+    def __init__(self, threshold: int = 1_000) -> None:
+        self.threshold = threshold
+        self.clock = ManualClock(START_MS)
+
+    async def open(self) -> None:
+        """Once more after `close`: with all that was acknowledged."""
+        self.store = await self.open_store()
+        hot = HotSettings(push_threshold=self.threshold)
+        self.engine: Engine = build_engine(self.store, hot, self.clock)
+
+    async def open_store(self) -> Any:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        await self.store.close()
+
+    def worker(self, **replaced: object) -> FanoutWorker:
+        store = self.store
+        ports: dict[str, Any] = {
+            "queue": store.queue,
+            "feeds": store.feeds,
+            "graph": store.graph,
+            "posts": store.posts,
+            "freshness": store.freshness,
+            **replaced,
+        }
+        return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)
+
+    async def settle(self) -> None:
+        """Everything delivered, stored and counted."""
+        raise NotImplementedError
+
+    async def turn(self, worker: FanoutWorker) -> None:
+        """One turn that has something to do."""
+        deadline = time.monotonic() + BEHIND_S
+        while not await worker.turn():
+            assert time.monotonic() < deadline, "no job came"
+
+    async def work(self, worker: FanoutWorker) -> None:
+        """Turns until all that waits is done, or a dead letter."""
+        raise NotImplementedError
+
+    async def store_deliveries(self) -> None:
+        """What was delivered is stored."""
+
+    async def mark_inactive(self, now_ms: int) -> None:
+        """As upkeep does it."""
+        await self.store.graph.mark_inactive(now_ms, INACTIVE_MAX)
+
+    async def forget_newest(self) -> None:
+        """Readers see stored feeds alone, nothing of what was published lately beside them."""
+
+    async def publish(self, author: int, body: str = "x", **more: object) -> int:
+        self.clock.advance(1)
+        done = await self.engine.publish.publish(author, body, **more)  # type: ignore[arg-type]
+        return done.content_id
+
+    async def page(self, user: int = READER, **more: object) -> feed_pb2.GetFeedResponse:
+        asked = {"page_size": 100, "cursor": "", "view": 0, "if_none_match": "", **more}
+        page = await self.engine.feed.get_feed(user, **asked)  # type: ignore[arg-type]
+        return feed_pb2.GetFeedResponse.FromString(page.body)
+
+    async def ids(self, user: int = READER) -> list[int]:
+        return [item.content_id for item in (await self.page(user)).items]
+
+
+class EmbeddedWorld(World):
+    """A directory."""
+
+    follows_many = 50_000
+
+    def __init__(self, folder: Path, threshold: int = 1_000) -> None:
+        super().__init__(threshold)
+        self.folder = folder
+
+    async def open_store(self) -> EmbeddedStore:
+        return EmbeddedStore.open(self.folder, self.clock, writer_role=True, merge_thread=False)
+
+    async def settle(self) -> None:
+        await drain(self.worker(), self.engine.policy, self.store.signals, self.clock)
+        await self.store.merge_all()
+
+    async def work(self, worker: FanoutWorker) -> None:
+        for _ in range(FANOUT_ATTEMPTS_MAX + 1):
+            await worker.turn()
+        await self.store.merge_all()
+
+    async def store_deliveries(self) -> None:
+        await self.store.merge_all()
+
+
+class ClusterWorld(World):
+    """A node that serves and fans out."""
+
+    follows_many = 5_000
+
+    def __init__(self, nodes: Nodes, threshold: int = 1_000) -> None:
+        super().__init__(threshold)
+        self.nodes = nodes
+
+    async def open_store(self) -> Any:
+        return await self.nodes.open(self.clock, fanout=True)
+
+    async def close(self) -> None:
+        await self.nodes.close_store(self.store)
+
+    async def settle(self) -> None:
+        await self.engine.policy.review(self.clock.now_ms())
+        await self.work(self.worker())
+        signals = self.store.signals
+        while await signals.apply_counters(COUNTER_BATCH, self.clock.now_ms()):
+            pass
+        await signals.refresh_trending(self.clock.now_ms())
+
+    async def work(self, worker: FanoutWorker) -> None:
+        from tests.support.clusterengine import jobs_waiting
+
+        deadline = time.monotonic() + BEHIND_S
+        while await jobs_waiting(self.store):
+            await worker.turn()
+            assert time.monotonic() < deadline, "the fan-out does not end"
+
+    async def forget_newest(self) -> None:
+        from feedcore.adapters.cluster.mirror import TAIL_MARGIN_MS, TAIL_MS
+
+        self.clock.advance(TAIL_MS + TAIL_MARGIN_MS + 1)
+        deadline = time.monotonic() + BEHIND_S
+        while len(self.store.mirror.tail_authors):
+            assert time.monotonic() < deadline, "the tail is kept"
+            await asyncio.sleep(0.02)
+
+
+class Profile:
+    """Makes worlds of one profile, and ends them."""
+
+    def __init__(self, name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.name = name
+        self._folder = folder
+        if name == "cluster":
+            # Now: fixtures that need a loop of their own cannot be had inside one.
+            self._at = request.getfixturevalue("cluster_addresses")
+            self._keyspace = request.getfixturevalue("cluster_keyspace")
+
+    @asynccontextmanager
+    async def world(self, threshold: int = 1_000) -> AsyncIterator[World]:
+        """Empty."""
+        if self.name == "embedded":
+            made: World = EmbeddedWorld(self._folder / "data", threshold)
+            await made.open()
+            yield made
+            await made.close()
+            return
+        from tests.support.clusterengine import Nodes
+
+        nodes = Nodes(self._at, self._keyspace)
+        try:
+            made = ClusterWorld(nodes, threshold)
+            await made.open()
+            yield made
+        finally:
+            await nodes.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_addresses(request: pytest.FixtureRequest) -> Any:
+    """Engines that others may use at the same time."""
+    from tests.support.clusterengine import addresses
+
+    return addresses(request.getfixturevalue("services"))
+
+
+@pytest.fixture(scope="session")
+def cluster_keyspace(cluster_addresses: Any) -> Iterator[str]:
+    """With all tables; who writes into some empties them."""
+    from tests.support.clusterengine import fresh_name
+    from tests.support.cqlusers import drop_keyspace, make_keyspace
+
+    name = fresh_name()
+    asyncio.run(make_keyspace(name, cluster_addresses.cassandra))
+    yield name
+    asyncio.run(drop_keyspace(name))
+
+
+@pytest.fixture(params=["embedded", "cluster"])
+def profile(request: pytest.FixtureRequest, tmp_path: Path) -> Profile:
+    """Each in its turn."""
+    return Profile(request.param, tmp_path, request)
+
+
+@pytest_asyncio.fixture
+async def world(profile: Profile) -> AsyncIterator[World]:
+    """An empty world of each profile."""
+    async with profile.world() as made:
+        yield made
