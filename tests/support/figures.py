@@ -18,7 +18,7 @@ WINDOW_S = 1.0
 SLOW_FACTOR, SLOW_FLOOR_S = 2.0, 0.25
 HEAD = (
     "| failure | calls/s | errors % | p50 ms | p99 ms | last error, s into it | normal after, s |"
-    " pages said | posts | lost | twice | wrong pages |"
+    " pages said | unseen, s | posts | lost | twice | wrong pages |"
 )
 
 
@@ -50,6 +50,7 @@ class Figures:
     lost: int = 0
     twice: int = 0
     wrong: int = 0
+    late_s: float = 0.0  # the longest that an acknowledged post was on no page yet
     note: str = ""
 
     def of(self, phase: str) -> list[Call]:
@@ -100,6 +101,7 @@ class Figures:
             f"{self.last_error_s():.1f}" if self.failures("during") else "none",
             f"{self.recovery_s():.0f}",
             pages,
+            f"{self.late_s:.1f}",
             *map(str, (self.posts, self.lost, self.twice, self.wrong)),
         ]
         return "| " + " | ".join(cells) + " |"

@@ -1,7 +1,8 @@
 """Announcements: what others must hear of, told to Redis until it is through.
 
 State of an announcement: due (to go with the next payment) -> told (in a payment under way) ->
-paid; or owed again, if the payment failed. A user who is owed a new epoch needs only one, however
+paid; or owed again, if the payment failed. Who announces waits until it is paid, or its server is
+known to be away: others then ask the truth. A user who is owed a new epoch needs only one, however
 often; events keep their order. If more is owed than can be kept, all of it is dropped for one
 event that makes every node forget everything.
 
@@ -24,7 +25,9 @@ from feedcore.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-ANNOUNCE_WAIT_S = 0.1  # longer than any answer of a Redis that is well
+# A server that is away is known to be after five deadlines; one that is only late, with readers who
+# trust it, is waited for.
+ANNOUNCE_WAIT_S = 1.0
 RETRY_S = 0.1  # well within the grace that readers give (trust)
 # What may be owed: 100 s of our peak of posts at one node of fifty.
 OWED_VIEWERS_MAX = 100_000
@@ -56,7 +59,6 @@ class Announcements:
         self._keys = keys
         self._log = log_
         self._due = _Due()
-        self._failing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -88,8 +90,6 @@ class Announcements:
         due.size += sum(map(len, events))
         self._bound(due)
         self._wake.set()
-        if self._failing:
-            return
         waiter = asyncio.get_running_loop().create_future()
         due.waiters.append(waiter)
         try:
@@ -115,13 +115,22 @@ class Announcements:
             await self._wake.wait()
             self._wake.clear()
             while self.owed:
-                self._failing = not await self._pay()
-                if self._failing:
-                    if self._closing:
-                        return
-                    await asyncio.sleep(RETRY_S)
+                if await self._pay():
+                    continue
+                if self._closing:
+                    return
+                await self._wait_to_retry()
             if self._closing:
                 return
+
+    async def _wait_to_retry(self) -> None:
+        """What is announced meanwhile does not wait: its server may be another one."""
+        try:
+            async with asyncio.timeout(RETRY_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
 
     async def _pay(self) -> bool:
         """One payment; whether all of it is through."""
@@ -137,13 +146,16 @@ class Announcements:
         unpaid = [user_id for user_id, call in told if not await _is_through(call)]
         through = not unpaid
         rest.viewers.update(dict.fromkeys(unpaid))
+        servers = {self._batcher.nodes.node_of(self._keys.epoch(one)) for one in unpaid}
         if logged is not None and not await _is_through(logged):
             through = False
+            servers.add(self._log.server)
             rest.events[:0] = paying.events
             rest.size += paying.size
             rest.forget = paying.forget
         waiters = paying.waiters
-        if not through or not (rest.viewers or rest.events):
+        away = not through and all(map(self._batcher.is_away, servers))
+        if away or (through and not (rest.viewers or rest.events)):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -152,9 +164,11 @@ class Announcements:
         return through
 
     def _take_back(self, rest: _Due, waiters: list[asyncio.Future[None]]) -> None:
-        """What is not paid goes before what was announced meanwhile."""
+        """Events that are not paid go before those that were announced meanwhile; users after
+        them, so that those of a server that is away do not hold the others up.
+        """
         newer = self._due
-        rest.viewers.update(newer.viewers)
+        rest.viewers = newer.viewers | rest.viewers
         rest.events.extend(newer.events)
         rest.size += newer.size
         rest.forget = rest.forget or newer.forget
