@@ -55,7 +55,7 @@ class Engines:
     kafka: tuple[str, ...]
     redis_cluster: bool = False
     replicas: int = 1  # of Cassandra's rows and of Kafka's topics, where they have so many nodes
-    cql_ms: int = 2_000  # one CQL request may take
+    cql_ms: int = 10_000  # one CQL request may take, where CQL is not what fails
     redis_ms: int = 3_000  # a machine that does other things, too, is late by more than the default
 
 

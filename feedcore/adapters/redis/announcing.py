@@ -39,12 +39,15 @@ PAY_EVENTS_MAX = 500
 
 
 class _Due:
-    """What waits, and who waits for it."""
+    """What waits, and who waits for it. `again`: users whose payment failed; they go after the
+    others, so that those of a server that is away do not hold anybody up.
+    """
 
-    __slots__ = ("events", "forget", "size", "viewers", "waiters")
+    __slots__ = ("again", "events", "forget", "size", "viewers", "waiters")
 
     def __init__(self) -> None:
         self.viewers: dict[int, None] = {}
+        self.again: dict[int, None] = {}
         self.events: list[bytes] = []
         self.size = 0
         self.forget = False
@@ -67,7 +70,8 @@ class Announcements:
     @property
     def owed(self) -> int:
         """Announcements that are not through."""
-        return len(self._due.viewers) + len(self._due.events) + self._due.forget
+        due = self._due
+        return len(due.viewers) + len(due.again) + len(due.events) + due.forget
 
     def start(self) -> None:
         """Begins to pay."""
@@ -85,7 +89,9 @@ class Announcements:
     async def announce(self, viewers: Sequence[int], events: Sequence[bytes]) -> None:
         """Returns when it is paid, or owed."""
         due = self._due
-        due.viewers.update(dict.fromkeys(viewers))
+        for user_id in viewers:
+            due.viewers[user_id] = None
+            due.again.pop(user_id, None)
         due.events.extend(events)
         due.size += sum(map(len, events))
         self._bound(due)
@@ -100,11 +106,12 @@ class Announcements:
 
     def _bound(self, due: _Due) -> None:
         if (
-            len(due.viewers) > OWED_VIEWERS_MAX
+            len(due.viewers) + len(due.again) > OWED_VIEWERS_MAX
             or len(due.events) > OWED_EVENTS_MAX
             or due.size > OWED_BYTES_MAX
         ):
             due.viewers.clear()
+            due.again.clear()
             due.events.clear()
             due.size = 0
             due.forget = True
@@ -136,6 +143,7 @@ class Announcements:
         """One payment; whether all of it is through."""
         paying, self._due = self._due, _Due()
         rest = self._split(paying)
+        beyond = bool(rest.viewers or rest.events)
         told: list[tuple[int, Call]] = []
         for user_id in paying.viewers:
             key = self._keys.epoch(user_id)
@@ -145,7 +153,7 @@ class Announcements:
         logged = self._log.append(events)[0] if events else None
         unpaid = [user_id for user_id, call in told if not await _is_through(call)]
         through = not unpaid
-        rest.viewers.update(dict.fromkeys(unpaid))
+        rest.again.update(dict.fromkeys(unpaid))
         servers = {self._batcher.nodes.node_of(self._keys.epoch(one)) for one in unpaid}
         if logged is not None and not await _is_through(logged):
             through = False
@@ -155,7 +163,7 @@ class Announcements:
             rest.forget = paying.forget
         waiters = paying.waiters
         away = not through and all(map(self._batcher.is_away, servers))
-        if away or (through and not (rest.viewers or rest.events)):
+        if (away and not beyond) or (through and not (rest.viewers or rest.again or rest.events)):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -164,11 +172,11 @@ class Announcements:
         return through
 
     def _take_back(self, rest: _Due, waiters: list[asyncio.Future[None]]) -> None:
-        """Events that are not paid go before those that were announced meanwhile; users after
-        them, so that those of a server that is away do not hold the others up.
-        """
+        """What is not paid goes before what was announced meanwhile, but for `again`."""
         newer = self._due
-        rest.viewers = newer.viewers | rest.viewers
+        rest.viewers.update(newer.viewers)
+        for user_id in newer.viewers:
+            rest.again.pop(user_id, None)
         rest.events.extend(newer.events)
         rest.size += newer.size
         rest.forget = rest.forget or newer.forget
@@ -179,10 +187,13 @@ class Announcements:
     def _split(self, paying: _Due) -> _Due:
         """Takes what is beyond one payment out of it."""
         rest = _Due()
-        if len(paying.viewers) > PAY_VIEWERS_MAX:
-            users = list(paying.viewers)
-            paying.viewers = dict.fromkeys(users[:PAY_VIEWERS_MAX])
-            rest.viewers = dict.fromkeys(users[PAY_VIEWERS_MAX:])
+        users = list(paying.viewers)
+        again = list(paying.again)
+        room = max(PAY_VIEWERS_MAX - len(users), 0)
+        paying.viewers = dict.fromkeys(users[:PAY_VIEWERS_MAX] + again[:room])
+        paying.again = {}
+        rest.viewers = dict.fromkeys(users[PAY_VIEWERS_MAX:])
+        rest.again = dict.fromkeys(again[room:])
         if len(paying.events) > PAY_EVENTS_MAX:
             rest.events = paying.events[PAY_EVENTS_MAX:]
             del paying.events[PAY_EVENTS_MAX:]
