@@ -261,7 +261,7 @@ async def through(
         print(f"\n{line}")
         for phase in ("before", "during", "after"):
             if failures := figures.failures(phase):
-                print(f"  {phase}: {dict(failures)}")
+                print(f"  {phase}: {dict(failures)}: {figures.example(phase)}")
     assert not load.wrong, "\n".join(load.wrong[:10]) + site.logs()
     assert (lost, twice, more) == (0, 0, 0), site.logs()
     report = await site.audit()

@@ -64,6 +64,11 @@ class Figures:
             if one.failed and one.status not in but
         )
 
+    def example(self, phase: str) -> str:
+        """What the most frequent kind of failure said."""
+        said = Counter(one.details[:120] for one in self.of(phase) if one.failed)
+        return str(said.most_common(3))
+
     def last_error_s(self) -> float:
         """Seconds from the failure to the end of the last failed call while it lasted."""
         ends = [one.began_s + one.took_s for one in self.of("during") if one.failed]

@@ -39,8 +39,9 @@ SCROLL_PAGE = 100
 KINDS = {"feed": 66, "publish": 20, "mute": 5, "delete": 5, "scroll": 4}
 OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # so long an attempt may take
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
 

@@ -20,12 +20,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from feedcore import native
+from feedcore.adapters.cluster.bulkposts import BulkPosts
 from feedcore.adapters.cluster.freshness import SharedFreshness
 from feedcore.adapters.cluster.jobids import JobIds
 from feedcore.adapters.cluster.mirror import Mirror
 from feedcore.adapters.cluster.nodeview import NodeView
 from feedcore.adapters.cluster.options import ClusterOptions
-from feedcore.adapters.cluster.bulkposts import BulkPosts
 from feedcore.adapters.cluster.truth import Truth
 from feedcore.adapters.cql.connect import open_session
 from feedcore.adapters.cql.contents import CqlContentSource
