@@ -25,7 +25,7 @@ from feedcore.adapters.cql.session import Session, Statement
 from feedcore.adapters.cql.settings import CqlSettings
 from feedcore_pb.v1 import admin_pb2, publish_pb2
 from tests.support.figures import Figures
-from tests.support.load import Load, Stubs
+from tests.support.load import Load, Stubs, surely
 from tests.support.server import ServerProcess, feedcore
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
@@ -178,7 +178,7 @@ class Site:
             request = publish_pb2.GetPostStatsRequest(content_id=post.content_id)
             want, found = len(self.load.followers_of(post.author)), -1
             for _ in range(50):  # written behind the deliveries
-                answer = await self.load.nodes[0].publish.GetPostStats(request, timeout=30)
+                answer = await surely(self.load.nodes[0].publish.GetPostStats, request)
                 found = answer.reach
                 if found == want:
                     break

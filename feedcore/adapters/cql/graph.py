@@ -227,6 +227,8 @@ class CqlGraphSource:
                 viewer.put(blocked_id, Kind.BLOCKED_BY, blocker_id, now_ms, at_us),
             ]
             await self._commit(rows, [blocker_id, blocked_id])
+        else:
+            await self._say_again(blocker_id, blocked_id)
         # also if it was there: who blocked may have died between the two
         await together(
             self._end(blocker_id, blocked_id, now_ms),
