@@ -16,9 +16,10 @@ from tests.support.services import Clusters, Services
 DOWN_S = 20.0
 PAUSED_S = 30.0
 SLOW_S = 0.5
-# Calls that were under way at the node that fails, and those sent there until that is noticed.
-FAILED_SHARE_MAX = 0.1
-NOTICED_S = 10.0
+# Calls that were under way at the node that fails, and those sent there until that is noticed: a
+# dead one at once, a hung one by the drivers after 8 s, by the other nodes, who wait for it in
+# logged batches, after some more.
+KILLED_SHARE_MAX, HUNG_SHARE_MAX = 0.25, 0.5
 BUSY = ("DEADLINE_EXCEEDED",)  # what a machine that does other things, too, does to a call
 # Where all is on two cores, a healthy node takes longer than in production.
 PATIENT_MS = 5_000
@@ -62,13 +63,12 @@ def broken(
     return Broken(tmp_path, services, keyspaces, capsys)
 
 
-def check_short_trouble(figures: Figures) -> None:
-    """Few calls failed, and those soon after the node did."""
+def check_share(figures: Figures, most: float) -> None:
+    """A bounded share of calls failed, and said that they may be repeated."""
     during = figures.of("during")
-    failed = [one for one in during if one.failed and one.status not in BUSY]
-    assert len(failed) <= FAILED_SHARE_MAX * len(during), figures.failures("during")
-    late = [one for one in failed if one.began_s - figures.began_s > NOTICED_S]
-    assert not late, f"{len(late)} calls failed later than {NOTICED_S:g} s: {late[:3]}"
+    failed = [one for one in during if one.failed]
+    assert len(failed) <= most * len(during), figures.failures("during")
+    assert not figures.failures("during", but=(*BUSY, "UNAVAILABLE"))
 
 
 @pytest.mark.long
@@ -81,7 +81,7 @@ async def test_one_node_of_three_killed(broken: Broken, cluster_of: Clusters) ->
         lambda: cassandra.restart(2),
         DOWN_S,
     )
-    check_short_trouble(figures)
+    check_share(figures, KILLED_SHARE_MAX)
 
 
 @pytest.mark.long
@@ -94,7 +94,7 @@ async def test_one_node_of_three_hung(broken: Broken, cluster_of: Clusters) -> N
         lambda: cassandra.resume(3),
         PAUSED_S,
     )
-    check_short_trouble(figures)
+    check_share(figures, HUNG_SHARE_MAX)
 
 
 @pytest.mark.long

@@ -307,8 +307,8 @@ class Load:
             self.late_s = max(self.late_s, late_s)
             if late_s > self.late_max_s:
                 self.wrong.append(
-                    f"{self.phase}: a scroll of {user} lacks {len(gone)} of {len(due)}, of which one"
-                    f" was acknowledged {late_s:.3f} s before: {gone[0]}"
+                    f"{self.phase}: a scroll of {user} lacks {len(gone)} of {len(due)}, one of"
+                    f" them acknowledged {late_s:.3f} s before: {gone[0]}"
                 )
         return found
 
