@@ -7,11 +7,13 @@ its tests skip, or fail with FEEDCORE_REQUIRE_SERVICES=1.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.failing import Keyspaces
 from tests.support.redisserver import RedisCluster, RedisServer
 from tests.support.services import Services
 
@@ -48,3 +50,11 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
     cluster = RedisCluster(tmp_path_factory.mktemp("rediscluster"))
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def keyspaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyspaces]:
+    """Tables for tests of failures, which share them."""
+    made = Keyspaces(tmp_path_factory.mktemp("keyspaces"))
+    yield made
+    asyncio.run(made.close())

@@ -166,6 +166,23 @@ async def test_lanes_split_above_the_bound_counted_or_not(engine: PostsEngine) -
     assert (stats.reach, stats.fanned_out_ms) == (78, 9)
 
 
+async def test_a_retry_tells_of_a_post_that_was_stored_untold(engine: PostsEngine) -> None:
+    first = post(engine.clock, 9, key="k")
+    await engine.store.posts.publish(first)
+    engine.log.events.clear()  # as if who stored it had died, or given up, before it said so
+    engine.clock.advance(700)
+    again = post(engine.clock, 9, key="k")
+    assert await engine.other.posts.publish(again) == Published(first.content_id, True)
+    (told,) = engine.log.events
+    assert isinstance(told, Posted)
+    assert (told.author_id, entry.content_ids(told.entry)) == (9, [first.content_id])
+    assert len(await engine.queue.rows()) == 1
+    await engine.store.posts.delete(9, first.content_id, engine.clock.now_ms())
+    engine.log.events.clear()
+    assert await engine.other.posts.publish(again) == Published(first.content_id, True)
+    assert engine.log.events == [], "nothing to tell of what is deleted"
+
+
 async def test_a_pulled_post_is_announced_as_such_and_has_no_job(engine: PostsEngine) -> None:
     await engine.store.settings.set_author_modes(
         [AuthorMode(9, int(Mode.PULL), 0, 0), AuthorMode(8, int(Mode.DRAINING), 0, 0)]

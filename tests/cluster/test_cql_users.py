@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
@@ -498,3 +498,23 @@ class TestSettings:
         assert await review(4, 3) == {one for one, size in sizes.items() if size >= 4}
         # counted up to 5 only, so all are counted anew
         assert await review(6, 5) == {one for one, size in sizes.items() if size == 4}
+
+
+async def test_what_is_so_already_is_said_again(engine: UsersEngine) -> None:
+    """The first try may have become true after it was announced, or its node may have died."""
+    now_ms = engine.clock.now_ms()
+    muted = Preference(PreferenceKind.MUTE, 9, 0, now_ms)
+    graph, preferences = engine.store.graph, engine.store.preferences
+    steps: list[tuple[Callable[[], Awaitable[bool]], set[int]]] = [
+        (lambda: preferences.set(1, muted), {1}),
+        (lambda: preferences.clear(1, PreferenceKind.MUTE, 9), {1}),
+        (lambda: graph.follow(1, 9, now_ms), {1}),
+        (lambda: graph.unfollow(1, 9, now_ms), {1}),
+        (lambda: graph.block(1, 9, now_ms), {1, 9}),
+        (lambda: graph.unblock(1, 9, now_ms), {1, 9}),
+    ]
+    for step, users in steps:
+        assert await step() is True
+        engine.log.viewers.clear()
+        assert await step() is False
+        assert set(engine.log.viewers) >= users

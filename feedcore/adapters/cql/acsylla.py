@@ -22,10 +22,12 @@ from feedcore.adapters.cql.flight import Flight
 from feedcore.adapters.cql.session import Consistency, Statement, Write
 from feedcore.adapters.cql.settings import (
     FETCH_SIZE,
+    HEARTBEAT_S,
     OPEN_TIMEOUT_S,
     PREPARED_MAX,
     RECONNECT_MS,
     SCHEMA_AGREEMENT_S,
+    SILENT_S,
     SPECULATIVE_DELAY_MS,
     CqlSettings,
     addresses,
@@ -343,6 +345,8 @@ def _cluster(settings: CqlSettings) -> Any:
         queue_size_io=max(8_192, QUEUE_FACTOR * settings.in_flight_max),
         constant_reconnect_delay_ms=RECONNECT_MS,
         exponential_reconnect_base_delay_ms=None,  # its default would overrule that
+        heartbeat_interval_sec=HEARTBEAT_S,
+        idle_timeout_sec=SILENT_S,
         max_schema_wait_time_ms=int(SCHEMA_AGREEMENT_S * 1_000),
         load_balance_dc_aware=settings.local_dc or None,
         application_name="feedcore",

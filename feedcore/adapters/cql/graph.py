@@ -166,6 +166,7 @@ class CqlGraphSource:
         )
         kinds = {row[0] for row in pair}
         if Kind.FOLLOWEE in kinds:
+            await self._say_again(follower_id)
             return False
         if kinds:
             raise NotPermitted("followee_id: one of the two blocks the other; unblock first")
@@ -208,6 +209,7 @@ class CqlGraphSource:
             self._session.read(viewer.ROW_AT, key), published(self._session, followee_id, now_ms)
         )
         if not row:
+            await self._say_again(follower_id)
             return False
         job = self._job(JobKind.REMOVE, follower_id, followee_id, now_ms)
         jobs = [job] if has_posts else []
@@ -232,6 +234,8 @@ class CqlGraphSource:
                 viewer.put(blocked_id, Kind.BLOCKED_BY, blocker_id, now_ms, at_us),
             ]
             await self._commit(rows, [blocker_id, blocked_id])
+        else:
+            await self._say_again(blocker_id, blocked_id)
         # also if it was there: who blocked may have died between the two
         await together(
             self._end(blocker_id, blocked_id, now_ms),
@@ -244,6 +248,7 @@ class CqlGraphSource:
         key = (to_cql(blocker_id), int(Kind.BLOCKS), to_cql(blocked_id))
         row = await self._session.read(viewer.ROW_AT, key)
         if not row:
+            await self._say_again(blocker_id, blocked_id)
             return False
         at_us = max(viewer.stamp(self._outbox), row[0][1] + 1)
         rows = [
@@ -285,6 +290,12 @@ class CqlGraphSource:
 
     def _job(self, kind: JobKind, user_id: int, author_id: int, now_ms: int) -> FanoutJob:
         return job_of(kind, self._outbox.next_job_id(), user_id, author_id, now_ms)
+
+    async def _say_again(self, *users: int) -> None:
+        """Whoever wrote what is there already may have died before saying so, or have said so
+        before it was there.
+        """
+        await self._announcer.announce(users)
 
     async def _commit(
         self, writes: list[Write], users: list[int], jobs: Sequence[FanoutJob] = ()

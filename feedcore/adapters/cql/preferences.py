@@ -94,6 +94,7 @@ class CqlPreferenceStore:
             self._session.read(viewer.ROOM, (to_cql(user_id),)),
         )
         if row and row[0][0] == preference.until_ms:
+            await self._say_again(user_id)
             return False
         if not row:
             viewer.check_room(room[0][0])
@@ -106,6 +107,7 @@ class CqlPreferenceStore:
         key = _Key(user_id, int(kind), target_id)
         row = await self._session.read(viewer.ROW_AT, key.row())
         if not row:
+            await self._say_again(user_id)
             return False
         at_us = self._stamps.next(row[0][1])
         await self._write([viewer.drop(user_id, kind, target_id, at_us)], [user_id])
@@ -178,6 +180,12 @@ class CqlPreferenceStore:
             return write
         kept_ms = max(one.until_ms - self._clock.now_ms(), 0) + SNOOZE_KEPT_MS
         return Write(viewer.PUT_FOR, (*write.parameters, kept_ms // SECOND_MS))
+
+    async def _say_again(self, user_id: int) -> None:
+        """Whoever wrote what is there already may have died before saying so, or have said so
+        before it was there.
+        """
+        await self._announcer.announce([user_id])
 
     async def _write(self, writes: Sequence[Write], users: Sequence[int]) -> None:
         if not writes:

@@ -34,13 +34,15 @@ from feedcore.ports import FanoutJob, JobKind, Lane, NewPost, Published
 
 # Public posts of a process and minute that a cold start may show: its page needs 500 of an hour.
 RECENT_A_MINUTE = 30
+# A post is told again when its publish is repeated, until its fan-out has long made it visible.
+TOLD_AGAIN_MS = HOUR_MS
 FREE_IDS_LOOKED_AT = 16  # ids after one that is taken, looked at in one go
 
 _CLAIM_KEY = Statement(
     "INSERT INTO idempotency (author_id, key, digest, content_id) VALUES (?, ?, ?, ?) IF NOT EXISTS"
 )
 _KEY = Statement("SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?")
-_KNOWN = Statement("SELECT entry, deleted_ms FROM posts WHERE content_id = ?")
+_KNOWN = Statement("SELECT entry, deleted_ms, pulled FROM posts WHERE content_id = ?")
 _CLAIM_ID = Statement(
     "INSERT INTO posts (content_id, author_id) VALUES (?, ?) IF NOT EXISTS USING TTL ?"
 )
@@ -90,8 +92,11 @@ class Publisher:
         _, followers, published = await together(
             self._shared.shared(), self._followers(post.author_id), self._claim_key(post)
         )
-        if published.replayed and await self._known(published.content_id):
-            return published
+        if published.replayed:
+            known = await self._known(post.author_id, published.content_id)
+            if known is not None:
+                await self._tell([known])
+                return published
         await self._tell([await self._store(post, published.content_id, followers)])
         return published
 
@@ -134,13 +139,15 @@ class Publisher:
         authors = list({post.author_id for post, _ in made})
         sizes = dict(zip(authors, await each(authors, self._followers), strict=True))
 
-        async def store(one: tuple[NewPost, Published]) -> _Stored | None:
+        async def store(one: tuple[NewPost, Published]) -> _Stored:
             post, published = one
-            if published.replayed and await self._known(published.content_id):
-                return None
+            if published.replayed:
+                known = await self._known(post.author_id, published.content_id)
+                if known is not None:
+                    return known
             return await self._store(post, published.content_id, sizes[post.author_id])
 
-        await self._tell([one for one in await each(made, store) if one is not None])
+        await self._tell(await each(made, store))
         return answers
 
     async def _claim_key(self, post: NewPost) -> Published:
@@ -166,10 +173,18 @@ class Publisher:
         # a driver that repeated the claim finds its own
         return Published(row["content_id"], row["content_id"] != content_id)
 
-    async def _known(self, content_id: int) -> bool:
-        """Whether it was stored, be it deleted since."""
+    async def _known(self, author_id: int, content_id: int) -> _Stored | None:
+        """What was stored, be it deleted since; None if nothing was. It is told again: who stored
+        it may have died before, or given up while the batch was under way. Its jobs are rows.
+        """
         rows = await self._session.read(_KNOWN, (content_id,))
-        return bool(rows) and (rows[0][0] is not None or rows[0][1] is not None)
+        if not rows or (rows[0][0] is None and rows[0][1] is None):
+            return None
+        entry, deleted_ms, pulled = rows[0]
+        told_for_ms = self._clock.now_ms() - TOLD_AGAIN_MS
+        if deleted_ms is not None or entry is None or ids.time_ms(content_id) < told_for_ms:
+            return _Stored(None, [])
+        return _Stored(Posted(author_id, entry, bool(pulled)), [])
 
     async def _claim_ids(self, posts: list[NewPost]) -> list[int]:
         groups: dict[int, list[int]] = {}

@@ -67,10 +67,12 @@ from feedcore.adapters.cql.flight import Flight
 from feedcore.adapters.cql.session import Consistency, Statement, Write
 from feedcore.adapters.cql.settings import (
     FETCH_SIZE,
+    HEARTBEAT_S,
     OPEN_TIMEOUT_S,
     PREPARED_MAX,
     RECONNECT_MS,
     SCHEMA_AGREEMENT_S,
+    SILENT_S,
     SPECULATIVE_DELAY_MS,
     SPECULATIVE_MAX,
     CqlSettings,
@@ -416,6 +418,8 @@ def _cluster(settings: CqlSettings) -> Cluster:
         reconnection_policy=ConstantReconnectionPolicy(RECONNECT_MS / 1_000, max_attempts=None),
         connect_timeout=settings.connect_timeout_s,
         control_connection_timeout=settings.connect_timeout_s,
+        idle_heartbeat_interval=HEARTBEAT_S,
+        idle_heartbeat_timeout=SILENT_S,
         max_schema_agreement_wait=SCHEMA_AGREEMENT_S,
         compression=False,
     )

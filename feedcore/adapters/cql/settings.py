@@ -21,6 +21,10 @@ PREPARED_MAX = 2_000
 SPECULATIVE_DELAY_MS = 20  # a replica that has not answered by then is one of the slow percent
 SPECULATIVE_MAX = 1  # a second replica, never the whole cluster
 RECONNECT_MS = 500  # a node that is back takes traffic within a second
+# A node that hangs with its connections open is left alone after SILENT_S; until then every third
+# request of three nodes waits for its own timeout. The drivers' defaults are a minute; a node that
+# collects garbage for some seconds need not be connected anew.
+HEARTBEAT_S, SILENT_S = 2, 8
 SCHEMA_AGREEMENT_S = 30.0  # nodes gossip once a second; a busy cluster needs several rounds
 CONNECT_TIMEOUT_S = 2.0  # for a node that does not answer at all, each contact point
 REQUEST_TIMEOUT_S = 2.0  # the servers' own default for writes; deadlines of callers are shorter

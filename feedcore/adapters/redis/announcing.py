@@ -1,7 +1,8 @@
 """Announcements: what others must hear of, told to Redis until it is through.
 
 State of an announcement: due (to go with the next payment) -> told (in a payment under way) ->
-paid; or owed again, if the payment failed. A user who is owed a new epoch needs only one, however
+paid; or owed again, if the payment failed. Who announces waits until it is paid, or its server is
+known to be away: others then ask the truth. A user who is owed a new epoch needs only one, however
 often; events keep their order. If more is owed than can be kept, all of it is dropped for one
 event that makes every node forget everything.
 
@@ -24,7 +25,9 @@ from feedcore.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-ANNOUNCE_WAIT_S = 0.1  # longer than any answer of a Redis that is well
+# A server that is away is known to be after five deadlines; one that is only late, with readers who
+# trust it, is waited for.
+ANNOUNCE_WAIT_S = 1.0
 RETRY_S = 0.1  # well within the grace that readers give (trust)
 # What may be owed: 100 s of our peak of posts at one node of fifty.
 OWED_VIEWERS_MAX = 100_000
@@ -36,12 +39,15 @@ PAY_EVENTS_MAX = 500
 
 
 class _Due:
-    """What waits, and who waits for it."""
+    """What waits, and who waits for it. `again`: users whose payment failed; they go after the
+    others, so that those of a server that is away do not hold anybody up.
+    """
 
-    __slots__ = ("events", "forget", "size", "viewers", "waiters")
+    __slots__ = ("again", "events", "forget", "size", "viewers", "waiters")
 
     def __init__(self) -> None:
         self.viewers: dict[int, None] = {}
+        self.again: dict[int, None] = {}
         self.events: list[bytes] = []
         self.size = 0
         self.forget = False
@@ -56,7 +62,6 @@ class Announcements:
         self._keys = keys
         self._log = log_
         self._due = _Due()
-        self._failing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -65,7 +70,8 @@ class Announcements:
     @property
     def owed(self) -> int:
         """Announcements that are not through."""
-        return len(self._due.viewers) + len(self._due.events) + self._due.forget
+        due = self._due
+        return len(due.viewers) + len(due.again) + len(due.events) + due.forget
 
     def start(self) -> None:
         """Begins to pay."""
@@ -83,13 +89,13 @@ class Announcements:
     async def announce(self, viewers: Sequence[int], events: Sequence[bytes]) -> None:
         """Returns when it is paid, or owed."""
         due = self._due
-        due.viewers.update(dict.fromkeys(viewers))
+        for user_id in viewers:
+            due.viewers[user_id] = None
+            due.again.pop(user_id, None)
         due.events.extend(events)
         due.size += sum(map(len, events))
         self._bound(due)
         self._wake.set()
-        if self._failing:
-            return
         waiter = asyncio.get_running_loop().create_future()
         due.waiters.append(waiter)
         try:
@@ -100,11 +106,12 @@ class Announcements:
 
     def _bound(self, due: _Due) -> None:
         if (
-            len(due.viewers) > OWED_VIEWERS_MAX
+            len(due.viewers) + len(due.again) > OWED_VIEWERS_MAX
             or len(due.events) > OWED_EVENTS_MAX
             or due.size > OWED_BYTES_MAX
         ):
             due.viewers.clear()
+            due.again.clear()
             due.events.clear()
             due.size = 0
             due.forget = True
@@ -115,18 +122,28 @@ class Announcements:
             await self._wake.wait()
             self._wake.clear()
             while self.owed:
-                self._failing = not await self._pay()
-                if self._failing:
-                    if self._closing:
-                        return
-                    await asyncio.sleep(RETRY_S)
+                if await self._pay():
+                    continue
+                if self._closing:
+                    return
+                await self._wait_to_retry()
             if self._closing:
                 return
+
+    async def _wait_to_retry(self) -> None:
+        """What is announced meanwhile does not wait: its server may be another one."""
+        try:
+            async with asyncio.timeout(RETRY_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
 
     async def _pay(self) -> bool:
         """One payment; whether all of it is through."""
         paying, self._due = self._due, _Due()
         rest = self._split(paying)
+        beyond = bool(rest.viewers or rest.events)
         told: list[tuple[int, Call]] = []
         for user_id in paying.viewers:
             key = self._keys.epoch(user_id)
@@ -136,14 +153,17 @@ class Announcements:
         logged = self._log.append(events)[0] if events else None
         unpaid = [user_id for user_id, call in told if not await _is_through(call)]
         through = not unpaid
-        rest.viewers.update(dict.fromkeys(unpaid))
+        rest.again.update(dict.fromkeys(unpaid))
+        servers = {self._batcher.nodes.node_of(self._keys.epoch(one)) for one in unpaid}
         if logged is not None and not await _is_through(logged):
             through = False
+            servers.add(self._log.server)
             rest.events[:0] = paying.events
             rest.size += paying.size
             rest.forget = paying.forget
         waiters = paying.waiters
-        if not through or not (rest.viewers or rest.events):
+        away = not through and all(map(self._batcher.is_away, servers))
+        if (away and not beyond) or (through and not (rest.viewers or rest.again or rest.events)):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -152,9 +172,11 @@ class Announcements:
         return through
 
     def _take_back(self, rest: _Due, waiters: list[asyncio.Future[None]]) -> None:
-        """What is not paid goes before what was announced meanwhile."""
+        """What is not paid goes before what was announced meanwhile, but for `again`."""
         newer = self._due
         rest.viewers.update(newer.viewers)
+        for user_id in newer.viewers:
+            rest.again.pop(user_id, None)
         rest.events.extend(newer.events)
         rest.size += newer.size
         rest.forget = rest.forget or newer.forget
@@ -165,10 +187,13 @@ class Announcements:
     def _split(self, paying: _Due) -> _Due:
         """Takes what is beyond one payment out of it."""
         rest = _Due()
-        if len(paying.viewers) > PAY_VIEWERS_MAX:
-            users = list(paying.viewers)
-            paying.viewers = dict.fromkeys(users[:PAY_VIEWERS_MAX])
-            rest.viewers = dict.fromkeys(users[PAY_VIEWERS_MAX:])
+        users = list(paying.viewers)
+        again = list(paying.again)
+        room = max(PAY_VIEWERS_MAX - len(users), 0)
+        paying.viewers = dict.fromkeys(users[:PAY_VIEWERS_MAX] + again[:room])
+        paying.again = {}
+        rest.viewers = dict.fromkeys(users[PAY_VIEWERS_MAX:])
+        rest.again = dict.fromkeys(again[room:])
         if len(paying.events) > PAY_EVENTS_MAX:
             rest.events = paying.events[PAY_EVENTS_MAX:]
             del paying.events[PAY_EVENTS_MAX:]

@@ -366,6 +366,10 @@ class Batcher:
             breaker = self._breakers[node] = Breaker(f"redis {node}", now=self.monotonic)
         return breaker
 
+    def is_away(self, node: str) -> bool:
+        """Whether the node has not answered for so long that it is left alone."""
+        return self.breaker_of(node).state is not BreakerState.CLOSED
+
     @property
     def open_breakers(self) -> int:
         """Nodes that are left alone."""
