@@ -6,7 +6,7 @@ The only place that knows all of them. Everything that is opened here is closed 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from feedcore.clock import Clock
 from feedcore.config import CacheSettings, FanoutSettings, Settings
 from feedcore.domain.ids import time_ms
+from feedcore.domain.receipt import Origin
 from feedcore.errors import ClockWentBack
 from feedcore.limits import CLOCK_AHEAD_MAX_MS
 from feedcore.observe import logs
@@ -45,9 +46,11 @@ from feedcore_server.limits import LAME_DUCK_S
 from feedcore_server.registry import FastHandler, Registry
 
 if TYPE_CHECKING:
+    from feedcore._native.draft import Draft
     from feedcore.profiles import AnyStore
 
 MEGABYTE = 1 << 20
+SHAPE_BYTES = 4  # of a draft's shape: page size and view; the cursor follows
 
 
 class Stops(Protocol):
@@ -118,9 +121,10 @@ async def open_worker(
         await store.close()
         raise
     health = HealthHandlers()
-    registry = build_registry(engine, health, clock, store.events)
+    limits_callers = settings.server.caller_rate > 0
+    registry = build_registry(engine, health, clock, store.events, batches=not limits_callers)
     chain = interceptors(store.secret, clock)
-    if settings.server.caller_rate and store.limiter is not None:
+    if limits_callers and store.limiter is not None:
         chain.append(limited(store.limiter, settings.server.caller_rate))
     return Api(store, outside, engine, Dispatcher(registry, chain), health)
 
@@ -131,13 +135,22 @@ def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
 
 
 def build_registry(
-    engine: Engine, health: HealthHandlers, clock: Clock, events: EventSink | None = None
+    engine: Engine,
+    health: HealthHandlers,
+    clock: Clock,
+    events: EventSink | None = None,
+    *,
+    batches: bool = True,
 ) -> Registry:
-    """The method table of all services."""
+    """The method table of all services. `batches`: calls may be answered many at once, past the
+    interceptors.
+    """
     admin = AdminServices(engine.admin, engine.explain, engine.audit, engine.importing, clock)
     reflection = ReflectionHandlers()
     registry = Registry()
     feed = FeedHandlers(engine.feed, engine.preferences, engine.resident, events, clock)
+    if events is not None and engine.resident is not None and engine.resident.hits is not None:
+        engine.resident.hits.on_page = page_teller(engine, events, clock)
     publish = PublishHandlers(engine.publish, events)
     for module, name, handlers in (
         (feed_pb2, "FeedService", feed),
@@ -148,7 +161,7 @@ def build_registry(
         (ranking_pb2, "RankingService", RankingHandlers(engine.feed.viewers)),
     ):
         fast = fast_feed(engine) if handlers is feed else None
-        batched = feed.batched() if handlers is feed else None
+        batched = feed.batched() if batches and handlers is feed else None
         service = module.DESCRIPTOR.services_by_name[name]
         registry.add_service(service, handlers.table(), fast=fast, batched=batched)
     health.add(registry.services())
@@ -159,6 +172,27 @@ def build_registry(
     registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)
     reflection.set_services(registry.services())
     return registry
+
+
+def page_teller(
+    engine: Engine, events: EventSink, clock: Clock
+) -> Callable[[Draft, Sequence[int]], None]:
+    """Tells the sink of pages that compiled code has made or kept: of a followed feed, by the
+    ranking in force."""
+    ranking = engine.feed.viewers.ranking
+
+    def tell(draft: Draft, content_ids: Sequence[int]) -> None:
+        scrolled = bool(draft.shape[SHAPE_BYTES:])
+        events.page_served(
+            draft.user_id,
+            content_ids,
+            Origin.STORED,
+            ranking().version,
+            scrolled,
+            clock.now_ms(),
+        )
+
+    return tell
 
 
 def fast_feed(engine: Engine) -> dict[str, FastHandler]:

@@ -63,6 +63,10 @@ class Receipt:
                 return
         self.sources.append(new)
 
+    def note_bypass(self) -> None:
+        """The shared cache could not be asked: the page lacks nothing, and cost more."""
+        self.sources.append(_BYPASSED)
+
     def lacks(self, name: str) -> bool:
         """Whether the source has failed."""
         return any(source.name == name and not source.ok for source in self.sources)
@@ -105,3 +109,9 @@ def _encode_source(source: SourceReport) -> bytes:
         + uint_field(4, source.count)
         + text_field(5, source.error)
     )
+
+
+_BYPASSED = SourceReport("cache", False, 0, 0, "bypassed: the shared cache does not answer")
+_RECEIPT = 6  # its number in feedcore.v1.GetFeedResponse
+# Behind the bytes of a page it is merged into the page's receipt, as protobuf has it.
+BYPASS_NOTE = bytes_field(_RECEIPT, bytes_field(3, _encode_source(_BYPASSED)))

@@ -22,6 +22,11 @@ class Freshness(Protocol):
     async def viewer(self, user_id: int) -> None:
         """As `shared`; and what this node keeps of the user is current, or forgotten."""
 
+    def is_bypassed(self, user_id: int) -> bool:
+        """Whether what nodes share about the user cannot be asked now: pages are as right, and
+        cost more.
+        """
+
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         """As `viewer`; and the encoded page of that request shape that another load has left in the
         shared page cache, if it is exactly what would be made now. None where there is no cache.

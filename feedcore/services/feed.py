@@ -178,6 +178,8 @@ class FeedService:
         if rebuild_due:
             await self._feeds.request_rebuild(user_id, scroll.now_ms)
         self._preferences.seen(user_id, scroll.now_ms)
+        if self._freshness.is_bypassed(user_id):
+            scroll.receipt.note_bypass()
         return self._present(scroll, items, view, if_none_match)
 
     async def fill(self, scroll: Scroll) -> bool:

@@ -15,7 +15,7 @@ loading, nor for anything that is wrong with a request.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from feedcore import native
@@ -55,6 +55,8 @@ class Hits:
         self.shared_items = 0
         self.shown_dropped = 0
         self.declined = 0
+        # told of each page that was served here: the draft, and content ids in their order
+        self.on_page: Callable[[Draft, Sequence[int]], None] | None = None
 
     async def answer(self, requests: Sequence[bytes]) -> list[bytes | None]:
         """Encoded replies to encoded GetFeedRequests, None for those that are not answered here."""
@@ -126,6 +128,8 @@ class Hits:
         else:
             self.shown_dropped += count
         self._seen(draft.user_id, draft.now_ms)
+        if self.on_page is not None:
+            self.on_page(draft, memoryview(shown).cast("Q").tolist())
         return count
 
     def made(self, draft: Draft, body: bytes | None, *, shares: bool) -> None:
@@ -133,6 +137,8 @@ class Hits:
         it is left to others, if nothing that it shows changed while it was made.
         """
         what = draft.user_id, draft.shape
+        if body is not None and self.on_page is not None and not draft.not_modified:
+            self.on_page(draft, memoryview(scan_page(body)[0]).cast("Q").tolist())
         if shares and body is not None and self._maker.is_current(draft):
             content_ids = native.pack_ids(draft.content_ids())
             assert draft.viewer is not None

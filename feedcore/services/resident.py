@@ -29,6 +29,7 @@ from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
 from feedcore.domain.entry import key_at
 from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
+from feedcore.domain.receipt import BYPASS_NOTE
 from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX, USER_ID_MAX
 from feedcore.ports import Freshness, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
@@ -232,6 +233,8 @@ class ResidentFeed:
                 body = draft.body
             if hits is not None:
                 hits.made(draft, body, shares=shares)
+                if body is not None and hits.freshness.is_bypassed(user_id):
+                    body += BYPASS_NOTE
             if body is not None:
                 return FeedPage(
                     body, draft.item_count, "stored", False, draft.not_modified, 0, 0, True

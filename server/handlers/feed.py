@@ -92,7 +92,11 @@ class FeedHandlers:
         )
         if not page.compiled:
             self._count(page)
-        if self._events is not None and self._clock is not None and not page.not_modified:
+        if (
+            self._events is not None
+            and self._clock is not None
+            and not (page.not_modified or page.compiled)  # compiled pages are told of by hits
+        ):
             self._events.page_served(
                 request.user_id,
                 page.shown,

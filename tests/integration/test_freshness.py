@@ -59,12 +59,16 @@ class SharedPages:
     def __init__(self, asked: list[object]) -> None:
         self._asked = asked
         self.pages: dict[tuple[int, bytes], tuple[bytes, bytes]] = {}
+        self.bypassed = False
 
     async def shared(self) -> None:
         self._asked.append("shared")
 
     async def viewer(self, user_id: int) -> None:
         self._asked.append("viewer")
+
+    def is_bypassed(self, user_id: int) -> bool:
+        return self.bypassed
 
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         self._asked.append("page")
@@ -172,6 +176,36 @@ async def test_a_page_is_asked_for_before_anything_is_read_and_left_to_others(
     stats = await world.store.posts.stats(made[0])
     assert stats is not None
     assert stats.impressions == 3, "made, kept, and served by the other"
+
+
+@compiled
+async def test_a_bypassed_cache_is_on_the_receipt_and_degrades_nothing(world: World) -> None:
+    made = await world.posts(3)
+    engine = world.engine()
+    world.freshness.bypassed = True
+    for service in (engine.resident, engine.feed):
+        body = (await service.get_feed(READER, 20, "", 0, "")).body
+        page = feed_pb2.GetFeedResponse.FromString(body)
+        said = {source.name: (source.ok, source.error) for source in page.receipt.sources}
+        assert said["cache"][0] is False and "bypassed" in said["cache"][1]
+        assert "stored" in said and not page.receipt.degraded
+        assert sorted(item.content_id for item in page.items) == sorted(made)
+    world.freshness.bypassed = False
+    body = (await engine.resident.get_feed(READER, 20, "", 0, "")).body
+    sources = feed_pb2.GetFeedResponse.FromString(body).receipt.sources
+    assert "cache" not in {source.name for source in sources}
+
+
+@compiled
+async def test_every_compiled_page_is_told_once(world: World) -> None:
+    made = await world.posts(3)
+    first, second = world.engine().resident, world.engine().resident
+    told: list[list[int]] = []
+    for worker in (first, second):
+        worker.hits.on_page = lambda draft, ids: told.append(list(ids))
+    for worker in (first, first, second):  # made, kept, left by the other
+        await worker.get_feed(READER, 20, "", 0, "")
+    assert [sorted(one) for one in told] == [sorted(made)] * 3
 
 
 @compiled

@@ -52,6 +52,10 @@ class DirectShared:
         """Nothing is kept of users."""
         await self.shared()
 
+    def is_bypassed(self, user_id: int) -> bool:
+        """Nothing is shared that could be away."""
+        return False
+
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         """No page cache."""
         await self.shared()

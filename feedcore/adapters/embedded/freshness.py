@@ -17,6 +17,10 @@ class LocalFreshness:
     async def viewer(self, user_id: int) -> None:
         """Epochs of the node are bumped by whoever commits."""
 
+    def is_bypassed(self, user_id: int) -> bool:
+        """Nothing is shared that could be away."""
+        return False
+
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         """No page cache is shared beyond the process."""
         return None
