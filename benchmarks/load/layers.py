@@ -1,4 +1,4 @@
-"""Where a worker's time goes, by layer: py-spy samples it during a phase of its own, and each sample
+"""Where a worker's time goes, by layer: py-spy samples it during a phase of its own; each sample
 counts for the innermost frame that belongs to a layer.
 
     python -m feedcore_bench.layers SAMPLES.raw
