@@ -1,5 +1,5 @@
-"""Where a worker's time goes, by layer: py-spy samples it during a phase of its own; each sample
-counts for the innermost frame that belongs to a layer.
+"""Where a worker's time goes, by layer: py-spy samples it during a phase of its own; each
+sample counts for the innermost frame that belongs to a layer.
 
     python -m feedcore_bench.layers SAMPLES.raw
 
