@@ -185,7 +185,7 @@ async def _follows(
         waiting += [(user, author) for author in authors]
         if len(waiting) >= IMPORT_BATCH_ROWS_MAX or at == len(followees):
             edges = waiting
-            await _again(lambda: store.graph.import_follows(edges, world.made_ms))
+            await _again(lambda edges=edges: store.graph.import_follows(edges, world.made_ms))
             world.edges += len(edges)
             waiting = []
             if at % 10 == 0:
