@@ -16,6 +16,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -184,9 +185,8 @@ async def _follows(
     for at, (user, authors) in enumerate(followees.items(), 1):
         waiting += [(user, author) for author in authors]
         if len(waiting) >= IMPORT_BATCH_ROWS_MAX or at == len(followees):
-            edges = waiting
-            await _again(lambda edges=edges: store.graph.import_follows(edges, world.made_ms))
-            world.edges += len(edges)
+            await _again(partial(store.graph.import_follows, waiting, world.made_ms))
+            world.edges += len(waiting)
             waiting = []
             if at % 10 == 0:
                 say(f"{world.edges:,} follows")
