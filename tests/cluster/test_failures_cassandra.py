@@ -41,11 +41,19 @@ class Broken:
         self._capsys = capsys
 
     async def through(
-        self, name: str, points: list[str], fail: Step, heal: Step, during_s: float
+        self,
+        name: str,
+        points: list[str],
+        fail: Step,
+        heal: Step,
+        during_s: float,
+        behind: tuple[str, ...] = (),
     ) -> Figures:
         """On the session's Redis and Kafka."""
         redis, kafka = self._services.address("redis"), self._services.address("kafka")
-        engines = Engines(tuple(points), (redis,), (kafka,), replicas=3, cql_ms=PATIENT_MS)
+        engines = Engines(
+            tuple(points), (redis,), (kafka,), behind=behind, replicas=3, cql_ms=PATIENT_MS
+        )
         async with site_on(self._home, engines, self._keyspaces) as site:
             return await through(
                 site, f"Cassandra: {name}", fail, heal, during_s=during_s, capsys=self._capsys
@@ -109,6 +117,11 @@ async def test_slow(broken: Broken, services: Services) -> None:
             proxy.slow(0)
 
         figures = await broken.through(
-            "500 ms slower each way", [proxy.address], fail, heal, DOWN_S
+            "500 ms slower each way",
+            [proxy.address],
+            fail,
+            heal,
+            DOWN_S,
+            behind=(services.address("cassandra"),),
         )
     assert not figures.failures("during", but=BUSY)

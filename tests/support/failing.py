@@ -54,6 +54,7 @@ class Engines:
     redis: tuple[str, ...]
     kafka: tuple[str, ...]
     redis_cluster: bool = False
+    behind: tuple[str, ...] = ()  # Cassandra itself, where `cassandra` is a proxy
     replicas: int = 1  # of Cassandra's rows and of Kafka's topics, where they have so many nodes
     cql_ms: int = 10_000  # one CQL request may take, where CQL is not what fails
     redis_ms: int = 3_000  # a machine that does other things, too, is late by more than the default
@@ -67,17 +68,18 @@ class Keyspaces:
         self._made: dict[tuple[str, ...], str] = {}
 
     def of(self, engines: Engines) -> str:
-        if engines.cassandra not in self._made:
+        nodes = engines.behind or engines.cassandra
+        if nodes not in self._made:
             name = f"failures{os.getpid()}x{len(self._made)}"
-            points = ",".join(engines.cassandra)
-            replicas = min(engines.replicas, len(engines.cassandra))
+            points = ",".join(nodes)
+            replicas = min(engines.replicas, len(nodes))
             feedcore(
                 *("migrate", "--wait", str(MIGRATE_S), "--set", f"cql.contact_points={points}"),
                 *("--set", f"cql.keyspace={name}", "--set", f"cql.replication={replicas}"),
                 *("--set", "cql.timeout_ms=20000", "--data-dir", str(self._home)),
             )
-            self._made[engines.cassandra] = name
-        return self._made[engines.cassandra]
+            self._made[nodes] = name
+        return self._made[nodes]
 
     async def close(self) -> None:
         for points, name in self._made.items():
