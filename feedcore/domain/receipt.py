@@ -64,7 +64,10 @@ class Receipt:
         self.sources.append(new)
 
     def note_bypass(self) -> None:
-        """The shared cache could not be asked: the page lacks nothing, and cost more."""
+        """The shared cache could not be asked: the page cost more, and may lack posts that are not
+        fanned out yet.
+        """
+        self.degraded = True
         self.sources.append(_BYPASSED)
 
     def lacks(self, name: str) -> bool:
@@ -114,4 +117,6 @@ def _encode_source(source: SourceReport) -> bytes:
 _BYPASSED = SourceReport("cache", False, 0, 0, "bypassed: the shared cache does not answer")
 _RECEIPT = 6  # its number in feedcore.v1.GetFeedResponse
 # Behind the bytes of a page it is merged into the page's receipt, as protobuf has it.
-BYPASS_NOTE = bytes_field(_RECEIPT, bytes_field(3, _encode_source(_BYPASSED)))
+BYPASS_NOTE = bytes_field(
+    _RECEIPT, uint_field(2, True) + bytes_field(3, _encode_source(_BYPASSED))
+)

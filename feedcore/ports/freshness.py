@@ -23,8 +23,8 @@ class Freshness(Protocol):
         """As `shared`; and what this node keeps of the user is current, or forgotten."""
 
     def is_bypassed(self, user_id: int) -> bool:
-        """Whether what nodes share about the user cannot be asked now: pages are as right, and
-        cost more.
+        """Whether what nodes share about the user cannot be asked now: pages show nothing wrong,
+        but may lack posts that are not fanned out yet, and cost more.
         """
 
     async def page(self, user_id: int, shape: bytes) -> bytes | None:

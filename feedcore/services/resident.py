@@ -233,11 +233,12 @@ class ResidentFeed:
                 body = draft.body
             if hits is not None:
                 hits.made(draft, body, shares=shares)
-                if body is not None and hits.freshness.is_bypassed(user_id):
-                    body += BYPASS_NOTE
             if body is not None:
+                bypassed = hits is not None and hits.freshness.is_bypassed(user_id)
+                if bypassed:
+                    body += BYPASS_NOTE
                 return FeedPage(
-                    body, draft.item_count, "stored", False, draft.not_modified, 0, 0, True
+                    body, draft.item_count, "stored", bypassed, draft.not_modified, 0, 0, True
                 )
         self.plain_pages += 1
         return await self._plain.get_feed(user_id, page_size, cursor, view, if_none_match)
