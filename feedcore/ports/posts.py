@@ -118,5 +118,6 @@ class PostStore(Protocol):
 
     async def newest_content_id(self) -> int:
         """The largest content id stored, 0 if none: a new process checks its clock against it. A
-        store may answer more, by less than CLOCK_AHEAD_MAX_MS: ids that it has reserved.
+        store may answer more, by less than CLOCK_AHEAD_MAX_MS: ids that it has reserved; and one
+        that is opened for a node answers for the ids of that node.
         """

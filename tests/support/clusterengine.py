@@ -175,6 +175,8 @@ async def opened(at: Addresses, keyspace: str, clock: ManualClock) -> AsyncItera
     try:
         store = await nodes.open(clock, fanout=True)
         other = await nodes.open(clock, fanout=False)
+        for opening in (store, other):
+            opening.posts.node = None  # the suites' ids are of a node of their own
         yield ClusterEngine(store, other, clock)
     finally:
         await nodes.close()

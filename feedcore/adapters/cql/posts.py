@@ -84,7 +84,7 @@ class CqlPostStore:
     ) -> None:
         """`node`: `node_of` this process, which alone matters to its clock; None: of all."""
         self._session = session
-        self._node = node
+        self.node = node  # whose ids `newest_content_id` is about; None: everybody's
         self._announcer = announcer
         self._shared = shared
         self._clock = clock
@@ -179,7 +179,7 @@ class CqlPostStore:
 
     async def newest_content_id(self) -> int:
         """What nodes have reserved: up to two seconds ahead of the newest post (see nodeids.py)."""
-        return await self._nodes.newest(self._node)
+        return await self._nodes.newest(self.node)
 
     async def _row(self, content_id: int) -> PostRow | None:
         rows = await self._session.read(_POST, (content_id,))
