@@ -101,6 +101,7 @@ async def test_snooze_ends_by_itself_and_see_less_ranks_lower(world: World) -> N
     for author in (AUTHOR, OTHER):
         await world.engine.graph.follow(READER, author)
     first, second = await world.publish(AUTHOR), await world.publish(OTHER)
+    await world.settle()
     preferences = world.engine.preferences
     until = world.clock.now_ms() + HOUR_MS
     await preferences.set_preference(READER, PreferenceKind.SNOOZE, True, AUTHOR, until)
@@ -132,6 +133,7 @@ async def test_etag_and_views(world: World) -> None:
     await world.engine.graph.follow(READER, AUTHOR)
     picture = Media("https://media.example/1.jpg", "image/jpeg", 640, 480)
     post = await world.publish(AUTHOR, "with a picture", media=[picture])
+    await world.settle()
     full = await world.page()
     assert full.items[0].content.media[0].uri == picture.uri
     same = await world.page(if_none_match=full.etag)

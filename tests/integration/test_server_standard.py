@@ -25,6 +25,7 @@ SERVICES = {
     "feedcore.v1.PublishService",
     "feedcore.v1.AdminService",
     "feedcore.collaborators.v1.GraphService",
+    "feedcore.collaborators.v1.RankingService",
     "feedcore.collaborators.v1.ContentService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
