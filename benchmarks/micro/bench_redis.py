@@ -192,9 +192,7 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
     shown = native.pack_ids(range(1, 21))
     epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
     mirror = Mirror(epochs, clock)
-    freshness = SharedFreshness(
-        batcher, Keys(), mirror, NoTruth(), epochs, clock, lambda _: followees
-    )
+    freshness = SharedFreshness(batcher, Keys(), mirror, NoTruth(), epochs, clock)
     await freshness.start()
     rates = []
     made = 0
@@ -206,7 +204,7 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
         if body is None:  # there is none yet, or it is past its soft age
             made += 1
             body = b"%d" % user_id
-            freshness.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown)
+            freshness.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown, followees)
         assert int(body.rstrip()) == user_id
 
     for _ in range(ROUNDS if seconds else 1):
