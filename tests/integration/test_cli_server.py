@@ -200,7 +200,7 @@ def test_load_reports_bad_lines_and_changes_nothing_the_second_time(
 
 def test_an_interrupted_load_is_continued(server: ServerProcess, tmp_path: Path) -> None:
     follows = tmp_path / "follows"
-    count = 200_000
+    count = 600_000  # some seconds: there is time to interrupt it
     follows.write_text("".join(f"{5_000 + n % 500} {10_000 + n // 500}\n" for n in range(count)))
     flags = ["load", "--server", server.address, "--follows", str(follows)]
     process = subprocess.Popen(
