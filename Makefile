@@ -81,7 +81,8 @@ bench-small: build
 	$(PY) -m feedcore_bench.ceiling --small
 	$(PY) -m feedcore_bench --tiny
 	@if $(PY) scripts/services fetch >build/bench-engines.log 2>&1; then \
-	    $(PY) -m feedcore_bench --tiny --profile cluster; \
+	    $(PY) -m feedcore_bench --tiny --profile cluster; code=$$?; \
+	    $(PY) scripts/services stop --dir build/bench/services; exit $$code; \
 	else echo "no engines: the cluster profile is not benchmarked; see build/bench-engines.log"; fi
 
 # A server of its own on one core, people on the other, every answer checked; docs/benchmarks.md says what it measures.
