@@ -97,7 +97,6 @@ def test_a_server_with_the_older_version_alone_will_do(transport: str) -> None:
 
 def test_a_post_comes_back_in_a_feed(feedcore: str) -> None:
     graph, publish = "feedcore.collaborators.v1.GraphService", "feedcore.v1.PublishService"
-    "feedcore.collaborators.v1.RankingService",
     called(feedcore, f"{graph}/Follow", {"follower_id": 1, "followee_id": 2})
     called(feedcore, f"{publish}/Publish", {"author_id": 2, "body": "hello \u263a"})
     page = called(feedcore, "feedcore.v1.FeedService/GetFeed", {"user_id": 1})
