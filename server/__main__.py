@@ -7,7 +7,7 @@ import sys
 
 from feedcore.config import load
 from feedcore.errors import ConfigError
-from feedcore_server.supervisor import run
+from feedcore_server.processes.supervisor import run
 
 
 def main(arguments: list[str]) -> int:

@@ -72,7 +72,7 @@ BANS = [
     Ban(
         r"\bprint\(",
         ("feedcore/", "server/"),
-        ("feedcore/cli/", "server/supervisor.py"),
+        ("feedcore/cli/", "server/processes/supervisor.py"),
         "feedcore.observe.logs",
     ),
     Ban(

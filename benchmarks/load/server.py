@@ -97,7 +97,8 @@ def known_keys() -> set[str]:
 
 def _role(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
-    return "fanout" if "fanout_main" in line else "api" if "feedcore_server.worker" in line else ""
+    roles = {"processes.worker": "api", "processes.fanout": "fanout"}
+    return next((role for module, role in roles.items() if f"feedcore_server.{module}" in line), "")
 
 
 @contextlib.contextmanager

@@ -34,9 +34,9 @@ from benchmarks.micro.report import print_table
 from benchmarks.transport.serve import dispatcher
 from feedcore.clock import SystemClock
 from feedcore.config import Settings
-from feedcore_server.acceptor import Acceptor, Channel
-from feedcore_server.process import Child
-from feedcore_server.serving import HandedOver
+from feedcore_server.processes.acceptor import Acceptor, Channel
+from feedcore_server.processes.child import Child
+from feedcore_server.processes.serving import HandedOver
 from feedcore_server.transports.native import NativeTransport
 
 HOST = "127.0.0.1"

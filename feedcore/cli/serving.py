@@ -116,7 +116,7 @@ def serve(file: Path | None, assignments: tuple[str, ...], **flags: Any) -> int:
     A second signal ends at once. Settings are described by `feedcore config show`.
     """
     settings = read_settings(file, assignments, flags).settings
-    from feedcore_server import supervisor  # heavy, and only this command needs it
+    from feedcore_server.processes import supervisor  # heavy, and only this command needs it
 
     if settings.store.profile == "embedded":
         asyncio.run(offline.prepare_store(settings.store.data_dir))
@@ -139,10 +139,10 @@ def serve_collaborators(file: Path | None, assignments: tuple[str, ...], **flags
     One process, to try out a client of the contracts; a server may have the same directory open.
     """
     settings = read_settings(file, assignments, flags).settings
-    from feedcore_server import collaborators_main  # heavy, and only this command needs it
+    from feedcore_server.processes import collaborators  # heavy, and only this command needs it
 
     asyncio.run(offline.prepare_store(settings.store.data_dir))
-    return collaborators_main.run(settings, click.echo)
+    return collaborators.run(settings, click.echo)
 
 
 @click.group()

@@ -108,7 +108,7 @@ def processes(server: ServerProcess) -> dict[str, int]:
     """Name -> pid of those that touch connections: the supervisor and the workers."""
     found = {"supervisor": server.process.pid}
     for child in psutil.Process(server.process.pid).children(recursive=True):
-        if "feedcore_server.worker" in child.cmdline():
+        if "feedcore_server.processes.worker" in child.cmdline():
             found[f"worker {len(found)}"] = child.pid
     return found
 

@@ -16,12 +16,12 @@ from grpc_health.v1 import health_pb2
 from feedcore.clock import SystemClock
 from feedcore.config import Settings
 from feedcore_server import limits
-from feedcore_server.acceptor import Channel
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
-from feedcore_server.process import Child
+from feedcore_server.processes.acceptor import Channel
+from feedcore_server.processes.child import Child
+from feedcore_server.processes.serving import HandedOver
 from feedcore_server.registry import Registry
-from feedcore_server.serving import HandedOver
 from feedcore_server.transports.native import Certificates, NativeTransport, TlsFiles
 from tests.support.certificates import Authority
 from tests.support.rawframes import PREFACE, SETTINGS, call, frame

@@ -33,8 +33,9 @@ def children(server: ServerProcess, module: str) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(server.process.pid).children(recursive=True):
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and f"feedcore_server.{module}" in (
-                process.cmdline()
+            if (
+                process.status() != psutil.STATUS_ZOMBIE
+                and f"feedcore_server.processes.{module}" in (process.cmdline())
             ):
                 found.append(process)
         except psutil.NoSuchProcess:
@@ -76,7 +77,7 @@ def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_one_fanout_and_n_workers_share_a_port(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data", workers=2) as server:
         assert len(children(server, "worker")) == 2
-        assert len(children(server, "fanout_main")) == 1
+        assert len(children(server, "fanout")) == 1
         assert "(2 workers, pid " in "".join(server.lines)
         assert server.stop() == 0
     assert not list((tmp_path / "data").glob("metrics-*"))
@@ -118,7 +119,7 @@ def test_a_drain_loses_no_call(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data", workers=1) as server:
         first = publish(server, "one")
-        for module in ("worker", "fanout_main"):
+        for module in ("worker", "fanout"):
             (victim,) = children(server, module)
             victim.kill()
             until(

@@ -37,7 +37,7 @@ PARTITIONS = 4
 MIGRATE_S = 120
 DELIVERED_WITHIN_S = 120.0
 AUDITED = 20
-API = "feedcore_server.worker"
+API = "feedcore_server.processes.worker"
 # each population has ids of its own: tests share a keyspace
 POPULATION = 1_000
 _populations = itertools.count(1)

@@ -58,6 +58,7 @@ from feedcore.clock import Clock, SystemClock
 from feedcore.domain.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
+from feedcore.resilience import tasks
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0  # between attempts to reach the tables
 EXPORT_EVERY_S = 1.0  # between looks at counters: scrapes come every few seconds
@@ -151,7 +152,7 @@ class ClusterStore:
         if self.sweeper is not None:
             self.sweeper.start()
         self.events.start()
-        self._exporter = asyncio.get_running_loop().create_task(self._export(), name="metrics")
+        self._exporter = tasks.start(self._export(), "metrics")
 
     async def close(self) -> None:
         """Writes what is buffered, relays what waits, lets everything go."""

@@ -20,6 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from feedcore.adapters.kafka.claims import Claims, Partition
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.ports import Lane
+from feedcore.resilience import tasks
 
 COMMIT_EVERY_S = 0.1  # a kill repeats so much work; a commit is one request
 COMMIT_S = 5.0
@@ -33,8 +34,18 @@ FETCH_WAIT_MS = 100  # a lane that is resumed waits at most so long for its firs
 FETCH_BYTES = 256 * 1024  # of one partition held here: 2,000 jobs
 # a poll that finds the group rebalancing comes back after so long with nothing
 POLL_GRACE_S = 0.05
+COORDINATOR_LOG = "aiokafka.consumer.group_coordinator"
 
 log = logging.getLogger(__name__)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that the coordinator of a new group is not there yet: the client asks again."""
+    asked = record.msg == "Group Coordinator Request failed: %s"
+    return not (asked and record.args and getattr(record.args[0], "retriable", False))
+
+
+logging.getLogger(COORDINATOR_LOG).addFilter(_is_news)
 
 
 class LaneConsumer:
@@ -63,9 +74,7 @@ class LaneConsumer:
     async def poll(self, rooms: dict[Lane, int], limit: int, wait_s: float) -> None:
         """Takes at most `limit` messages, of a lane at most its room; waits only for the first."""
         if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(
-                self._keep(), name="kafka consumer"
-            )
+            self._keeper = tasks.start(self._keep(), "kafka consumer")
         client = self._client
         if client is None:
             await asyncio.sleep(wait_s)

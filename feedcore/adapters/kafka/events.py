@@ -25,6 +25,7 @@ from feedcore.adapters.cluster.jobids import JobIds
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.domain.receipt import Origin
 from feedcore.ports import Interaction, InteractionKind
+from feedcore.resilience import tasks
 from feedcore_pb.collaborators.v1 import events_pb2
 from feedcore_pb.v1 import feed_pb2
 
@@ -75,7 +76,7 @@ class KafkaEventSink:
     def start(self) -> None:
         """Begins to send."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="events")
+            self._task = tasks.start(self._run(), "events")
 
     async def close(self) -> None:
         """Sends what waits, if Kafka is there; drops it otherwise."""

@@ -23,6 +23,7 @@ from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.producer import KafkaProducer, Message
 from feedcore.errors import FeedcoreError
 from feedcore.ports import FanoutJob
+from feedcore.resilience import tasks
 
 RELAY_WAITING_MAX = 8_192  # two seconds of one node's posts at the cluster's peak
 RELAY_BATCH = 256  # sent side by side, their rows deleted side by side
@@ -70,10 +71,7 @@ class KafkaOutbox:
     def start(self) -> None:
         """Begins to relay."""
         if not self._relayers:
-            loop = asyncio.get_running_loop()
-            self._relayers = [
-                loop.create_task(self._relay_on(), name="relay") for _ in range(RELAYERS)
-            ]
+            self._relayers = [tasks.start(self._relay_on(), "relay") for _ in range(RELAYERS)]
 
     async def close(self) -> None:
         """Relays what waits, for at most CLOSE_S."""

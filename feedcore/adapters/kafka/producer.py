@@ -32,6 +32,7 @@ from aiokafka.errors import KafkaError
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.topics import ensure_topics
 from feedcore.errors import FeedcoreError, Unavailable
+from feedcore.resilience import tasks
 
 IN_FLIGHT_MAX = 16_384  # 100 bytes each: what 5,000 posts a second leave behind in 3 s
 DELIVERY_S = 5.0  # a broker's election takes about 2 s; the outbox row is there in any case
@@ -82,9 +83,7 @@ class KafkaProducer:
     def start(self) -> None:
         """Begins to connect, behind: a process starts without its brokers."""
         if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(
-                self._keep(), name="kafka producer"
-            )
+            self._keeper = tasks.start(self._keep(), "kafka producer")
 
     async def ready(self, wait_s: float) -> bool:
         """Waits until it is up, for tools and tests; False if it was not in that time."""

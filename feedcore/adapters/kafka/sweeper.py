@@ -34,6 +34,7 @@ from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.clock import Clock
 from feedcore.domain import ids
 from feedcore.limits import HOUR_MS, MINUTE_MS, RETENTION_MS, SECOND_MS
+from feedcore.resilience import tasks
 
 PASS_AGES_MS = (5 * SECOND_MS, MINUTE_MS, 15 * MINUTE_MS)
 SWEEP_EVERY_S = 1.0
@@ -121,7 +122,7 @@ class Sweeper:
     def start(self) -> None:
         """Sweeps every second, behind."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="sweeper")
+            self._task = tasks.start(self._run(), "sweeper")
 
     async def close(self) -> None:
         """Ends after the turn that is under way."""

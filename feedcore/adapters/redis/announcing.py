@@ -22,6 +22,7 @@ from feedcore.adapters.redis.events import FORGET
 from feedcore.adapters.redis.keys import EPOCH_BYTES, EPOCH_TTL_MS, Keys
 from feedcore.adapters.redis.nodelog import NodeLog
 from feedcore.errors import Unavailable
+from feedcore.resilience import tasks
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Announcements:
 
     def start(self) -> None:
         """Begins to pay."""
-        self._task = asyncio.get_running_loop().create_task(self._serve(), name="announcements")
+        self._task = tasks.start(self._serve(), "announcements")
 
     async def close(self) -> None:
         """Tries once more to pay what is owed."""

@@ -14,6 +14,7 @@ for deciding what a failure means: callers get Unavailable and do without.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from feedcore.adapters.redis.nodes import FAILURES, Nodes
 from feedcore.adapters.redis.trust import Trust
 from feedcore.errors import Unavailable
 from feedcore.resilience.breaker import Breaker, BreakerState
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S = 0.1  # a page is made from the store in less: waiting longer gains nothing
 # One batch: above this an MGET of pages holds the server for a millisecond.
@@ -171,6 +174,9 @@ class _Lane:
                 self.bytes_waiting -= batch.size
                 try:
                     await self._run(batch)
+                except Exception as error:  # a fault of ours: the next batch must not wait for ever
+                    log.exception("redis %s: a batch failed", self.node)
+                    batch.finish(Unavailable(f"redis {self.node}: {error!r}"))
                 except BaseException:
                     batch.finish(Unavailable("redis: closed"))
                     raise

@@ -17,6 +17,7 @@ from typing import Any
 
 from feedcore.errors import ConfigError
 from feedcore.observe import logs
+from feedcore.resilience import tasks
 
 RELOAD_CHECK_S = 1.0  # three stat calls a second are nothing, and a renewal is in force at once
 # Forward secrecy and authenticated encryption only: what HTTP/2 allows of TLS 1.2 (RFC 9113 9.2.2).
@@ -44,7 +45,7 @@ class Certificates:
 
     def start(self) -> None:
         """Watches the files until `stop`."""
-        self._task = asyncio.get_running_loop().create_task(self._watch(), name="certificates")
+        self._task = tasks.start(self._watch(), "certificates")
 
     async def stop(self) -> None:
         """Ends the watch."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 pytest.importorskip("aiokafka", reason="extra `cluster` is not installed")
 
+from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAvailableError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feedcore.adapters.cluster.jobids import SHARDS, JobIds, minute_of, shard_of, timestamp_us
-from feedcore.adapters.kafka import jobwire
+from feedcore.adapters.kafka import consumer, jobwire
 from feedcore.adapters.kafka.claims import Claims, Partition
 from feedcore.adapters.kafka.deadletters import id_of_unreadable
 from feedcore.clock import ManualClock
@@ -176,3 +179,10 @@ def test_unreadable_messages_of_one_place_have_one_id_and_sort_by_time() -> None
     assert early != id_of_unreadable("t 0 2", START_MS)
     assert 0 < early < late < 2**63
     assert 0 < id_of_unreadable("t 0 1", -5) < 2**63
+
+
+def test_a_coordinator_that_is_not_there_yet_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    told = logging.getLogger(consumer.COORDINATOR_LOG)
+    for error in (GroupCoordinatorNotAvailableError(), GroupAuthorizationFailedError("group")):
+        told.error("Group Coordinator Request failed: %s", error)
+    assert [record.args for record in caplog.records] == [(error,)]

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 from feedcore.clock import Clock
 from feedcore.config import ServerSettings, split_address
 from feedcore.observe import logs
+from feedcore.resilience import tasks
 from feedcore_server import limits
-from feedcore_server.acceptor import Intake
 from feedcore_server.dispatch import Dispatcher
-from feedcore_server.process import Child
+from feedcore_server.processes.acceptor import Intake
+from feedcore_server.processes.child import Child
 from feedcore_server.transports import NATIVE
 
 
@@ -82,7 +83,7 @@ class HandedOver:
         self._transport.prepare()
         self._intake = Intake(self._child.channel_fd, loop, self._adopt, self._open)
         worker.on_change = self._intake.changed
-        self._telemetry = loop.create_task(self._publish(), name="transport metrics")
+        self._telemetry = tasks.start(self._publish(), "transport metrics")
         return self._child.port
 
     async def stop(self, grace_s: float) -> None:

@@ -38,8 +38,8 @@ from feedcore.config import Settings, fanout_node, split_address
 from feedcore.errors import ConfigError
 from feedcore.observe import metrics
 from feedcore_server import limits
-from feedcore_server.acceptor import Acceptor, Channel
-from feedcore_server.children import API, FANOUT, Child, Spec, start_child
+from feedcore_server.processes.acceptor import Acceptor, Channel
+from feedcore_server.processes.children import API, FANOUT, Child, Spec, start_child
 from feedcore_server.transports import NATIVE, choose
 
 METRICS_PREFIX = "metrics-"  # directory below data_dir, named by the supervisor's pid

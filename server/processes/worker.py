@@ -1,4 +1,4 @@
-"""One API worker process: `python -m feedcore_server.worker`, started by the supervisor."""
+"""One API worker, started by the supervisor: `python -m feedcore_server.processes.worker`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 
 from feedcore.clock import SystemClock
 from feedcore.observe import logs
-from feedcore_server.process import Child, run_child
-from feedcore_server.serving import Serving, serving_of
+from feedcore_server.processes.child import Child, run_child
+from feedcore_server.processes.serving import Serving, serving_of
 from feedcore_server.wiring import open_worker
 
 # The writer's thread asks for the interpreter after each statement. A busy loop gives it up when

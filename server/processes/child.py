@@ -16,17 +16,19 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvloop
 
 from feedcore.config import Settings
 from feedcore.errors import FeedcoreError
 from feedcore.observe import logs, metrics
+from feedcore.resilience.tasks import FATAL
 
 _STDIN = 0  # used as a descriptor: a daemon thread must not hold a lock of sys.stdin at exit
 EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h: starting again will not help
 EXIT_ORPHANED = 79  # the supervisor is gone
+EXIT_FAULT = 70  # EX_SOFTWARE: something behind the calls has failed
 
 
 class Child(NamedTuple):
@@ -78,7 +80,10 @@ def run_child(role: str, run: Run) -> int:
 
 async def _main(child: Child, run: Run) -> int:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    faults = _Faults(stop)
+    loop.set_exception_handler(faults)
     try:
         await run(child, stop)
     except (FeedcoreError, OSError) as error:
@@ -90,7 +95,21 @@ async def _main(child: Child, run: Run) -> int:
         ):  # it had told "ready" before, and the pipe is closed: the exit code says enough
             return 1
         return EXIT_CANNOT_START
-    return 0
+    return EXIT_FAULT if faults.fatal else 0
+
+
+class _Faults:
+    """The loop's exception handler: what is fatal ends the process as SIGTERM does."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self.fatal = False
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        if context.get(FATAL):
+            self.fatal = True
+            self._stop.set()
 
 
 def _read(role: str) -> Child:

@@ -2,7 +2,7 @@
 
 Children are started with exec, never by fork alone. Each holds a pipe from here as its stdin, so
 that it ends when this process does, even by SIGKILL; its settings are the first line of that pipe.
-The answer comes on a pipe of its own (feedcore_server.process has the other side).
+The answer comes on a pipe of its own (feedcore_server.processes.child has the other side).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import NamedTuple
 from feedcore.config import REVEAL, Settings
 from feedcore.observe import metrics
 from feedcore_server import limits
-from feedcore_server.acceptor import Channel
+from feedcore_server.processes.acceptor import Channel
 
 API, FANOUT = "api", "fanout"
-MODULES = {API: "feedcore_server.worker", FANOUT: "feedcore_server.fanout_main"}
+MODULES = {API: "feedcore_server.processes.worker", FANOUT: "feedcore_server.processes.fanout"}
 
 
 class Spec(NamedTuple):

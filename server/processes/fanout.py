@@ -1,5 +1,5 @@
-"""The fan-out process: `python -m feedcore_server.fanout_main`, started by the supervisor, one a
-data directory.
+"""The fan-out process, started by the supervisor, one a data directory:
+`python -m feedcore_server.processes.fanout`.
 
 Runs feedcore.workers over the store's writing role and exports what they did as metrics.
 """
@@ -18,7 +18,7 @@ from feedcore.services.engine import Engine, build_engine
 from feedcore.workers.fanout import FanoutStats, FanoutWorker
 from feedcore.workers.runner import FanoutProcess
 from feedcore_server.limits import METRICS_REFRESH_S
-from feedcore_server.process import Child, run_child
+from feedcore_server.processes.child import Child, run_child
 from feedcore_server.wiring import hot_start
 
 if TYPE_CHECKING:

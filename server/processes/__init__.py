@@ -1,0 +1,10 @@
+"""The processes of `feedcore serve`: a supervisor with its acceptor, and what runs in its children.
+
+    supervisor, children, acceptor    starts and restarts, hands connections over
+    child                             a child's side of the pipe
+    worker, serving                   API workers
+    fanout                            the fan-out process
+    collaborators                     `feedcore serve-collaborators`, which has no children
+
+Not for what a call does: that is handlers, behind a transport.
+"""
