@@ -17,7 +17,7 @@ from feedcore.adapters.collaborators import (
 )
 from feedcore.clock import Clock
 from feedcore.config import CollaboratorSettings
-from feedcore.ports.ranker import Ranker
+from feedcore.services.engine import Collaborators
 from feedcore_pb.collaborators.v1 import content_pb2_grpc, graph_pb2_grpc, ranking_pb2_grpc
 
 
@@ -27,26 +27,17 @@ class Outside:
     def __init__(self, settings: CollaboratorSettings, clock: Clock) -> None:
         self._settings = settings
         self._services: list[Service] = []
-        self._ports: dict[str, Any] = {}
-        self.ranker: Ranker | None = None
+        contents = graph = ranker = None
         if settings.content:
             content = self._open("content", content_pb2_grpc.ContentServiceStub)
-            self._ports["contents"] = CollaboratorContentSource(content)
+            contents = CollaboratorContentSource(content)
         if settings.graph:
-            graph = self._open("graph", graph_pb2_grpc.GraphServiceStub)
-            self._ports["graph"] = CollaboratorGraphSource(graph, clock)
+            follows = self._open("graph", graph_pb2_grpc.GraphServiceStub)
+            graph = CollaboratorGraphSource(follows, clock)
         if settings.ranking:
             ranking = self._open("ranking", ranking_pb2_grpc.RankingServiceStub)
-            self.ranker = CollaboratorRanker(ranking)
-
-    @property
-    def serves_data(self) -> bool:
-        """Whether pages need more than the store has: none is then made from memory alone."""
-        return bool(self._ports)
-
-    def instead(self, store: Any) -> Any:
-        """The store with its ports replaced."""
-        return _Replaced(store, self._ports) if self._ports else store
+            ranker = CollaboratorRanker(ranking)
+        self.collaborators = Collaborators(contents, graph, ranker)
 
     async def close(self) -> None:
         """Ends the channels."""
@@ -59,14 +50,3 @@ class Outside:
         service = Service(name, getattr(settings, name), stub, bounds)
         self._services.append(service)
         return service
-
-
-class _Replaced:
-    """A store, some of whose ports are somebody else's."""
-
-    def __init__(self, store: Any, ports: dict[str, Any]) -> None:
-        self._store = store
-        self.__dict__.update(ports)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)

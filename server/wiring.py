@@ -108,13 +108,13 @@ async def open_worker(
     try:
         await _wait_for_clock(store, clock)
         engine = build_engine(
-            outside.instead(store),
+            store,
             hot_start(settings.fanout),
             clock,
             region=settings.ids.region,
             node=node,
-            budget=None if outside.serves_data else budget_of(settings.cache),
-            ranker=outside.ranker,
+            budget=budget_of(settings.cache),
+            collaborators=outside.collaborators,
         )
     except BaseException:
         await outside.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from feedcore import native
 from feedcore.clock import Clock
@@ -78,6 +78,17 @@ class Engine:
     resident: ResidentFeed | None  # None without compiled modules, and where nothing is served
 
 
+class Collaborators(NamedTuple):
+    """What other services do in place of the engine; None: the store's own, or the formula."""
+
+    contents: ContentSource | None = None
+    graph: GraphSource | None = None
+    ranker: Ranker | None = None
+
+
+BUILT_IN = Collaborators()
+
+
 def build_engine(
     store: Store,
     hot_start: HotSettings,
@@ -86,33 +97,35 @@ def build_engine(
     region: int = 0,
     node: int = 0,
     budget: CacheBudget | None = None,
-    ranker: Ranker | None = None,
+    collaborators: Collaborators = BUILT_IN,
 ) -> Engine:
     """Wires the services. `node` must differ between all processes that publish. `budget`: what a
-    process that serves feeds may keep in memory. `ranker`: scores from outside; pages are then not
-    made by compiled code, which ranks by the formula.
+    process that serves feeds may keep in memory. With collaborators pages are not made by compiled
+    code, which knows the store and the formula only.
     """
+    contents = collaborators.contents or store.contents
+    graph = collaborators.graph or store.graph
     hot = Hot(store.settings, hot_start)
     policy = PolicyReview(store.settings, store.freshness, hot)
     feed = FeedService(
         store.feeds,
         store.posts,
-        store.contents,
-        store.graph,
+        contents,
+        graph,
         store.preferences,
         store.signals,
         store.settings,
         store.freshness,
         store.secret,
         clock,
-        ranker,
+        collaborators.ranker,
     )
     id_generator = IdGenerator(region, node, clock.now_ms)
     return Engine(
         feed=feed,
-        publish=PublishService(store.posts, store.graph, store.contents, id_generator, clock),
+        publish=PublishService(store.posts, graph, contents, id_generator, clock),
         preferences=PreferenceService(store.preferences, store.signals, clock),
-        graph=GraphService(store.graph, clock),
+        graph=GraphService(graph, clock),
         admin=AdminService(
             store.settings,
             store.queue,
@@ -125,10 +138,10 @@ def build_engine(
         explain=ExplainService(
             feed, store.feeds, store.posts, store.signals, store.freshness, clock
         ),
-        audit=AuditService(feed, store.posts, store.graph, store.freshness, clock),
+        audit=AuditService(feed, store.posts, graph, store.freshness, clock),
         importing=ImportService(
             store.posts,
-            store.graph,
+            graph,
             store.preferences,
             store.signals,
             policy,
@@ -137,7 +150,7 @@ def build_engine(
         ),
         policy=policy,
         hot=hot,
-        resident=_resident(store, feed, clock, None if ranker is not None else budget),
+        resident=_resident(store, feed, clock, budget if collaborators == BUILT_IN else None),
     )
 
 

@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +23,7 @@ from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import SystemClock
 from feedcore.errors import Unavailable
 from feedcore.resilience import deadline
-from feedcore.services.engine import Engine, Store, build_engine
+from feedcore.services.engine import Collaborators, Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
 from feedcore_pb.collaborators.v1 import (
@@ -70,19 +69,20 @@ async def engine_over(data_dir: Path, address: str) -> AsyncIterator[Engine]:
     content = Service("content", [address], content_pb2_grpc.ContentServiceStub, bounds)
     graph = Service("graph", [address], graph_pb2_grpc.GraphServiceStub, bounds)
     ranking = Service("ranking", [address], ranking_pb2_grpc.RankingServiceStub, bounds)
-    parts = {name: getattr(store, name) for name in Store.__annotations__}
-    parts["contents"] = CollaboratorContentSource(content)
-    parts["graph"] = CollaboratorGraphSource(graph, clock)
     try:
         engine = build_engine(
-            SimpleNamespace(**parts),
+            store,
             HotSettings(push_threshold=10_000, hysteresis_percent=10),
             clock,
             node=100,
             budget=CacheBudget(1 << 20, 1 << 20),
-            ranker=CollaboratorRanker(ranking),
+            collaborators=Collaborators(
+                CollaboratorContentSource(content),
+                CollaboratorGraphSource(graph, clock),
+                CollaboratorRanker(ranking),
+            ),
         )
-        assert engine.resident is None, "compiled pages would be ranked by the formula"
+        assert engine.resident is None, "compiled pages know the store and the formula only"
         yield engine
     finally:
         for service in (content, graph, ranking):
