@@ -116,7 +116,16 @@ def _encode_source(source: SourceReport) -> bytes:
 
 _BYPASSED = SourceReport("cache", False, 0, 0, "bypassed: the shared cache does not answer")
 _RECEIPT = 6  # its number in feedcore.v1.GetFeedResponse
-# Behind the bytes of a page it is merged into the page's receipt, as protobuf has it.
-BYPASS_NOTE = bytes_field(
-    _RECEIPT, uint_field(2, True) + bytes_field(3, _encode_source(_BYPASSED))
-)
+
+
+def _note(report: SourceReport) -> bytes:
+    """Behind the bytes of a page it is merged into the page's receipt, as protobuf has it."""
+    return bytes_field(_RECEIPT, uint_field(2, True) + bytes_field(3, _encode_source(report)))
+
+
+BYPASS_NOTE = _note(_BYPASSED)
+
+
+def stale_note(age_ms: int, items: int) -> bytes:
+    """To be put behind a page of the shared cache that is served because none can be made."""
+    return _note(SourceReport("cache", True, items, age_ms))

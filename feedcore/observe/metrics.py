@@ -91,8 +91,8 @@ FEED_NOT_MODIFIED = Counter(
 FEED_ANSWERS = Counter(
     "feedcore_feed_answers_total",
     "Pages and checks for new content, by where they came from: kept (an answer from memory),"
-    " shared (from the page cache of all nodes), resident (made from memory, or after loading what"
-    " lacked), plain (the uncompiled service).",
+    " shared (from the page cache of all nodes), stale (from there, as the store did not answer),"
+    " resident (made from memory, or after loading what lacked), plain (the uncompiled service).",
     ["operation", "source"],
 )
 FAST_CALLS = Counter(

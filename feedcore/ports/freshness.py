@@ -8,7 +8,14 @@ never suspends. In a cluster it asks the shared epochs, or forgets what cannot b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class StalePage(NamedTuple):
+    """An encoded page from before."""
+
+    body: bytes
+    age_ms: int
 
 
 class Freshness(Protocol):
@@ -37,6 +44,12 @@ class Freshness(Protocol):
         the user is current, and there is no page, or none was asked for (an empty shape); who gets
         that for a shape calls `keep_page` or `keep_none`. None: nothing can be said here, ask
         `page`.
+        """
+
+    async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
+        """For when no page can be made: one that another load has left, which may lack what was
+        posted since, but shows nothing deleted, and nothing that the user has not allowed since.
+        None if there is none, or nobody can vouch for that. Needs no store.
         """
 
     def keep_none(self, user_id: int, shape: bytes) -> None:

@@ -8,9 +8,11 @@ this worker keeps in memory.
     resident data  a page is made from it (compiled)
     something else it is loaded, in one batch with what other calls lack, and the page is made
     the rest       `FeedService` answers: trending, rebuilds, requests to be refused
+    nothing        the store does not answer: a stale page of the shared cache, if there is one
 
 Invariants: whatever path answers, the bytes are those of `FeedService` at the moment the page was
-made; a kept page is current or younger than PAGE_AGE_MAX_MS; nothing kept is needed for an answer.
+made; a kept page is current or younger than PAGE_AGE_MAX_MS, a stale one says so; nothing kept is
+needed for an answer.
 Only with the compiled modules: without them `FeedService` answers everything.
 """
 
@@ -29,10 +31,12 @@ from feedcore._native.resident import Content, Outbox, Resident, Viewer
 from feedcore.clock import Clock
 from feedcore.domain.entry import key_at
 from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
-from feedcore.domain.receipt import BYPASS_NOTE
+from feedcore.domain.receipt import BYPASS_NOTE, stale_note
+from feedcore.errors import Overloaded, Unavailable
 from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX, USER_ID_MAX
 from feedcore.ports import Freshness, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
+from feedcore.resilience import deadline, tasks
 from feedcore.resilience.coalescing import Coalescer
 from feedcore.services.feed import FeedPage, FeedService, NewContent
 from feedcore.services.hits import Hits
@@ -45,6 +49,8 @@ ROUNDS_MAX = 12
 SHOWN_PER_SLICE = 200  # pages whose impressions are counted at once: well below a millisecond
 UPKEEP_S = 0.05  # between slices; at most 4,000 different pages a second
 TICK_TURNS = 20  # a second
+# Of the time that a caller waits, for the store; what is left is enough to ask the page cache.
+STORE_PART = 0.8
 
 _DONE, _VIEWER, _DEPTH = NEEDS["done"], NEEDS["viewer"], NEEDS["depth"]
 _OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
@@ -196,12 +202,13 @@ class ResidentFeed:
         self.prewarmed = 0
         self.plain_pages = 0
         self.plain_checks = 0
+        self.stale_pages = 0
         self.on_tick: Callable[[], None] = _nothing  # once a second, and at the end
         self._upkeep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to count impressions and to renew kept pages, until `close`."""
-        self._upkeep = asyncio.get_running_loop().create_task(self._serve(), name="page upkeep")
+        self._upkeep = tasks.start(self._serve(), "page upkeep")
 
     async def close(self) -> None:
         """Ends what is under way, hands over what is counted, lets everything go."""
@@ -219,29 +226,73 @@ class ResidentFeed:
     ) -> FeedPage:
         """See `FeedService.get_feed`."""
         draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
-        hits, shares = self.hits, False
-        if hits is not None and 0 < user_id <= USER_ID_MAX:
-            shares = draft is not None and not if_none_match and not hits.knows(draft)
-            if not shares:
-                await hits.freshness.viewer(user_id)
-            elif body := await hits.freshness.page(user_id, draft.shape):
-                if (items := hits.served(draft, body)) is not None:
-                    return FeedPage(body, items, "stored", False, False, 0, 0, True)
-        if draft is not None:
-            body = self.maker.kept(draft)
-            if body is None and await self._fill(draft):
-                body = draft.body
-            if hits is not None:
-                hits.made(draft, body, shares=shares)
-            if body is not None:
-                bypassed = hits is not None and hits.freshness.is_bypassed(user_id)
-                if bypassed:
-                    body += BYPASS_NOTE
-                return FeedPage(
-                    body, draft.item_count, "stored", bypassed, draft.not_modified, 0, 0, True
+        hits = self.hits
+        if draft is None or hits is None:
+            page = await self._local_page(draft) if draft is not None else None
+            return page or await self._plain_page(user_id, page_size, cursor, view, if_none_match)
+        limit = asyncio.timeout_at(_store_deadline())
+        try:
+            async with limit:
+                page = await self._shared_page(draft, hits, asked=not if_none_match)
+                return page or await self._plain_page(
+                    user_id, page_size, cursor, view, if_none_match
                 )
+        except (Unavailable, Overloaded) as error:
+            failed: Exception = error
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            failed = Unavailable("the store did not answer in time")
+        stale = await self._stale_page(draft, hits)
+        if stale is None:
+            raise failed
+        return stale
+
+    async def _local_page(self, draft: Draft) -> FeedPage | None:
+        body = await self._body_of(draft)
+        return None if body is None else _compiled_page(draft, body)
+
+    async def _shared_page(self, draft: Draft, hits: Hits, *, asked: bool) -> FeedPage | None:
+        """`asked`: the caller has no page yet."""
+        shares = asked and not hits.knows(draft)
+        if not shares:
+            await hits.freshness.viewer(draft.user_id)
+        elif found := await hits.freshness.page(draft.user_id, draft.shape):
+            if (items := hits.served(draft, found)) is not None:
+                return FeedPage(found, items, "stored", False, False, 0, 0, True)
+        body = None
+        try:
+            body = await self._body_of(draft)
+        finally:
+            hits.made(draft, body, shares=shares)
+        if body is None:
+            return None
+        if hits.freshness.is_bypassed(draft.user_id):
+            return _compiled_page(draft, body + BYPASS_NOTE, degraded=True)
+        return _compiled_page(draft, body)
+
+    async def _stale_page(self, draft: Draft, hits: Hits) -> FeedPage | None:
+        """What is left when nothing can be made."""
+        stale = await hits.freshness.stale_page(draft.user_id, draft.shape)
+        items = hits.served(draft, stale.body) if stale is not None else None
+        if stale is None or items is None:
+            return None
+        self.stale_pages += 1
+        body = stale.body + stale_note(stale.age_ms, items)
+        return FeedPage(body, items, "stored", True, False, 0, 0, True)
+
+    async def _plain_page(
+        self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
+    ) -> FeedPage:
         self.plain_pages += 1
         return await self._plain.get_feed(user_id, page_size, cursor, view, if_none_match)
+
+    async def _body_of(self, draft: Draft) -> bytes | None:
+        """Kept, or made; None if `FeedService` must answer."""
+        body = self.maker.kept(draft)
+        if body is None and await self._fill(draft):
+            body = draft.body
+        return body
 
     async def check_new(self, user_id: int, head: str) -> NewContent | bytes:
         """See `FeedService.check_new`; as wire bytes of feedcore.v1.CheckNewResponse if they were
@@ -325,6 +376,21 @@ class ResidentFeed:
         if taken:
             self._signals.impressions_of(taken)
         return left
+
+
+def _compiled_page(draft: Draft, body: bytes, *, degraded: bool = False) -> FeedPage:
+    return FeedPage(
+        body, draft.item_count, "stored", degraded, draft.not_modified, 0, 0, compiled=True
+    )
+
+
+def _store_deadline() -> float | None:
+    """On the loop's clock, as the caller's."""
+    wanted = deadline.current()
+    if wanted is None:
+        return None
+    now = deadline.loop_now()
+    return now + STORE_PART * (wanted - now)
 
 
 def _nothing() -> None:

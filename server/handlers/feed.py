@@ -90,6 +90,8 @@ class FeedHandlers:
             cache_hits=page.outbox_hits,
             cache_misses=page.outbox_misses,
         )
+        if page.degraded:
+            metrics.FEED_DEGRADED.inc()
         if not page.compiled:
             self._count(page)
         if (
@@ -114,8 +116,6 @@ class FeedHandlers:
         metrics.FEED_ITEMS.inc(page.items)
         self._outbox_hits.inc(page.outbox_hits)
         self._outbox_misses.inc(page.outbox_misses)
-        if page.degraded:
-            metrics.FEED_DEGRADED.inc()
         if page.not_modified:
             metrics.FEED_NOT_MODIFIED.inc()
 

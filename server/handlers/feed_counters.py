@@ -38,7 +38,8 @@ class FeedCounters:
         for operation, source, count in (
             ("GetFeed", "kept", maker.pages_kept),
             ("GetFeed", "resident", maker.pages_made),
-            ("GetFeed", "shared", shared),
+            ("GetFeed", "shared", shared - feed.stale_pages),
+            ("GetFeed", "stale", feed.stale_pages),
             ("GetFeed", "plain", feed.plain_pages),
             ("CheckNew", "kept", maker.checks_kept),
             ("CheckNew", "resident", maker.checks_made),

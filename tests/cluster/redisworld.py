@@ -21,6 +21,7 @@ from feedcore.adapters.redis.trust import Trust
 from feedcore.clock import SystemClock
 from feedcore.domain import entry, ids
 from feedcore.domain.epochs import EPOCHS_BYTES, VIEWER
+from feedcore.errors import Unavailable
 from feedcore.ports.settings import AuthorMode
 
 # A machine that does other things, too, is late by more than a production deadline.
@@ -36,27 +37,36 @@ class Truth:
         self.settings: dict[str, list[Document]] = {}
         self.trending_entries = b""
         self.reads = 0
+        self.away = False
 
     async def tombstones_since(self, since_ms: int, now_ms: int) -> list[int]:
         """By the time of deletion."""
         self.reads += 1
+        self._check()
         return [one for one, at_ms in self.deleted.items() if at_ms >= since_ms]
 
     async def author_modes(self) -> list[AuthorMode]:
         """All that are not PUSH."""
+        self._check()
         return list(self.modes.values())
 
     async def documents(self) -> dict[str, list[Document]]:
         """Newest first."""
+        self._check()
         return {name: list(versions) for name, versions in self.settings.items()}
 
     async def trending(self) -> bytes:
         """Entries."""
+        self._check()
         return self.trending_entries
 
     async def engagement_since(self, since_ms: int, now_ms: int) -> bytes:
         """None."""
         return b""
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("the truth is away")
 
 
 class Node:

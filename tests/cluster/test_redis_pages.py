@@ -10,10 +10,12 @@ import pytest
 from feedcore import native
 from feedcore.adapters.cluster import userpages
 from feedcore.adapters.redis import pages as codec
+from feedcore.adapters.redis.keys import PAGE_TTL_MS
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
 from feedcore.ports.preferences import ViewerFilters
 from feedcore.ports.resident import ViewerRow
 from tests.cluster.redisworld import Node, Truth, Writer, fresh_prefix
+from tests.support.redisserver import RedisServer
 
 USERS, AUTHORS = range(1, 13), range(100, 140)
 SHAPE = b"20f"
@@ -182,6 +184,63 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         now_ms = a.clock.now_ms
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + PAGE_AGE_MAX_MS + 1)
         assert await a.freshness.page(7, SHAPE) is None
+
+
+async def test_a_stale_page_shows_nothing_that_had_to_go(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    writer = Writer(truth)
+    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+
+        async def left_by_a(user_id: int) -> int:
+            """A content id that the page shows."""
+            shown = await writer.post(a, 5)
+            assert await a.freshness.page(user_id, SHAPE) is None
+            a.freshness.keep_page(
+                user_id, SHAPE, b"body", native.pack_ids([shown]), native.pack_ids([5])
+            )
+            await a.batcher.tell(b"x", "PING").reply()
+            assert await b.freshness.page(user_id, SHAPE) == b"body"
+            return shown
+
+        async def stale_at_b(user_id: int) -> bytes | None:
+            found = await b.freshness.stale_page(user_id, SHAPE)
+            assert found is None or 0 < found.age_ms < PAGE_TTL_MS
+            return found and found.body
+
+        assert await stale_at_b(6) is None, "nobody has left one"
+        await left_by_a(7)
+        truth.away = True
+        newer = await writer.post(a, 5)
+        assert await b.freshness.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
+        await writer.delete(a, newer)
+        assert await stale_at_b(7) == b"body", "it was not on the page"
+        await writer.settings(a, "ranking", {"version": 2})  # b cannot read what they are now
+        assert await stale_at_b(7) == b"body"
+        await a.freshness.announce([7])
+        assert await stale_at_b(7) is None, "the user has changed something"
+        await writer.delete(a, await left_by_a(8))
+        assert await stale_at_b(8) is None, "what it shows is gone"
+        await left_by_a(9)
+        now_ms = b.clock.now_ms
+        ahead = PAGE_AGE_MAX_MS + 1
+        monkeypatch.setattr(type(b.clock), "now_ms", lambda _: now_ms() + ahead)
+        assert await b.freshness.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
+        ahead = PAGE_TTL_MS + 1
+        assert await stale_at_b(9) is None
+
+
+async def test_without_redis_no_stale_page_is_vouched_for(own_redis: RedisServer) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    async with Node([own_redis.url], truth, prefix, deadline_s=0.2) as a:
+        assert await a.freshness.page(7, SHAPE) is None
+        a.freshness.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
+        await a.batcher.tell(b"x", "PING").reply()
+        assert await a.freshness.stale_page(7, SHAPE) is not None
+        own_redis.pause()
+        assert await a.freshness.stale_page(7, SHAPE) is None
+        own_redis.resume()
 
 
 def _row(built: bool = True, until_ms: int = 0, entries: bytes = bytes(40)) -> ViewerRow:

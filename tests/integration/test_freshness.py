@@ -13,8 +13,10 @@ import pytest
 from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
-from feedcore.errors import Unavailable
+from feedcore.errors import Overloaded, Unavailable
 from feedcore.ports import Interaction, InteractionKind, PreferenceKind
+from feedcore.ports.freshness import StalePage
+from feedcore.resilience import deadline
 from feedcore.services.audit import AuditReport
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
@@ -26,6 +28,7 @@ from feedcore_server.wiring import fast_feed
 START_MS = 1_780_000_000_000
 READER, AUTHOR = 9, 1
 BUDGET = CacheBudget(1 << 20, 1 << 20)
+STALE_MS = 41_000
 compiled = pytest.mark.skipif(not native.COMPILED, reason="compiled modules are not built")
 
 
@@ -36,6 +39,7 @@ class Remote:
         self._source = source
         self._asked = asked
         self.local = False
+        self.error: Exception | None = None
         self.waiting, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
 
@@ -44,6 +48,8 @@ class Remote:
 
     async def viewers(self, user_ids, depth, now_ms):
         self._asked.append("viewers")
+        if self.error is not None:
+            raise self.error
         return await self._source.viewers(user_ids, depth, now_ms)
 
     async def contents(self, content_ids):
@@ -60,6 +66,7 @@ class SharedPages:
         self._asked = asked
         self.pages: dict[tuple[int, bytes], tuple[bytes, bytes]] = {}
         self.bypassed = False
+        self.current = True
 
     async def shared(self) -> None:
         self._asked.append("shared")
@@ -72,11 +79,16 @@ class SharedPages:
 
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         self._asked.append("page")
-        found = self.pages.get((user_id, shape))
+        found = self.pages.get((user_id, shape)) if self.current else None
         return found and found[0]
 
     async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
         return [await self.page(*one) or b"" for one in asked]
+
+    async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
+        self._asked.append("stale_page")
+        found = self.pages.get((user_id, shape))
+        return StalePage(found[0], STALE_MS) if found else None
 
     def keep_none(self, user_id: int, shape: bytes) -> None:
         self._asked.append("keep_none")
@@ -194,6 +206,44 @@ async def test_a_bypassed_cache_is_on_the_receipt(world: World) -> None:
     body = (await engine.resident.get_feed(READER, 20, "", 0, "")).body
     receipt = feed_pb2.GetFeedResponse.FromString(body).receipt
     assert "cache" not in {source.name for source in receipt.sources} and not receipt.degraded
+
+
+@compiled
+@pytest.mark.parametrize("error", [Unavailable("CQL: no host"), Overloaded("CQL", "1,024")])
+async def test_a_stale_page_stands_in_for_a_store_that_fails(
+    world: World, error: Exception
+) -> None:
+    made = await world.posts(3)
+    page = await world.engine().resident.get_feed(READER, 20, "", 0, "")
+    other, world.remote.error = world.engine().resident, error
+    world.freshness.current = False
+    world.asked.clear()
+    stale = await other.get_feed(READER, 20, "", 0, "")
+    assert world.asked == ["page", "viewers", "keep_none", "stale_page"]
+    answer = feed_pb2.GetFeedResponse.FromString(stale.body)
+    said = {source.name: source for source in answer.receipt.sources}
+    assert sorted(ids_of(stale.body)) == sorted(made) and stale.body.startswith(page.body)
+    assert (said["cache"].ok, said["cache"].stale_ms, said["cache"].count) == (True, STALE_MS, 3)
+    assert said["stored"].ok, "of the page as it was"
+    assert answer.receipt.degraded and stale.degraded and other.stale_pages == 1
+    with pytest.raises(type(error), match="CQL"):
+        await other.get_feed(READER, 19, "", 0, "")  # no page of that shape
+
+
+@compiled
+async def test_a_store_that_hangs_leaves_time_for_a_stale_page(world: World) -> None:
+    await world.posts(3)
+    page = await world.engine().resident.get_feed(READER, 20, "", 0, "")
+    other = world.engine().resident
+    world.freshness.current = False
+    world.remote.go.clear()
+    with deadline.within(0.5):
+        stale = await other.get_feed(READER, 20, "", 0, "")
+        assert deadline.remaining_s(1.0) > 0
+        assert stale.degraded and stale.body.startswith(page.body)
+    with deadline.within(0.5), pytest.raises(Unavailable, match="in time"):
+        await other.get_feed(READER, 19, "", 0, "")
+    world.remote.go.set()
 
 
 @compiled

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import redis
@@ -91,3 +91,14 @@ def cluster_config(at: Addresses, folder: Path) -> Iterator[ClusterConfig]:
         yield made
     finally:
         made.drop()
+
+
+@asynccontextmanager
+async def config_beside(at: Addresses, folder: Path) -> AsyncIterator[ClusterConfig]:
+    """As `cluster_config`, for a test whose loop does something meanwhile."""
+    made = ClusterConfig(at, folder)
+    try:
+        await asyncio.to_thread(made.migrate)
+        yield made
+    finally:
+        await asyncio.to_thread(made.drop)

@@ -17,6 +17,7 @@ from feedcore.adapters.cluster.shared import Document, SharedSource
 from feedcore.clock import Clock
 from feedcore.domain.policy import Mode
 from feedcore.limits import MINUTE_MS, TOMBSTONE_AGE_MAX_MS
+from feedcore.ports.freshness import StalePage
 from feedcore.ports.settings import AuthorMode
 
 TOMBSTONE_MARGIN_MS = MINUTE_MS  # clocks of nodes differ by less, and a write takes less
@@ -64,6 +65,10 @@ class DirectShared:
         """No page cache."""
         await self.shared()
         return [b""] * len(asked)
+
+    async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
+        """No page cache."""
+        return None
 
     def keep_none(self, user_id: int, shape: bytes) -> None:
         """No page cache."""

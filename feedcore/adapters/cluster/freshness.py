@@ -41,7 +41,9 @@ from feedcore.clock import Clock
 from feedcore.domain.epochs import AUTHOR, FEED, VIEWER
 from feedcore.errors import FeedcoreError, Unavailable
 from feedcore.limits import MINUTE_MS, SECOND_MS, TOMBSTONE_AGE_MAX_MS
+from feedcore.ports.freshness import StalePage
 from feedcore.ports.resident import ViewerRow
+from feedcore.resilience import tasks
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,21 @@ WINDOW_AGE_MAX_S = TAIL_MS // 2 // SECOND_MS
 
 
 class _Round:
-    """One read of what is shared, for all who asked before it began."""
+    """One read of what is shared, for all who asked before it began. `log_read` is known before
+    the task ends: whether the log was read to its end, and may be believed.
+    """
 
-    __slots__ = ("batch", "task")
+    __slots__ = ("batch", "log_read", "task")
 
-    def __init__(self, batch: Batch, task: asyncio.Task[None]) -> None:
-        self.batch = batch
-        self.task = task
+    def __init__(self, call: Call) -> None:
+        self.batch = call.batch
+        self.log_read: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None]
+
+    def over(self, _: asyncio.Task[None]) -> None:
+        """Ended on the way: nobody waits for ever."""
+        if not self.log_read.done():
+            self.log_read.set_result(False)
 
 
 class SharedFreshness:
@@ -93,7 +103,7 @@ class SharedFreshness:
         self._synced_ms = 0
         self._outboxes_ms = 0
         self._looked_s = clock.monotonic()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._follower: asyncio.Task[None] | None = None
         self._rounds: set[asyncio.Task[None]] = set()
         self.bypassed = 0  # loads while the servers were not trusted
         self.forgotten = 0  # times that everything was
@@ -114,13 +124,12 @@ class SharedFreshness:
         else:
             await self._resync(end)
         self._announcements.start()
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._follow(), name="node log")]
+        self._follower = tasks.start(self._follow(), "node log")
 
     async def close(self) -> None:
         """Pays what is owed if it can, and ends what runs."""
         await self._announcements.close()
-        for task in (*self._tasks, *self._rounds):
+        for task in (self._follower, *self._rounds):
             await end_task(task)
         await self._log.close()
 
@@ -146,10 +155,7 @@ class SharedFreshness:
 
     async def shared(self) -> None:
         """See `ports.freshness`. Raises Unavailable only if Redis is away and the truth, too."""
-        current = self._round
-        if current is None or current.batch.begun:
-            current = self._begin_round()
-        await asyncio.shield(current.task)
+        await asyncio.shield(self._join_round().task)
 
     async def viewer(self, user_id: int) -> None:
         """See `ports.freshness`."""
@@ -207,6 +213,22 @@ class SharedFreshness:
                 body = self.pages.look(user_id, shape, epoch, proofs[at], data)
             replies.append(body or b"")
         return replies
+
+    async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
+        """See `ports.freshness`. Goes by the log alone: settings that are behind hide nothing."""
+        key, page_key = self._keys.epoch(user_id), self._keys.page(user_id, shape)
+        trusted = self._trusts(key)
+        asked = (self._batcher.get(key), self._batcher.get(page_key))
+        try:
+            log_read = await asyncio.shield(self._join_round().log_read)
+            for batch in asked:
+                await batch.wait()
+        except Unavailable:
+            return None
+        epoch, data = asked[0].values[key], asked[1].values[page_key]
+        if not log_read or epoch is None or not trusted or not self._trusts(key):
+            return None
+        return self.pages.find_stale(key, epoch, data)
 
     def keep_none(self, user_id: int, shape: bytes) -> None:
         """See `ports.freshness`."""
@@ -304,25 +326,33 @@ class SharedFreshness:
 
     # --- what is shared -------------------------------------------------------------------------
 
+    def _join_round(self) -> _Round:
+        """The next read of what is shared: one that has begun may not know what was asked since."""
+        current = self._round
+        return self._begin_round() if current is None or current.batch.begun else current
+
     def _begin_round(self) -> _Round:
         position = self._log.position
         call = self._log.ask() if position else self._log.ask_end()
-        task = asyncio.get_running_loop().create_task(
-            self._read_shared(call, position), name="shared read"
+        begun = _Round(call)
+        task = begun.task = asyncio.get_running_loop().create_task(
+            self._read_shared(begun, call, position), name="shared read"
         )
         self._rounds.add(task)
         task.add_done_callback(self._rounds.discard)
         task.add_done_callback(_look_at)
-        self._round = _Round(call.batch, task)
-        return self._round
+        task.add_done_callback(begun.over)
+        self._round = begun
+        return begun
 
-    async def _read_shared(self, call: Call, position: int) -> None:
+    async def _read_shared(self, current: _Round, call: Call, position: int) -> None:
         began_s, now_ms = self._clock.monotonic(), self._clock.now_ms()
         try:
-            behind = not await self._read_log(call, position)
+            log_read = await self._read_log(call, position) and not self._trust.is_settling()
         except Unavailable:
-            behind = True
-        if behind or self._trust.is_settling():
+            log_read = False
+        current.log_read.set_result(log_read)
+        if not log_read:
             # nobody joins any more: a read of the truth from here on began after all have asked
             await self._without_log(self._truths_begun)
             return

@@ -122,18 +122,18 @@ class Mirror:
         """PUSH with 0 followers if nothing is known."""
         return self._modes.get(author_id) or AuthorMode(author_id, _PUSH, 0, 0)
 
-    def unchanged_since(
-        self, position: int, made_ms: int, user_id: int, followees: bytes, shown: bytes
-    ) -> bool:
-        """Whether a page that was made then, from the log up to `position`, would be made again:
-        nobody of the followed (nor the user) has posted since, nothing on it was deleted, no
+    def shows_no_deleted(self, shown: bytes) -> bool:
+        """Of an array of content ids."""
+        return not native.ids_intersect(shown, self.tombstones)
+
+    def unchanged_since(self, position: int, made_ms: int, user_id: int, followees: bytes) -> bool:
+        """Whether a page that was made then, from the log up to `position`, would be made again,
+        but for what was deleted: nobody of the followed (nor the user) has posted since, no
         setting and no author's mode has changed.
         """
         if position < self.floor or position < self._changed_at or made_ms <= self._changed_ms:
             return False
         if not followees and position < self._trending_at:
-            return False
-        if native.ids_intersect(shown, self.tombstones):
             return False
         last, unlogged = self._last, self._unlogged
         suspects = native.ids_intersect(followees, self._posters)

@@ -3,6 +3,8 @@
     a page      the viewer's epoch and the servers are those of its making; since then nobody of
                 the followed has posted, nothing on it was deleted, no setting has changed
                 (Mirror.unchanged_since); it is at most PAGE_AGE_MAX_MS old
+    a stale     the same of epoch and servers; nothing on it was deleted. For when the store is
+    page        away: it lacks what was posted since
     a row       the same of epoch and servers; the mirror's tail has whatever was posted since; it
                 is at most half a tail old
 
@@ -32,6 +34,7 @@ from feedcore.clock import Clock
 from feedcore.domain.entry import ENTRY_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS, SECOND_MS
+from feedcore.ports.freshness import StalePage
 from feedcore.ports.resident import ViewerRow
 
 ROW_AGE_MAX_MS = TAIL_MS // 2
@@ -109,6 +112,14 @@ class UserPages:
         self.making.begin(what, proof)
         return None
 
+    def find_stale(self, key: bytes, epoch: bytes, data: bytes | None) -> StalePage | None:
+        """The page of `data`, however many have posted since."""
+        page = unpack_page(data) if data is not None else None
+        now = self._proof(key, epoch)
+        if page is None or not self._is_safe(page, now):
+            return None
+        return StalePage(page.body, max(now.made_ms - page.proof.made_ms, 1))
+
     def keep(self, user_id: int, shape: bytes, body: bytes, shown: bytes, followees: bytes) -> None:
         """With the proof that `find` took before it was made."""
         proof = self.making.end((user_id, shape))
@@ -167,16 +178,23 @@ class UserPages:
             self._log.server
         )
 
-    def _is_current(self, page: KeptPage, now: Proof, user_id: int) -> bool:
+    def _is_safe(self, page: KeptPage, now: Proof) -> bool:
+        """Whether it shows nothing that must not be seen."""
         made = page.proof
         return (
             made.epoch == now.epoch
             and made.incarnation == now.incarnation
-            and -CLOCKS_APART_MS <= now.made_ms - made.made_ms <= PAGE_AGE_MAX_MS
+            and -CLOCKS_APART_MS <= now.made_ms - made.made_ms <= PAGE_TTL_MS
             and self._batcher.trust.is_trusted(self._log.server)
-            and self._mirror.unchanged_since(
-                made.position, made.made_ms, user_id, page.followees, page.shown
-            )
+            and self._mirror.shows_no_deleted(page.shown)
+        )
+
+    def _is_current(self, page: KeptPage, now: Proof, user_id: int) -> bool:
+        made = page.proof
+        return (
+            now.made_ms - made.made_ms <= PAGE_AGE_MAX_MS
+            and self._is_safe(page, now)
+            and self._mirror.unchanged_since(made.position, made.made_ms, user_id, page.followees)
         )
 
     def _row_of(self, data: bytes | None, now: Proof, depth: int) -> ViewerRow | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from feedcore.ports.freshness import StalePage
+
 
 class LocalFreshness:
     """See `ports.freshness.Freshness`."""
@@ -28,6 +30,10 @@ class LocalFreshness:
     async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
         """None either."""
         return [b""] * len(asked)
+
+    async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
+        """No page cache."""
+        return None
 
     def keep_none(self, user_id: int, shape: bytes) -> None:
         """There is nothing to be kept."""
