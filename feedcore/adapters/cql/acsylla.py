@@ -142,6 +142,7 @@ class AcsyllaSession(BatchingSession):
     """Made by `open_acsylla`."""
 
     def __init__(self, settings: CqlSettings, cluster: Any, driver: Any) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
         self._cluster = cluster
         self._driver = driver

@@ -15,7 +15,6 @@ and what does, contents, is small beside them.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +77,7 @@ from feedcore.adapters.cql.settings import (
     CqlSettings,
     addresses,
     no_keyspace,
+    tls_context,
 )
 from feedcore.adapters.cql.sidebyside import BatchingSession, strongest
 from feedcore.domain.cqlrows import METADATA_CHANGED
@@ -165,6 +165,7 @@ class ScyllaSession(BatchingSession):
     def __init__(
         self, settings: CqlSettings, cluster: Cluster, driver: DriverSession, threads: Any
     ) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
         self._cluster = cluster
         self._driver = driver
@@ -393,17 +394,6 @@ def _profiles(settings: CqlSettings) -> dict[str, ExecutionProfile]:
     return profiles
 
 
-def _tls_context(settings: CqlSettings) -> ssl.SSLContext | None:
-    if settings.tls is None:
-        return None
-    context = ssl.create_default_context(cafile=str(settings.tls.ca))
-    # nodes are known by address, which their certificates seldom name; their authority vouches
-    context.check_hostname = False
-    if settings.tls.certificate is not None:
-        context.load_cert_chain(settings.tls.certificate, settings.tls.key)
-    return context
-
-
 def _cluster(settings: CqlSettings) -> Cluster:
     points = addresses(settings.contact_points)
     profiles = _profiles(settings)
@@ -413,7 +403,7 @@ def _cluster(settings: CqlSettings) -> Cluster:
         contact_points=points,
         port=points[0][1],
         auth_provider=login,
-        ssl_context=_tls_context(settings),
+        ssl_context=tls_context(settings),
         execution_profiles=profiles,
         reconnection_policy=ConstantReconnectionPolicy(RECONNECT_MS / 1_000, max_attempts=None),
         connect_timeout=settings.connect_timeout_s,

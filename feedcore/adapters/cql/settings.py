@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,8 +14,13 @@ from feedcore.errors import ConfigError, StoreError
 IN_FLIGHT_MAX = 1_024
 # calls that wait for one of those; at 20 K requests/s the last one waits half a second
 WAITING_MAX = 10_000
-# of one write_packed or write_many: a wide fan-out leaves most of the flight to readers
-PACKED_IN_FLIGHT_MAX = 256
+MANY_AT_ONCE = 256  # of one read_many or write_many: the rest of the flight is for others
+# Of all write_packed of a session: fan-out, which nobody waits for. What is under way lies in the
+# nodes' queues, and whoever publishes stands behind it. 64 rows keep a process busy where a row
+# takes 4 ms; a cluster that needs longer gets less. Measured beside mixed load on one small node:
+# post to visible p99 0.3 s, with 128 0.65 s, with all of the flight 1.1 s; deliveries/s alone the
+# same within noise.
+PACKED_IN_FLIGHT_MAX = 64
 FETCH_SIZE = 5_000  # rows a page of a result: 100 KB of feed entries
 # what a process prepares; the engine has some hundred statements, so more is text made of values
 PREPARED_MAX = 2_000
@@ -80,3 +86,15 @@ def no_keyspace(settings: CqlSettings) -> StoreError:
     return StoreError(
         f"CQL at {points}: no keyspace {settings.keyspace!r}; run 'feedcore migrate' first"
     )
+
+
+def tls_context(settings: CqlSettings) -> ssl.SSLContext | None:
+    """None without TLS."""
+    if settings.tls is None:
+        return None
+    context = ssl.create_default_context(cafile=str(settings.tls.ca))
+    # nodes are known by address, which their certificates seldom name; their authority vouches
+    context.check_hostname = False
+    if settings.tls.certificate is not None:
+        context.load_cert_chain(settings.tls.certificate, settings.tls.key)
+    return context

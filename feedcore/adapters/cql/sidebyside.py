@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from feedcore.adapters.cql.flight import Flight
 from feedcore.adapters.cql.session import Consistency, Statement, Write
-from feedcore.adapters.cql.settings import PACKED_IN_FLIGHT_MAX
+from feedcore.adapters.cql.settings import MANY_AT_ONCE, PACKED_IN_FLIGHT_MAX
 
 ID_BYTES = 8
 
@@ -50,6 +52,10 @@ def strongest(writes: Sequence[Write]) -> Consistency:
 class BatchingSession(ABC):
     """`read` and `write` are the driver's."""
 
+    def __init__(self) -> None:
+        # who waits is bounded by who calls: each has PACKED_IN_FLIGHT_MAX tasks at most
+        self._packed = Flight("packed writes", PACKED_IN_FLIGHT_MAX, sys.maxsize)
+
     @abstractmethod
     async def read(self, statement: Statement, parameters: Sequence[Any] = ()) -> list[tuple]: ...
 
@@ -64,14 +70,14 @@ class BatchingSession(ABC):
         async def run(place: int) -> None:
             answers[place] = await self.read(statement, parameters[place])
 
-        await side_by_side(len(parameters), run, PACKED_IN_FLIGHT_MAX)
+        await side_by_side(len(parameters), run, MANY_AT_ONCE)
         return answers
 
     async def write_many(self, writes: Sequence[Write]) -> None:
         async def run(place: int) -> None:
             await self.write(*writes[place])
 
-        await side_by_side(len(writes), run, PACKED_IN_FLIGHT_MAX)
+        await side_by_side(len(writes), run, MANY_AT_ONCE)
 
     async def write_packed(
         self, statement: Statement, ids: bytes, parameters: Sequence[Any]
@@ -83,6 +89,10 @@ class BatchingSession(ABC):
         async def run(place: int) -> None:
             at = place * ID_BYTES
             one = int.from_bytes(ids[at : at + ID_BYTES], "little")
-            await self.write(statement, (one, *rest))
+            await self._packed.admit()
+            try:
+                await self.write(statement, (one, *rest))
+            finally:
+                self._packed.land()
 
         await side_by_side(len(ids) // ID_BYTES, run, PACKED_IN_FLIGHT_MAX)

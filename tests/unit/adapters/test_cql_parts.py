@@ -8,8 +8,9 @@ import pytest
 
 from feedcore.adapters.cql.flight import Flight
 from feedcore.adapters.cql.migrate import known_migrations, migration_of, split_statements
-from feedcore.adapters.cql.settings import addresses
-from feedcore.adapters.cql.sidebyside import side_by_side
+from feedcore.adapters.cql.session import Statement
+from feedcore.adapters.cql.settings import PACKED_IN_FLIGHT_MAX, addresses
+from feedcore.adapters.cql.sidebyside import BatchingSession, side_by_side
 from feedcore.errors import ConfigError, Overloaded, StoreError
 
 
@@ -85,6 +86,42 @@ async def test_side_by_side_is_bounded_and_stops_at_an_error() -> None:
         await side_by_side(1_000, run, 4)
     assert running == 0 and len(begun) < 30
     await side_by_side(0, run, 4)
+
+
+class Slow(BatchingSession):
+    """Rows take until `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.under_way = self.most = self.written = 0
+
+    async def read(self, statement, parameters=()):
+        raise AssertionError("nothing is read")
+
+    async def write(self, statement, parameters=()) -> None:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await self.go.wait()
+        finally:
+            self.under_way -= 1
+        self.written += 1
+
+
+async def test_rows_of_all_fan_outs_together_are_bounded() -> None:
+    session, users = Slow(), bytes(8 * 150)
+    calls = [
+        asyncio.create_task(session.write_packed(Statement("x"), users, ())) for _ in range(4)
+    ]
+    await turns()
+    assert session.under_way == PACKED_IN_FLIGHT_MAX
+    calls[0].cancel()
+    await turns(10)
+    assert session.under_way == PACKED_IN_FLIGHT_MAX, "their places went to others"
+    session.go.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert session.most == PACKED_IN_FLIGHT_MAX and session.written >= 3 * 150
 
 
 async def test_side_by_side_ends_with_its_caller() -> None:
