@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -84,16 +85,18 @@ def describe(error: BaseException) -> str:
             return "connection refused: nothing listens there"
         if isinstance(cause, socket.gaierror):
             return "the name does not resolve"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is refused: {cause.verify_message}"
         cause = cause.__cause__ or cause.__context__
     text = str(error) or getattr(error, "strerror", "") or type(error).__name__
     return " ".join(text.split())
 
 
-async def reach(address: str, clock: Clock) -> float:
-    """Milliseconds that a TCP connection takes. Raises OSError."""
+async def reach(address: str, clock: Clock, tls: ssl.SSLContext | None = None) -> float:
+    """Milliseconds that a connection takes, with its TLS handshake. Raises OSError."""
     host, _, port = address.rpartition(":")
     begun_s = clock.monotonic()
-    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=tls)
     took_ms = (clock.monotonic() - begun_s) * 1e3
     writer.close()
     return took_ms

@@ -19,7 +19,7 @@ from feedcore.adapters.cql.session import Consistency, SchemaSession, Statement,
 from feedcore.adapters.cql.settings import CqlSettings
 from feedcore.domain import entry
 from feedcore.errors import ConfigError, Overloaded, StoreError, Unavailable
-from tests.support.tcpproxy import Proxy
+from tests.support.proxy import Proxy
 
 ID_MAX = 2**63 - 1
 SINGLE = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
@@ -350,13 +350,14 @@ async def test_all_nodes_die_and_come_back(settings: CqlSettings, user: int) -> 
         for _ in range(2):
             calls = [asyncio.create_task(session.read(ROW, (user, 1))) for _ in range(100)]
             await asyncio.sleep(0)
-            await proxy.stop()
+            proxy.refusing = True
+            proxy.drop()
             for end in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(end, Unavailable) or end == [(1, b"e")]
             with pytest.raises(Unavailable):
                 await session.read(ROW, (user, 1))
             await asyncio.sleep(1)
-            await proxy.start()
+            proxy.refusing = False
             assert await until_read(session, user, 10) == [(1, b"e")]
         await session.close()
 
@@ -369,7 +370,7 @@ async def test_a_server_that_falls_silent(settings: CqlSettings, user: int) -> N
         await session.write(INSERT, (user, 1, b"e"))
         await session.read(ROW, (user, 1))
         await session.read_packed(ENTRIES, (user,))
-        proxy.stall()
+        proxy.pause()
         started = time.monotonic()
         calls = [session.read(ROW, (user, 1)) for _ in range(20)]
         ends = await asyncio.gather(
@@ -377,6 +378,6 @@ async def test_a_server_that_falls_silent(settings: CqlSettings, user: int) -> N
         )
         assert {type(end) for end in ends} == {Unavailable}
         assert time.monotonic() - started < 3
-        proxy.flow()
+        proxy.resume()
         assert await until_read(session, user, 10) == [(1, b"e")]
         await session.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from types import TracebackType
 
@@ -28,11 +29,16 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Proxy:
-    """Listens on loopback and forwards; `async with Proxy(host, port) as proxy`."""
+    """Listens on loopback and forwards; `async with Proxy(host, port) as proxy`. With `tls` it is
+    an engine that wants TLS: what goes on to the target is plain.
+    """
 
-    def __init__(self, host: str, port: int, listen_port: int = 0) -> None:
+    def __init__(
+        self, host: str, port: int, listen_port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.target = (host, port)
         self.port = listen_port
+        self._tls = tls
         # Seconds that bytes take more, each direction; may be changed at any time.
         self.to_target_s = 0.0
         self.to_client_s = 0.0
@@ -45,7 +51,9 @@ class Proxy:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -126,7 +134,7 @@ class Proxy:
                 await asyncio.sleep(max(due - clock(), 0.0))
                 await self._flowing.wait()
                 if not data:
-                    writer.write_eof()
+                    writer.write_eof() if writer.can_write_eof() else writer.close()
                     return
                 writer.write(data)
                 await writer.drain()

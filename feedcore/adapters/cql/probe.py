@@ -15,7 +15,7 @@ from feedcore.adapters.cql.bounded import each
 from feedcore.adapters.cql.connect import open_session
 from feedcore.adapters.cql.migrate import COMMAND, check
 from feedcore.adapters.cql.session import Consistency, SchemaSession, Statement
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.settings import CqlSettings, tls_context
 from feedcore.adapters.probing import Finding, Probe, State, reach, skew
 from feedcore.clock import Clock
 from feedcore.errors import StoreError
@@ -57,7 +57,7 @@ def probes(settings: CqlSettings, clock: Clock, timeout_s: float) -> list[Probe]
 
     def point(address: str) -> Probe:
         async def run() -> list[Finding]:
-            ms = await reach(address, clock)
+            ms = await reach(address, clock, tls_context(settings))
             return [Finding(ENGINE, f"node {address}", State.OK, "takes connections", ms=ms)]
 
         return Probe(ENGINE, f"node {address}", run, f"{_NOBODY}; or correct cql.contact_points")

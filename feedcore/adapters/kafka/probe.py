@@ -30,7 +30,8 @@ def probes(options: KafkaOptions, clock: Clock) -> list[Probe]:
 
     def broker(address: str) -> Probe:
         async def run() -> list[Finding]:
-            ms = await reach(address, clock)
+            # the client says only that it cannot connect, not why
+            ms = await reach(address, clock, options.connecting().get("ssl_context"))
             return [Finding(ENGINE, f"broker {address}", State.OK, "takes connections", ms=ms)]
 
         return Probe(ENGINE, f"broker {address}", run, f"{_AWAY}; or correct kafka.brokers")

@@ -32,7 +32,8 @@ def probes(urls: Sequence[str], cluster: bool, names: Sequence[str], clock: Cloc
             finally:
                 await connection.disconnect(nowait=True)
 
-        return Probe(ENGINE, f"node {name}", run, f"{_AWAY}; or correct redis.nodes")
+        mend = f"{_AWAY}; or correct redis.nodes or redis.tls_ca"
+        return Probe(ENGINE, f"node {name}", run, mend)
 
     return [node(name) for name in names]
 
