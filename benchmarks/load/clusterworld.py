@@ -88,6 +88,11 @@ def obtain(spec: Spec, engines: Engines, say: Say, cache: Path = CACHE) -> World
     return asyncio.run(_build(spec, folder, engines, say))
 
 
+def forget(spec: Spec, cache: Path = CACHE) -> None:
+    """The next `obtain` makes it anew."""
+    shutil.rmtree(cache / f"{spec.digest}-cluster", ignore_errors=True)
+
+
 def settings_of(spec: Spec, engines: Engines) -> config.Settings:
     """For a process of the benchmark's own, with Redis keys of its own."""
     given = engines.settings(engines_of.keyspace_of(spec), engines_of.redis_prefix())

@@ -44,7 +44,8 @@ SCENARIOS: dict[str, Scenario] = {
 }
 # What the tiny run takes: everything that judges answers, little that only measures.
 TINY = ("hot", "mixed", "warm", "cold", "stampede", "visible", "overload")
-TINY_OF = {"embedded": TINY, "cluster": ("hot", "mixed", "warm", "cold", "visible", "fanout")}
+CLUSTER = ("hot", "mixed", "warm", "cold", "visible", "fanout")
+TINY_OF = {"embedded": TINY, "cluster": CLUSTER}
 # Tables take some thousand rows a second on one small node: worlds are smaller than the embedded.
 CLUSTER_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"users": 120, "scale": 0.04, "window_users": 40, "posts_per_user": 1.0},
@@ -162,7 +163,7 @@ def run(
 def scenarios_of(profile: str) -> list[str]:
     """Their names."""
     if profile == "cluster":
-        return ["hot", "mixed", "warm", "cold", "visible", "fanout"]
+        return list(CLUSTER)
     return list(SCENARIOS)
 
 

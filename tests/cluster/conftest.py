@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.failing import Keyspaces
 from tests.support.redisserver import RedisCluster, RedisServer
-from tests.support.services import Services
+from tests.support.services import Clusters, Services
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +53,10 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
 
 
 @pytest.fixture(scope="session")
-def keyspaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyspaces]:
-    """Tables for tests of failures, which share them."""
+def keyspaces(
+    services: Services, cluster_of: Clusters, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Keyspaces]:
+    """Tables for tests of failures, which share them; gone before the engines that have them."""
     made = Keyspaces(tmp_path_factory.mktemp("keyspaces"))
     yield made
     asyncio.run(made.close())

@@ -16,10 +16,11 @@ from tests.support.services import Clusters, Services
 DOWN_S = 20.0
 PAUSED_S = 30.0
 SLOW_S = 0.5
-# Calls that were under way at the node that fails, and those sent there until that is noticed: a
-# dead one at once, a hung one by the drivers after 8 s, by the other nodes, who wait for it in
-# logged batches, after some more.
-KILLED_SHARE_MAX, HUNG_SHARE_MAX = 0.25, 0.5
+# Calls that were under way at the node that fails, and those that need it until that is noticed: by
+# the drivers at once (killed) or after 8 s (hung); by the other two nodes only when their failure
+# detector says so, after 10 to 20 s, until when a logged batch, which wants two nodes beside its
+# coordinator, has none to spare among three. Measured alone on this machine: 8.5 % and 10.1 %.
+KILLED_SHARE_MAX, HUNG_SHARE_MAX = 0.15, 0.2
 BUSY = ("DEADLINE_EXCEEDED",)  # what a machine that does other things, too, does to a call
 # Where all is on two cores, a healthy node takes longer than in production.
 PATIENT_MS = 5_000
