@@ -6,6 +6,7 @@ Not for the truth's own adapter: that has suites of its own.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 
@@ -38,33 +39,36 @@ class Truth:
         self.trending_entries = b""
         self.reads = 0
         self.away = False
+        self.answers = asyncio.Event()  # cleared: it hangs
+        self.answers.set()
 
     async def tombstones_since(self, since_ms: int, now_ms: int) -> list[int]:
         """By the time of deletion."""
         self.reads += 1
-        self._check()
+        await self._check()
         return [one for one, at_ms in self.deleted.items() if at_ms >= since_ms]
 
     async def author_modes(self) -> list[AuthorMode]:
         """All that are not PUSH."""
-        self._check()
+        await self._check()
         return list(self.modes.values())
 
     async def documents(self) -> dict[str, list[Document]]:
         """Newest first."""
-        self._check()
+        await self._check()
         return {name: list(versions) for name, versions in self.settings.items()}
 
     async def trending(self) -> bytes:
         """Entries."""
-        self._check()
+        await self._check()
         return self.trending_entries
 
     async def engagement_since(self, since_ms: int, now_ms: int) -> bytes:
         """None."""
         return b""
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
+        await self.answers.wait()
         if self.away:
             raise Unavailable("the truth is away")
 

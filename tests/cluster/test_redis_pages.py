@@ -9,6 +9,7 @@ import pytest
 
 from feedcore import native
 from feedcore.adapters.cluster import userpages
+from feedcore.adapters.cluster.freshness import RENEW_S
 from feedcore.adapters.redis import pages as codec
 from feedcore.adapters.redis.keys import PAGE_TTL_MS
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
@@ -216,8 +217,6 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         assert await b.freshness.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
         await writer.delete(a, newer)
         assert await stale_at_b(7) == b"body", "it was not on the page"
-        await writer.settings(a, "ranking", {"version": 2})  # b cannot read what they are now
-        assert await stale_at_b(7) == b"body"
         await a.freshness.announce([7])
         assert await stale_at_b(7) is None, "the user has changed something"
         await writer.delete(a, await left_by_a(8))
@@ -227,8 +226,41 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         ahead = PAGE_AGE_MAX_MS + 1
         monkeypatch.setattr(type(b.clock), "now_ms", lambda _: now_ms() + ahead)
         assert await b.freshness.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
+        await writer.settings(a, "ranking", {"version": 2})  # b cannot read what they are now
+        assert await stale_at_b(9) == b"body"
         ahead = PAGE_TTL_MS + 1
         assert await stale_at_b(9) is None
+
+
+async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> None:
+    truth, prefix = Truth(), fresh_prefix()
+    writer, now_s = Writer(truth), asyncio.get_running_loop().time
+    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+
+        async def left_by_b(user_id: int) -> bytes | None:
+            assert await b.freshness.page(user_id, SHAPE) is None
+            b.freshness.keep_page(user_id, SHAPE, b"body", b"", native.pack_ids([5]))
+            await b.batcher.tell(b"x", "PING").reply()
+            return await b.freshness.page(user_id, SHAPE)
+
+        assert await left_by_b(7) == b"body"
+        truth.answers.clear()
+        await writer.settings(a, "ranking", {"version": 2})
+        begun_s = now_s()
+        assert await b.freshness.page(7, SHAPE) is None, "it may be ranked by what is over"
+        assert now_s() - begun_s < 2 * RENEW_S
+        begun_s = now_s()
+        async with asyncio.TaskGroup() as group:
+            for user_id in range(100, 150):
+                group.create_task(b.freshness.viewer(user_id))
+        assert now_s() - begun_s < RENEW_S / 2, "nobody waits a second time"
+        assert await left_by_b(8) is None, "nor is it left to others"
+        truth.answers.set()
+        async with asyncio.timeout(10):
+            while b.mirror.is_behind:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert b.mirror.documents["ranking"]
+        assert await left_by_b(9) == b"body"
 
 
 async def test_without_redis_no_stale_page_is_vouched_for(own_redis: RedisServer) -> None:

@@ -24,7 +24,9 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    connection = writer.get_extra_info("socket")
+    if connection.fileno() >= 0:  # else it is closed already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     writer.transport.abort()
 
 

@@ -14,6 +14,10 @@ asks in the same turn. What they say is applied before anybody goes on:
                                  user is forgotten each time, outboxes are at most 1 s old
     settling, or a gap           the mirror is read anew, and everything kept is forgotten once
 
+What the log only says to have changed (settings, modes, trending) is read from the truth before
+anybody goes on, unless it does not answer within RENEW_S: then readers go on with what is known,
+no page that is made is left to others, and the follower asks until it is read.
+
 Invariants: an epoch is read before anything it vouches for is loaded; nobody is answered by a read
 that began before they asked; a page of another node is served only if it would be made again. Redis
 is never needed: no failure of it is raised to a reader or a writer. One loop's.
@@ -52,6 +56,7 @@ SYNC_MARGIN_MS = MINUTE_MS  # a tombstone written then may have an earlier time:
 PULLED_BUMPS_MAX = 50_000  # above this many authors, forgetting everything costs less
 FOLLOW_PAUSE_S = 0.02  # between looks at a busy log; readers look by themselves
 AWAY_PAUSE_S = 0.1
+RENEW_S = 1.0  # three small reads; posts do not depend on them
 WINDOW_AGE_MAX_S = TAIL_MS // 2 // SECOND_MS
 
 
@@ -100,6 +105,7 @@ class SharedFreshness:
         self._round: _Round | None = None
         self._reading = asyncio.Lock()  # the truth, one at a time: an older answer must not be last
         self._truths_begun = self._truths_ended = 0
+        self._behind = False  # what is stale could not be read: nobody waits for it again
         self._synced_ms = 0
         self._outboxes_ms = 0
         self._looked_s = clock.monotonic()
@@ -146,6 +152,9 @@ class SharedFreshness:
                 await self.shared()
                 self.mirror.prune()
                 behind = False
+                if self._behind:
+                    async with self._reading:
+                        await self._renew()
             except FeedcoreError as error:
                 if not behind:
                     log.warning("neither redis nor the truth can be read: %s", error)
@@ -356,9 +365,10 @@ class SharedFreshness:
             # nobody joins any more: a read of the truth from here on began after all have asked
             await self._without_log(self._truths_begun)
             return
-        if self.mirror.stale or self._reading.locked():
+        if not self._behind and (self.mirror.stale or self._reading.locked()):
             async with self._reading:
-                await self._renew()
+                if not self._behind:
+                    await self._renew()
         self._synced_ms = max(self._synced_ms, now_ms)
         self._looked_s = max(self._looked_s, began_s)
 
@@ -402,11 +412,17 @@ class SharedFreshness:
                 self._trust.lost(self._log.server)
 
     async def _renew(self) -> None:
-        if self.mirror.stale:
-            try:
-                await self.mirror.renew(self._source)
-            except FeedcoreError as error:
-                log.warning("settings are behind: %s", error)
+        try:
+            async with asyncio.timeout(RENEW_S):
+                if self.mirror.stale:
+                    await self.mirror.renew(self._source)
+        except (FeedcoreError, TimeoutError) as error:
+            if not self._behind:
+                why = str(error) or f"no answer within {RENEW_S:g} s"
+                log.warning("settings are behind: %s", why)
+            self._behind = True
+        else:
+            self._behind = False
 
     # --- the truth ------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ class Mirror:
         self.documents: dict[str, list[Document]] = {}
         self.trending = b""
         self.stale: set[str] = set()
+        self._reading: set[str] = set()
         self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
         self.engagement = engagement or EngagementTable()
         self._index = native.RunIndex([])
@@ -125,6 +126,11 @@ class Mirror:
     def shows_no_deleted(self, shown: bytes) -> bool:
         """Of an array of content ids."""
         return not native.ids_intersect(shown, self.tombstones)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something has changed that is not read yet."""
+        return bool(self.stale or self._reading)
 
     def unchanged_since(self, position: int, made_ms: int, user_id: int, followees: bytes) -> bool:
         """Whether a page that was made then, from the log up to `position`, would be made again,
@@ -258,6 +264,7 @@ class Mirror:
     async def renew(self, source: SharedSource) -> None:
         """Reads what is stale. What fails stays stale, and raises."""
         reading, self.stale = self.stale, set()
+        self._reading = reading
         try:
             if MODES in reading:
                 self._take_modes(await source.author_modes())
@@ -268,6 +275,8 @@ class Mirror:
         except BaseException:
             self.stale |= reading
             raise
+        finally:
+            self._reading = set()
         self.version += 1
         self._epochs.advance()
 

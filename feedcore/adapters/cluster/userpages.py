@@ -123,7 +123,7 @@ class UserPages:
     def keep(self, user_id: int, shape: bytes, body: bytes, shown: bytes, followees: bytes) -> None:
         """With the proof that `find` took before it was made."""
         proof = self.making.end((user_id, shape))
-        if proof is None:
+        if proof is None or self._mirror.is_behind:  # it may be of settings that are over
             return
         data = pack_page(KeptPage(proof, followees, shown, body))
         if data is None:
