@@ -200,6 +200,11 @@ def test_load_reports_bad_lines_and_changes_nothing_the_second_time(
     assert strict.returncode == 1
 
 
+def heed_interrupts() -> None:
+    """Whoever starts the tests in the background has them, and all they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 LOADED = "SELECT 1 FROM followers WHERE followee_id >= 10000 LIMIT 1"
 
 
@@ -209,7 +214,11 @@ def test_an_interrupted_load_is_continued(server: ServerProcess, tmp_path: Path)
     follows.write_text("".join(f"{5_000 + n % 500} {10_000 + n // 500}\n" for n in range(count)))
     flags = ["load", "--server", server.address, "--follows", str(follows)]
     process = subprocess.Popen(
-        [FEEDCORE, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [FEEDCORE, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     # past the server, which has no time for this while it loads
