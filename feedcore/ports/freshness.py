@@ -23,7 +23,8 @@ class Freshness(Protocol):
 
     async def shared(self) -> None:
         """What this node mirrors for all users (tombstones, pulled authors and their newest posts,
-        settings) is as of this call, or later.
+        settings) is as of this call, or later. Settings may be older while the store that has them
+        does not answer; no page made meanwhile is left to others.
         """
 
     async def viewer(self, user_id: int) -> None:

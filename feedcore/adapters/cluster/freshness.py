@@ -153,6 +153,7 @@ class SharedFreshness:
                 self.mirror.prune()
                 behind = False
                 if self._behind:
+                    await asyncio.sleep(AWAY_PAUSE_S)
                     async with self._reading:
                         await self._renew()
             except FeedcoreError as error:
