@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled twin of feedcore.domain.engagement: lookups in the shared engagement table."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -37,10 +38,18 @@ cdef inline int _shift(size_t sets) noexcept nogil:
     return 64 - bits
 
 
-def engagement_lookup(const uint8_t[::1] table, bytes entries):
+def engagement_lookup(table not None, bytes entries):
     """See the twin."""
-    cdef const Slot* slots = <const Slot*>&table[0]
-    cdef size_t sets = table.shape[0] // (sizeof(Slot) * SET_SLOTS)
+    cdef Py_buffer view
+    PyObject_GetBuffer(table, &view, PyBUF_SIMPLE)
+    try:
+        return _lookup(<const Slot*>view.buf, view.len, entries)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef bytes _lookup(const Slot* slots, Py_ssize_t size, bytes entries):
+    cdef size_t sets = size // (sizeof(Slot) * SET_SLOTS)
     cdef int shift = _shift(sets), i
     cdef Py_ssize_t count = PyBytes_GET_SIZE(entries) // ENTRY, n
     cdef const uint8_t* entry = <const uint8_t*>PyBytes_AS_STRING(entries)
@@ -59,10 +68,18 @@ def engagement_lookup(const uint8_t[::1] table, bytes entries):
     return result
 
 
-def engagement_store(uint8_t[::1] table, uint64_t content_id, float value):
+def engagement_store(table not None, uint64_t content_id, float value):
     """See the twin."""
-    cdef Slot* slots = <Slot*>&table[0]
-    cdef size_t sets = table.shape[0] // (sizeof(Slot) * SET_SLOTS)
+    cdef Py_buffer view
+    PyObject_GetBuffer(table, &view, PyBUF_WRITABLE)
+    try:
+        return _store(<Slot*>view.buf, view.len, content_id, value)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef bint _store(Slot* slots, Py_ssize_t size, uint64_t content_id, float value):
+    cdef size_t sets = size // (sizeof(Slot) * SET_SLOTS)
     cdef Slot* slot = slots + _first_slot(sets, _shift(sets), content_id)
     cdef int i, place = 0
     for i in range(SET_SLOTS):

@@ -31,7 +31,8 @@ cdef enum:
     CONTENT = 4
 
 cdef class Epochs:
-    cdef uint8_t[::1] view
+    cdef Py_buffer view
+    cdef bint held
     cdef uint32_t* slots
     cdef uint64_t* generation_at
     cdef uint32_t* era_at

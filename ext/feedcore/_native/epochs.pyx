@@ -1,5 +1,6 @@
 """Compiled twin of feedcore.domain.epochs: atomic counters in shared memory."""
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from feedcore.domain.epochs import EPOCHS_BYTES
@@ -13,13 +14,24 @@ cdef enum:
 cdef class Epochs:
     """See the twin."""
 
-    def __init__(self, uint8_t[::1] buffer not None):
-        if buffer.shape[0] != EPOCHS_BYTES:
-            raise ValueError(f"epochs: {buffer.shape[0]} bytes; {EPOCHS_BYTES}")
-        self.view = buffer
-        self.slots = <uint32_t*>&buffer[HEADER_BYTES]
-        self.generation_at = <uint64_t*>&buffer[GENERATION_AT]
-        self.era_at = <uint32_t*>&buffer[ERA_AT]
+    def __init__(self, buffer not None):
+        cdef Py_buffer view
+        cdef uint8_t* at
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        if view.len != EPOCHS_BYTES:
+            PyBuffer_Release(&view)
+            raise ValueError(f"epochs: {view.len} bytes; {EPOCHS_BYTES}")
+        if self.held:
+            PyBuffer_Release(&self.view)
+        self.view, self.held = view, True
+        at = <uint8_t*>view.buf
+        self.slots = <uint32_t*>(at + HEADER_BYTES)
+        self.generation_at = <uint64_t*>(at + GENERATION_AT)
+        self.era_at = <uint32_t*>(at + ERA_AT)
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
 
     def close(self):
         """See the twin. What is read or bumped afterwards goes nowhere."""

@@ -11,7 +11,7 @@ cdef class PageMaker:
     cdef readonly Resident resident
     cdef object source, mirror, ranking, config, clock_ms, seen
     cdef public object load_now  # (draft, need) -> loaded it, or None if loads must wait
-    cdef const uint8_t[::1] engagement
+    cdef object engagement
     cdef bytes secret
     cdef uint64_t generation
     cdef object mirror_version

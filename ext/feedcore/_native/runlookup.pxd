@@ -14,6 +14,6 @@ cdef struct run_t:
 cdef class RunIndex:
     cdef run_t* runs
     cdef size_t count
-    cdef list held  # the views, which keep the maps
+    cdef Py_buffer* held  # three a run, which keep the maps
     cdef readonly uint64_t newest_run
     cdef list slices_since(self, uint64_t user_id, uint64_t seen_run)

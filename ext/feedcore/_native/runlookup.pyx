@@ -1,5 +1,6 @@
 """Compiled twin of feedcore.domain.runs.RunIndex: a binary search a run, in the maps themselves."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -53,29 +54,33 @@ cdef class RunIndex:
     """See the twin."""
 
     def __cinit__(self, views):
-        cdef const uint64_t[::1] users
-        cdef const uint32_t[::1] offsets
-        cdef const uint8_t[::1] entries
+        cdef Py_buffer* parts
         cdef run_t* run
         ordered = sorted(views, key=_order)
         self.runs = <run_t*>calloc(len(ordered) + 1, sizeof(run_t))
-        if self.runs == NULL:
+        self.held = <Py_buffer*>calloc(3 * len(ordered) + 1, sizeof(Py_buffer))
+        if self.runs == NULL or self.held == NULL:
             raise MemoryError()
-        self.held = []
         for view in ordered:
-            users, offsets, entries = view.users, view.offsets, view.entries
+            parts = self.held + 3 * self.count
             run = &self.runs[self.count]
+            self.count += 1
+            PyObject_GetBuffer(view.users, parts, PyBUF_SIMPLE)
+            PyObject_GetBuffer(view.offsets, parts + 1, PyBUF_SIMPLE)
+            PyObject_GetBuffer(view.entries, parts + 2, PyBUF_SIMPLE)
             run.run_id, run.day = view.run_id, view.day
-            run.count = users.shape[0]
-            run.users = &users[0] if run.count else NULL
-            run.offsets = &offsets[0]
-            run.entries = &entries[0] if entries.shape[0] else NULL
+            run.count = parts[0].len // sizeof(uint64_t)
+            run.users = <const uint64_t*>parts[0].buf
+            run.offsets = <const uint32_t*>parts[1].buf
+            run.entries = <const uint8_t*>parts[2].buf
             run.has_removed = view.has_removed
             self.newest_run = max(self.newest_run, run.run_id)
-            self.held.append((users, offsets, entries))
-            self.count += 1
 
     def __dealloc__(self):
+        cdef size_t i
+        for i in range(3 * self.count):
+            PyBuffer_Release(&self.held[i])  # does nothing for one that was not taken
+        free(self.held)
         free(self.runs)
 
     def window(

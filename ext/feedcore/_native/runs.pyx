@@ -5,9 +5,10 @@ Recipients are put into user order by a radix sort that is stable, fed with post
 user's entries come out newest first without comparing one. Digits that all keys share cost nothing.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
@@ -266,8 +267,8 @@ cdef int _merge_until_full(Cursor* cursors, int k, Output* out) noexcept nogil:
 def merge_runs(runs, sink):
     """See the twin. The GIL is released while a piece is merged."""
     cdef int k = len(runs), state = 1, i
-    cdef const uint8_t[::1] view
-    cdef list keep = []
+    cdef Py_buffer* held = <Py_buffer*>calloc(3 * k + 1, sizeof(Py_buffer))
+    cdef int parts = 0
     cdef Output out
     cdef Cursor* cursors = <Cursor*>malloc((k + 1) * sizeof(Cursor))
     out.user_room = 1024
@@ -277,25 +278,17 @@ def merge_runs(runs, sink):
     out.offsets = <uint32_t*>malloc((out.user_room + 1) * 4)
     out.entries = <uint8_t*>malloc(out.entry_room)
     try:
-        if cursors == NULL or out.users == NULL or out.offsets == NULL or out.entries == NULL:
+        if held == NULL or cursors == NULL or out.users == NULL or out.offsets == NULL or out.entries == NULL:
             raise MemoryError()
         for i in range(k):
-            users, offsets, entries = runs[i]
-            views = [memoryview(part).cast("B") for part in (users, offsets, entries)]
-            keep.append(views)
-            cursors[i].count = len(views[0]) // 8
+            for part in runs[i]:
+                PyObject_GetBuffer(part, &held[parts], PyBUF_SIMPLE)
+                parts += 1
+            cursors[i].count = held[parts - 3].len // 8
             cursors[i].at = 0
-            cursors[i].users = NULL
-            cursors[i].offsets = NULL
-            cursors[i].entries = NULL
-            if len(views[0]):
-                view = views[0]
-                cursors[i].users = <const uint64_t*>&view[0]
-                view = views[1]
-                cursors[i].offsets = <const uint32_t*>&view[0]
-                if len(views[2]):
-                    view = views[2]
-                    cursors[i].entries = &view[0]
+            cursors[i].users = <const uint64_t*>held[parts - 3].buf
+            cursors[i].offsets = <const uint32_t*>held[parts - 2].buf
+            cursors[i].entries = <const uint8_t*>held[parts - 1].buf
         while state == 1:
             with nogil:
                 state = _merge_until_full(cursors, k, &out)
@@ -310,4 +303,7 @@ def merge_runs(runs, sink):
             PyBytes_FromStringAndSize(<char*>out.offsets, (out.user_count + 1) * 4),
         )
     finally:
+        for i in range(parts):
+            PyBuffer_Release(&held[i])
+        free(held)
         free(cursors); free(out.users); free(out.offsets); free(out.entries)
