@@ -2,11 +2,11 @@
 LISTEN ?= 127.0.0.1:50051
 DATA ?= data
 PY := .venv/bin/python
-SOURCES := $(shell find ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null)
+SOURCES := $(shell find ext benchmarks/ext \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null)
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
-.PHONY: build run fuzz test-asan test test-all test-unit bench bench-cluster bench-full bench-micro bench-transport bench-small \
+.PHONY: build build-bench run fuzz test-asan test test-all test-unit bench bench-cluster bench-full bench-micro bench-transport bench-small \
     services services-stop test-cluster lint clean help
 .DEFAULT_GOAL := help
 
@@ -29,31 +29,36 @@ help:
 
 build: .venv/.compiled
 
+build-bench: .venv/.compiled-bench
+
 # The environment: made again only when what is installed changes.
 .venv/.installed: pyproject.toml setup.py scripts/bootstrap.sh
 	@sh scripts/bootstrap.sh .venv
 	@touch $@
 
 # Compiled modules and protobuf code. setup.py compiles only what changed.
-.venv/.compiled: .venv/.installed $(SOURCES) $(PROTOS) scripts/generate_protos.py
-	@echo "compiling"
-	@$(PY) setup.py -q build_ext --inplace >.venv/compile.log 2>&1 \
-	    || { tail -n 40 .venv/compile.log; exit 1; }
+.venv/.compiled: .venv/.installed $(SOURCES) $(PROTOS) scripts/generate_protos.py scripts/compiling.py
+	@$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+# The load generator's compiled modules: for benchmarks and their tests only.
+.venv/.compiled-bench: .venv/.compiled
+	@cd benchmarks && ../$(PY) setup.py -q build_ext --inplace
 	@touch $@
 
 run: build
 	@exec sh scripts/run.sh $(LISTEN) $(DATA)
 
 # The unit suite runs twice: with the compiled modules, and with their Python twins.
-test: build
+test: build-bench
 	$(PY) -m pytest -q tests
 	FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
 	$(MAKE) --no-print-directory bench-small
 
-test-unit: build
+test-unit: build-bench
 	$(PY) -m pytest -q tests/unit tests/test_tidy.py tests/test_layers.py
 
-test-all: build
+test-all: build-bench
 	FEEDCORE_LONG=1 $(PY) -m pytest -q tests
 	FEEDCORE_LONG=1 FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
 	$(MAKE) --no-print-directory bench-small
@@ -69,11 +74,11 @@ services-stop: build
 
 # What is true only of several nodes of which some die. An engine that cannot be had is a failure here.
 CLUSTER_TESTS ?= $(wildcard tests/cluster) tests/integration/test_services.py tests/integration/test_engine.py
-test-cluster: build
+test-cluster: build-bench
 	FEEDCORE_LONG=1 FEEDCORE_REQUIRE_SERVICES=1 $(PY) -m pytest -q $(CLUSTER_TESTS)
 
 # Small: checks results, not times, so that benchmarks never rot.
-bench-small: build
+bench-small: build-bench
 	@set -e; for name in $(MICRO); do \
 	    echo "benchmarks.micro.$$name --small"; $(PY) -m benchmarks.micro.$$name --small; done
 	$(PY) -m benchmarks.transport --small
@@ -88,20 +93,20 @@ bench-small: build
 # A server of its own on one core, people on the other, every answer checked; docs/benchmarks.md says what it measures.
 # PROFILE=cluster: over Redis, Kafka and Cassandra.
 PROFILE ?= embedded
-bench: build
+bench: build-bench
 	$(PY) -m feedcore_bench --small --profile $(PROFILE)
 
-bench-cluster: build
+bench-cluster: build-bench
 	$(PY) -m feedcore_bench --small --profile cluster --out benchmarks/results
 
-bench-full: build
+bench-full: build-bench
 	$(PY) -m feedcore_bench --full --out benchmarks/results
 
-bench-micro: build
+bench-micro: build-bench
 	@set -e; for name in $(MICRO); do $(PY) -m benchmarks.micro.$$name; done
 
 # Peers that cannot be built here are named and left out. Needs h2load: apt-get install nghttp2-client
-bench-transport: build
+bench-transport: build-bench
 	$(PY) -m benchmarks.transport.build
 	$(PY) -m benchmarks.transport
 	$(PY) -m benchmarks.transport.spread
@@ -110,14 +115,14 @@ bench-transport: build
 ASAN_LIB := build/asan/lib
 ASAN_ENV := PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 FEEDCORE_NATIVE=$(ASAN_LIB)/feedcore/_native
 ASAN_TESTS ?= tests/unit/transport tests/unit/test_cache.py tests/unit/benchmarks tests/fuzz tests/property/test_h2_session.py tests/conformance/test_native.py
-test-asan: build
+test-asan: build-bench
 	FEEDCORE_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib $(ASAN_LIB) --build-temp build/asan/temp
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" $(ASAN_ENV) \
 	    $(PY) -m pytest -q -p tests.support.otherbuild $(ASAN_TESTS)
 
 # Coverage-guided, for SECONDS each. Needs atheris, for its libFuzzer: .venv/bin/pip install 'atheris>=3,<4'
 SECONDS ?= 60
-fuzz: build
+fuzz: build-bench
 	FEEDCORE_SANITIZE=1 FEEDCORE_COVERAGE=1 $(PY) setup.py -q build_ext --build-lib build/fuzz/lib \
 	    --build-temp build/fuzz/temp
 	$(PY) -m tests.fuzz.run session --seconds $(SECONDS)

@@ -4,4 +4,4 @@ The engine. It knows nothing of gRPC servers: `feedcore_server` (folder `server/
 wire.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

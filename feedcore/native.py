@@ -19,10 +19,12 @@ COMPILED = os.environ.get("FEEDCORE_NO_EXTENSIONS") != "1"
 
 if COMPILED and not TYPE_CHECKING:
     try:
-        from feedcore._native.cqlrows import pack_result, unpack_result
-        from feedcore._native.engagement import engagement_lookup, engagement_store
-        from feedcore._native.epochs import Epochs
-        from feedcore._native.idset import (
+        from feedcore._native.algorithms.merge import count_within, merge_newest, sort_entries
+        from feedcore._native.algorithms.paging import select
+        from feedcore._native.algorithms.ranking import score
+        from feedcore._native.algorithms.visibility import judge
+        from feedcore._native.codecs.cqlrows import pack_result, unpack_result
+        from feedcore._native.codecs.idset import (
             U64Set,
             ids_contain,
             ids_insert,
@@ -32,13 +34,11 @@ if COMPILED and not TYPE_CHECKING:
             pack_ids,
             unpack_ids,
         )
-        from feedcore._native.merge import count_within, merge_newest, sort_entries
-        from feedcore._native.paging import select
-        from feedcore._native.ranking import score
-        from feedcore._native.runlookup import RunIndex
-        from feedcore._native.runs import build_runs, merge_runs
-        from feedcore._native.visibility import judge
-        from feedcore._native.wire import encode_not_modified, encode_page, page_etag
+        from feedcore._native.codecs.wire import encode_not_modified, encode_page, page_etag
+        from feedcore._native.store.engagement import engagement_lookup, engagement_store
+        from feedcore._native.store.epochs import Epochs
+        from feedcore._native.store.runlookup import RunIndex
+        from feedcore._native.store.runs import build_runs, merge_runs
     except ImportError as error:
         COMPILED = False
         warnings.warn(
@@ -49,9 +49,11 @@ if COMPILED and not TYPE_CHECKING:
         )
 
 if TYPE_CHECKING or not COMPILED:
-    from feedcore.domain.cqlrows import pack_result, unpack_result
-    from feedcore.domain.engagement import engagement_lookup, engagement_store
-    from feedcore.domain.epochs import Epochs
+    from feedcore.codecs.cqlrows import pack_result, unpack_result
+    from feedcore.codecs.engagement import engagement_lookup, engagement_store
+    from feedcore.codecs.epochs import Epochs
+    from feedcore.codecs.runs import RunIndex, build_runs, merge_runs
+    from feedcore.codecs.wire import encode_not_modified, encode_page, page_etag
     from feedcore.domain.idset import (
         U64Set,
         ids_contain,
@@ -65,9 +67,7 @@ if TYPE_CHECKING or not COMPILED:
     from feedcore.domain.merge import count_within, merge_newest, sort_entries
     from feedcore.domain.paging import select
     from feedcore.domain.ranking import score
-    from feedcore.domain.runs import RunIndex, build_runs, merge_runs
     from feedcore.domain.visibility import judge
-    from feedcore.domain.wire import encode_not_modified, encode_page, page_etag
 
 __all__ = [
     "COMPILED",

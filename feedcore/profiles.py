@@ -19,7 +19,7 @@ from feedcore.errors import ConfigError
 if TYPE_CHECKING:
     from feedcore.adapters.cluster.options import ClusterOptions
     from feedcore.adapters.cluster.store import ClusterStore
-    from feedcore.adapters.cql.settings import CqlSettings
+    from feedcore.adapters.cql.driver.options import CqlSettings
 
     AnyStore = EmbeddedStore | ClusterStore
 
@@ -71,7 +71,7 @@ def cluster_options(settings: Settings, node: int) -> ClusterOptions:
 
 def cql_settings(settings: Settings, *, keyspace: str | None = None) -> CqlSettings:
     """`keyspace` "" for a session without one: there may be none yet."""
-    from feedcore.adapters.cql.settings import DRIVER_DEFAULT, CqlSettings, Tls
+    from feedcore.adapters.cql.driver.options import DRIVER_DEFAULT, CqlSettings, Tls
 
     cql = settings.cql
     return CqlSettings(
@@ -104,8 +104,8 @@ async def migrate_cluster(
     """Brings the keyspace to this code's schema; names of what was applied. Raises Unavailable if
     no node answers within `wait_s`.
     """
-    from feedcore.adapters.cql.connect import open_session
-    from feedcore.adapters.cql.migrate import migrate
+    from feedcore.adapters.cql.driver.connect import open_session
+    from feedcore.adapters.cql.schema.migrate import migrate
     from feedcore.errors import Unavailable
 
     cql = settings.cql

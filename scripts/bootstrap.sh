@@ -93,4 +93,6 @@ for name in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires
 echo "$requires" >"$venv/build-requires.txt"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 "$venv/bin/python" -m pip install -q -r "$venv/build-requires.txt"
-"$venv/bin/python" -m pip install -q --no-build-isolation -e '.[test,cluster]'
+# Nothing is compiled here: `make build` does that, and says how far it is.
+export FEEDCORE_NO_EXTENSIONS=1
+"$venv/bin/python" -m pip install -q --no-build-isolation -e '.[test,cluster]' -e tools -e benchmarks

@@ -46,7 +46,7 @@ from feedcore_server.limits import LAME_DUCK_S
 from feedcore_server.registry import FastHandler, Registry
 
 if TYPE_CHECKING:
-    from feedcore._native.draft import Draft
+    from feedcore._native.feed.draft import Draft
     from feedcore.profiles import AnyStore
 
 MEGABYTE = 1 << 20
@@ -207,7 +207,7 @@ def fast_feed(engine: Engine) -> dict[str, FastHandler]:
         engine.resident.on_tick = FeedCounters(engine.resident, {}).publish
         return {}
     try:
-        from feedcore._native.fastfeed import FastCheckNew, FastGetFeed, Gate
+        from feedcore._native.feed.fastfeed import FastCheckNew, FastGetFeed, Gate
     except ImportError:  # built without libnghttp2: grpc.aio serves, and has no fast handlers
         engine.resident.on_tick = FeedCounters(engine.resident, {}).publish
         return {}

@@ -257,9 +257,19 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # The binding of libnghttp2 has no twin: the grpcio transport is its alternative.
     transport = ("h2", "h2head", "h2stream", "grpcframe")
     # Nor have those of the load generator: there is no slower one.
-    load = ("h2call", "h2client", "loadstats", "pagescan")
+    load = ("h2call", "h2client", "loadstats")
     # Used by compiled handlers only, which decline what these refuse: the plain path is their twin.
-    handlers = ("cache", "cursor", "feedwire", "resident", "draft", "page", "reply", "fastfeed")
+    handlers = (
+        "cache",
+        "cursor",
+        "feedwire",
+        "resident",
+        "draft",
+        "page",
+        "reply",
+        "fastfeed",
+        "pagescan",
+    )
     native = ROOT / "feedcore" / "native.py"
     switch = native.read_text(encoding="utf-8") if native.exists() else ""
     found = []

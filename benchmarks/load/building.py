@@ -19,8 +19,8 @@ from pathlib import Path
 
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import SystemClock
+from feedcore.codecs.content import Media, digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import Media, digest, encode_content
 from feedcore.ports import NewPost
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
@@ -240,7 +240,7 @@ async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, sa
 async def _fan_out(store: EmbeddedStore, engine: Engine, world: World, say: Say) -> None:
     clock = SystemClock()
     worker = FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot, clock
+        store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot, clock
     )
     while await worker.turn():
         if store.feeds.backlog() > ROWS_A_COMMIT:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import click
 
-from feedcore._native.h2client import Cycle
+from feedcore_bench._native.h2client import Cycle
 from feedcore_bench.engine import Result, run_closed, run_open
 
 SIZES = (2_500, 8_192)  # bytes of a reply: a page of 20 items, and one with long contents

@@ -26,8 +26,8 @@ import redis
 
 from feedcore.adapters.redis.keys import Keys
 from feedcore.clock import SystemClock
+from feedcore.codecs.content import digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import digest, encode_content
 from feedcore.ports import NewPost
 from feedcore.services.engine import build_engine
 from feedcore.services.hot import HotSettings

@@ -22,11 +22,11 @@ from typing import TypeVar
 
 from feedcore import config
 from feedcore.adapters.cluster.store import ClusterStore
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Statement
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.session import Statement
 from feedcore.clock import SystemClock
+from feedcore.codecs.content import Media, digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import Media, digest, encode_content
 from feedcore.domain.policy import Mode
 from feedcore.errors import Unavailable
 from feedcore.limits import IMPORT_BATCH_ROWS_MAX
@@ -263,6 +263,6 @@ async def fan_out(store: ClusterStore, worker: FanoutWorker, jobs: int) -> int:
 def worker_of(store: ClusterStore, engine: Engine) -> FanoutWorker:
     """One over this store."""
     return FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot,
+        store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot,
         SystemClock(),
     )  # fmt: skip

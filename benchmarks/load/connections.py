@@ -17,12 +17,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from feedcore._native.h2call import Template
-from feedcore._native.h2client import Client
-from feedcore._native.loadstats import Recorder
+from feedcore_bench._native.h2call import Template
+from feedcore_bench._native.h2client import Client
+from feedcore_bench._native.loadstats import Recorder
 
 if TYPE_CHECKING:
-    from feedcore._native.h2client import Tell
+    from feedcore_bench._native.h2client import Tell
 
 READ_BYTES = 262_144  # one read: some hundred replies; below what the kernel keeps for a socket
 RETRY_NS = 50_000_000  # between attempts to connect: a server that restarts is found at once

@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from feedcore._native.h2call import Template
-from feedcore._native.h2client import Cycle
-from feedcore._native.loadstats import Histogram, Recorder, Schedule
+from feedcore_bench._native.h2call import Template
+from feedcore_bench._native.h2client import Cycle
+from feedcore_bench._native.loadstats import Histogram, Recorder, Schedule
 from feedcore_bench.connections import Connection, Connections
 
 if TYPE_CHECKING:
-    from feedcore._native.loadstats import Second
+    from feedcore_bench._native.loadstats import Second
 
 NS = 1_000_000_000
 BACKLOG = 1 << 20  # arrivals that may wait: 20 s at 50,000 a second, 8 MiB

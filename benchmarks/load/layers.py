@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
                         "_native/cache", "_native/engagement")),
     ("Redis client", ("redis/asyncio", "redis/_parsers", "hiredis", "asyncio/streams")),
     ("batcher", ("adapters/redis/batcher",)),
-    ("freshness and proofs", ("adapters/cluster", "adapters/redis", "_native/idset",
+    ("validation and proofs", ("adapters/cluster", "adapters/redis", "_native/idset",
                               "_native/epochs")),
     ("CQL driver", ("acsylla", "adapters/cql/scylla", "cassandra/", "_native/cqlrows")),
     ("CQL stores", ("adapters/cql",)),

@@ -169,7 +169,7 @@ def memory(bench: Bench) -> None:
 def _held(bench: Bench, name: str, held: dict[str, float]) -> None:
     """What the server says it keeps, by kind."""
     parts = []
-    for kind in ("viewers", "outboxes", "contents", "pages"):
+    for kind in ("viewers", "timelines", "contents", "pages"):
         bytes_kept = held.get(f'feedcore_cache_bytes{{kind="{kind}"}}', 0.0)
         count = held.get(f'feedcore_cache_entries{{kind="{kind}"}}', 0.0)
         if count:

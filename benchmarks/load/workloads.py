@@ -24,7 +24,7 @@ RUN_IS_OVER = "the run is over"  # how the engine tells of calls that had no ans
 PROBE_PAGE = 100  # items of the page a new post is looked for in
 PROBE_POLL_MS = 5  # between two looks
 PROBE_PAUSE_MS = 100  # between two posts of one prober
-PROBE_WITHIN_MS = 60_000  # the freshness bound: later is wrong
+PROBE_WITHIN_MS = 60_000  # the validation bound: later is wrong
 
 
 class FirstPages:

@@ -2,12 +2,12 @@
 
     python -m benchmarks.micro.bench_cache [--small]
 
-Hit rates of S3-FIFO (feedcore._native.cache), LRU (an OrderedDict here) and W-TinyLFU (theine, if
-the extra `bench` is installed), all with room for the same number of entries of one size, on seeded
-traces: Zipf; Zipf with scans of keys that never come back; people who load a feed, scroll, refresh
-within seconds and return hours later, as the keys of their pages and of their windows. An access
-that misses puts. The cost is that of calls from Python: compiled callers pay less. --small checks
-that our hits on short traces are what they were when this was written.
+Hit rates of S3-FIFO (feedcore._native.feed.cache), LRU (an OrderedDict here) and W-TinyLFU
+(theine, if the extra `bench` is installed), all with room for the same number of entries of one
+size, on seeded traces: Zipf; Zipf with scans of keys that never come back; people who load a feed,
+scroll, refresh within seconds and return hours later, as the keys of their pages and of their
+windows. An access that misses puts. The cost is that of calls from Python: compiled callers pay
+less. --small checks that our hits on short traces are what they were when this was written.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def distinct(trace: Trace) -> int:
 
 
 def hits_ours(trace: Trace, entries: int) -> int:
-    from feedcore._native.cache import ENTRY_BYTES, Cache, Cached
+    from feedcore._native.feed.cache import ENTRY_BYTES, Cache, Cached
 
     cache = Cache(entries * (ENTRY_SIZE + ENTRY_BYTES))
     for key in trace:
@@ -167,7 +167,7 @@ def ns_a_call(work: Callable[[], int]) -> float:
 
 def price() -> None:
     """Calls from Python, with the loop around them taken off."""
-    from feedcore._native.cache import ENTRY_BYTES, Cache, Cached
+    from feedcore._native.feed.cache import ENTRY_BYTES, Cache, Cached
 
     rows = []
     for entries in (1_000, 100_000):

@@ -32,9 +32,9 @@ from pathlib import Path
 
 from benchmarks.micro.report import print_table
 from feedcore import native
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Consistency, SchemaSession, Statement, Write
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Consistency, SchemaSession, Statement, Write
 from feedcore.domain import entry
 
 SERVICES = Path(__file__).resolve().parents[2] / "build" / "services" / "services.json"

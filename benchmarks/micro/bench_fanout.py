@@ -73,7 +73,7 @@ class World:
         store = self.store
         hot = Hot(store.settings, HotSettings(push_threshold=2**31))
         self.worker = FanoutWorker(
-            store.queue, store.feeds, store.graph, store.posts, store.freshness, hot, self.clock
+            store.queue, store.feeds, store.graph, store.posts, store.validation, hot, self.clock
         )
 
     async def add_authors(self) -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 from benchmarks.micro.report import print_table
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import SystemClock
+from feedcore.codecs.content import digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import digest, encode_content
 from feedcore.ports import NewPost
 from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
@@ -72,7 +72,7 @@ async def fan_out(store: EmbeddedStore, engine: Engine) -> None:
     """Delivers and merges everything."""
     clock = SystemClock()
     worker = FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot, clock
+        store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot, clock
     )
     await drain(worker, engine.policy, store.signals, clock)
     await store.merge_all()
@@ -85,7 +85,7 @@ async def measure(
     cold, warm = [], []
     for user in users:
         if user % 2:
-            store.tail.outboxes.clear()
+            store.replica.timelines.clear()
         before = time.process_time_ns()
         page = await engine.feed.get_feed(user, 20, "", 0, "")
         (cold if user % 2 else warm).append((time.process_time_ns() - before) / 1_000)

@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from benchmarks.micro.report import print_table
-from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility, wire
+from feedcore.codecs import wire
+from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility
 from feedcore.limits import DAY_MS, WINDOW_ENTRIES
 
 SEED = 20
@@ -50,12 +51,12 @@ def sides() -> list[Side]:
     twins = Side("Python", idset, merge, visibility, ranking, paging, wire)
     try:
         from feedcore import _native
-        from feedcore._native import idset as c_idset
-        from feedcore._native import merge as c_merge
-        from feedcore._native import paging as c_paging
-        from feedcore._native import ranking as c_ranking
-        from feedcore._native import visibility as c_visibility
-        from feedcore._native import wire as c_wire
+        from feedcore._native.algorithms import merge as c_merge
+        from feedcore._native.algorithms import paging as c_paging
+        from feedcore._native.algorithms import ranking as c_ranking
+        from feedcore._native.algorithms import visibility as c_visibility
+        from feedcore._native.codecs import idset as c_idset
+        from feedcore._native.codecs import wire as c_wire
     except ImportError as error:
         print(f"compiled modules are missing ({error}): measuring the twins alone")
         return [twins]

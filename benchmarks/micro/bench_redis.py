@@ -31,15 +31,15 @@ from redis.asyncio.connection import Connection
 
 from benchmarks.micro.report import print_table
 from feedcore import native
-from feedcore.adapters.cluster.freshness import SharedFreshness
-from feedcore.adapters.cluster.mirror import Mirror
-from feedcore.adapters.cluster.shared import Document
+from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
+from feedcore.adapters.cluster.replica import ReplicaState
+from feedcore.adapters.contracts.replica import Document
 from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.failure_detector import Trust
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
-from feedcore.adapters.redis.trust import Trust
 from feedcore.clock import SystemClock
-from feedcore.domain.epochs import EPOCHS_BYTES
+from feedcore.codecs.epochs import EPOCHS_BYTES
 from feedcore.ports.settings import AuthorMode
 
 VALUE_BYTES, KEYS, CALLERS = 2_560, 2_000, 64
@@ -191,20 +191,20 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
     followees = native.pack_ids(range(10_000, 10_000 + FOLLOWEES))
     shown = native.pack_ids(range(1, 21))
     epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
-    mirror = Mirror(epochs, clock)
-    freshness = SharedFreshness(batcher, Keys(), mirror, NoTruth(), epochs, clock)
-    await freshness.start()
+    replica = ReplicaState(epochs, clock)
+    validation = ClusterCacheValidation(batcher, Keys(), replica, NoTruth(), epochs, clock)
+    await validation.start()
     rates = []
     made = 0
 
     async def load(number: int) -> None:
         nonlocal made
         user_id = number % KEYS + 1
-        body = await freshness.page(user_id, SHAPE)
+        body = await validation.page(user_id, SHAPE)
         if body is None:  # there is none yet, or it is past its soft age
             made += 1
             body = b"%d" % user_id
-            freshness.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown, followees)
+            validation.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown, followees)
         assert int(body.rstrip()) == user_id
 
     for _ in range(ROUNDS if seconds else 1):
@@ -218,7 +218,7 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
             for number in range(CALLERS):
                 await load(number)
             assert made < CALLERS, "no page was found"
-    await freshness.close()
+    await validation.close()
     await batcher.close()
     return rates
 

@@ -136,7 +136,7 @@ def _there(module: str) -> bool:
 def _native_lacking(tls: bool = False) -> str:
     if not _there("feedcore_server.transports.native"):
         return "this tree has no native transport"
-    if not _there("feedcore._native.h2"):
+    if not _there("feedcore._native.http2.h2"):
         return "apt-get install libnghttp2-dev pkg-config, then make build"
     if tls and shutil.which("openssl") is None:
         return "no certificate: apt-get install openssl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from importlib.metadata import entry_points
 
 import click
 import grpc
@@ -12,14 +13,12 @@ from rich.console import Console
 from feedcore import __version__
 from feedcore.cli import (
     admin,
-    bench,
     cluster,
     doctor,
     feed,
     load,
-    migratedata,
+    migrate_data,
     offline,
-    planning,
     serving,
 )
 from feedcore.errors import ConfigError, Fault, FeedcoreError
@@ -62,11 +61,14 @@ for command in (
     offline.rebuild,
     cluster.migrate,
     doctor.doctor,
-    migratedata.migrate_data,
-    planning.plan_command,
-    bench.bench,
+    migrate_data.migrate_data,
 ):
     root.add_command(command)
+
+# Commands of packages beside the product: `plan` (tools/), `bench` (benchmarks/).
+EXTRA_COMMANDS = "feedcore.commands"
+for point in sorted(entry_points(group=EXTRA_COMMANDS), key=lambda one: one.name):
+    root.add_command(point.load(), point.name)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -103,7 +103,7 @@ async def store_sink(data_dir: Path) -> AsyncIterator[StoreSink]:
                 store.feeds,
                 store.graph,
                 store.posts,
-                store.freshness,
+                store.validation,
                 engine.hot,
                 clock,
             )

@@ -1,8 +1,8 @@
 """Sets of 64-bit ids: a hash set, and sorted id arrays (u64 little-endian, ascending, no
 duplicates).
 
-The twin of feedcore._native.idset. Arrays are values: every operation answers a new one. Not for
-ordered iteration over a U64Set: its order is unspecified.
+The twin of feedcore._native.codecs.idset. Arrays are values: every operation answers a new one.
+Not for ordered iteration over a U64Set: its order is unspecified.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """K-way merge of entries: many sources, each newest first, into one window.
 
-The twin of feedcore._native.merge. Duplicates (one post delivered by two ways) are dropped by
-content id; the source named first wins, so a caller puts the one it trusts most first. Not for
-filtering: `visibility` does that, and says why.
+The twin of feedcore._native.algorithms.merge. Duplicates (one post delivered by two ways) are
+dropped by content id; the source named first wins, so a caller puts the one it trusts most first.
+Not for filtering: `visibility` does that, and says why.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Choosing a page out of one window, and moving the scroll's state. The twin of
-feedcore._native.paging.
+feedcore._native.algorithms.paging.
 
 State of a scroll: head H, low-water b, and `served`, the id array of ids at or below b that were on
 a page.

@@ -1,10 +1,10 @@
 """Ranking: score = quality^w * recency * engagement * affinity * see_less. Author diversity is in
 `paging`.
 
-`score` is the twin of feedcore._native.ranking: the same operations in the same order, so that
-scores are equal to the bit. Scores of kept entries are above zero and finite. Parameters are
-values; the versions, experiments and documents around them are in `experiments`. Not for choosing
-or ordering items.
+`score` is the twin of feedcore._native.algorithms.ranking: the same operations in the same order,
+so that scores are equal to the bit. Scores of kept entries are above zero and finite. Parameters
+are values; the versions, experiments and documents around them are in `experiments`. Not for
+choosing or ordering items.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Filters: one verdict an entry, with the reason. Explain and the receipt read the same verdicts.
 
-The twin of feedcore._native.visibility. Verdicts are checked in the order of their numbers and the
-first that applies is the answer. To the viewer's own items only DELETED and HIDDEN apply. Not for
-cutting at retention: the merge does that by bounds.
+The twin of feedcore._native.algorithms.visibility. Verdicts are checked in the order of their
+numbers and the first that applies is the answer. To the viewer's own items only DELETED and HIDDEN
+apply. Not for cutting at retention: the merge does that by bounds.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from feedcore.adapters.cql.meta import read_meta
-from feedcore.adapters.cql.migrate import CURSOR_SECRET
-from feedcore.adapters.cql.session import Session, Statement
+from feedcore.adapters.cql.driver.session import Session, Statement
+from feedcore.adapters.cql.schema.meta import read_meta
+from feedcore.adapters.cql.schema.migrate import CURSOR_SECRET
 from feedcore.errors import StoreError
 
 COPIED_FROM = "copied_from"  # key in meta

@@ -12,26 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from feedcore.adapters.cluster.direct import DirectShared
-from feedcore.adapters.cluster.jobids import JobIds
-from feedcore.adapters.cluster.truth import Truth
-from feedcore.adapters.cql.bounded import each
-from feedcore.adapters.cql.contents import CqlContentSource
-from feedcore.adapters.cql.copying import Tally
-from feedcore.adapters.cql.feeds import CqlFeedStore
-from feedcore.adapters.cql.graph import CqlGraphSource
-from feedcore.adapters.cql.idarrays import SIGNED_MAX, SIGNED_MIN
-from feedcore.adapters.cql.posts import CqlPostStore
-from feedcore.adapters.cql.preferences import CqlPreferenceStore
-from feedcore.adapters.cql.session import Session, Statement, Write
-from feedcore.adapters.cql.settings_store import CqlSettingsStore
-from feedcore.adapters.cql.signals import CqlSignalStore
+from feedcore.adapters.cluster.direct_replica import DirectReplica
+from feedcore.adapters.contracts.job_ids import JobIds
+from feedcore.adapters.cql.counting.signals import CqlSignalStore
+from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
+from feedcore.adapters.cql.driver.ids import SIGNED_MAX, SIGNED_MIN
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
+from feedcore.adapters.cql.stores.contents import CqlContentSource
+from feedcore.adapters.cql.stores.feeds import CqlFeedStore
+from feedcore.adapters.cql.stores.graph import CqlGraphSource
+from feedcore.adapters.cql.stores.posts import CqlPostStore
+from feedcore.adapters.cql.stores.preferences import CqlPreferenceStore
+from feedcore.adapters.cql.stores.settings import CqlSettingsStore
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.adapters.kafka.outbox import KafkaOutbox, Row
 from feedcore.clock import Clock, ManualClock
 from feedcore.errors import Unavailable
 from feedcore.limits import PAGE_SIZE_MAX, TOMBSTONE_AGE_MAX_MS
+from feedcore.migrating.cql_rows import Tally
 from feedcore.ports import FanoutJob
+from feedcore.resilience.gather import gather_bounded
 from feedcore.services.feed import FeedService
 
 PARTS = 64  # of the token ring at first; one that takes too long is halved
@@ -119,7 +119,7 @@ async def _count(session: Session, table: str, key: str) -> int:
         return first + await part(middle, high, halvings + 1)
 
     pairs = list(zip(bounds, bounds[1:], strict=False))
-    return sum(await each(pairs, lambda pair: part(*pair), PARTS_AT_ONCE))
+    return sum(await gather_bounded(pairs, lambda pair: part(*pair), PARTS_AT_ONCE))
 
 
 class _Outbox:
@@ -146,16 +146,16 @@ class ClusterView:
 
     def __init__(self, session: Session, secret: bytes, clock: Clock, job_ids: JobIds) -> None:
         outbox = _Outbox(job_ids)
-        self._truth = truth = Truth(session)
+        self._system_of_record = record = CqlSystemOfRecord(session)
         self._clock = clock
-        self.freshness = shared = DirectShared(truth, clock)
-        self.feeds = CqlFeedStore(session, outbox, shared, shared, clock)
-        self.posts = CqlPostStore(session, outbox, shared, shared, clock)
-        self.contents = CqlContentSource(session, shared)
-        self.graph = CqlGraphSource(session, outbox, shared, shared, clock)
-        self.preferences = CqlPreferenceStore(session, outbox, shared, shared, clock)
-        self.signals = CqlSignalStore(session, outbox, shared, clock)
-        self.settings = CqlSettingsStore(session, outbox, shared, shared, clock)
+        self.validation = replica = DirectReplica(record, clock)
+        self.feeds = CqlFeedStore(session, outbox, replica, clock)
+        self.posts = CqlPostStore(session, outbox, replica, clock)
+        self.contents = CqlContentSource(session, replica)
+        self.graph = CqlGraphSource(session, outbox, replica, clock)
+        self.preferences = CqlPreferenceStore(session, outbox, replica, clock)
+        self.signals = CqlSignalStore(session, outbox, replica, clock)
+        self.settings = CqlSettingsStore(session, outbox, replica, clock)
         self.feed = FeedService(
             self.feeds,
             self.posts,
@@ -164,17 +164,17 @@ class ClusterView:
             self.preferences,
             self.signals,
             self.settings,
-            shared,
+            replica,
             secret,
             clock,
         )
 
     async def load(self) -> None:
-        """Engagement, and what is mirrored."""
+        """Engagement, and what is replicated."""
         now_ms = self._clock.now_ms()
         since_ms = now_ms - TOMBSTONE_AGE_MAX_MS
-        self.signals.apply(await self._truth.engagement_since(since_ms, now_ms))
-        await self.freshness.shared()
+        self.signals.apply(await self._system_of_record.engagement_since(since_ms, now_ms))
+        await self.validation.observe_node()
 
 
 def embedded_feed(store: EmbeddedStore, clock: Clock) -> FeedService:
@@ -187,7 +187,7 @@ def embedded_feed(store: EmbeddedStore, clock: Clock) -> FeedService:
         store.preferences,
         store.signals,
         store.settings,
-        store.freshness,
+        store.validation,
         store.secret,
         clock,
     )

@@ -14,27 +14,27 @@ from dataclasses import replace
 from typing import Any
 
 from feedcore import native
-from feedcore.adapters.cluster.jobids import US_PER_MS, JobIds
-from feedcore.adapters.cql.activity import in_parts
-from feedcore.adapters.cql.bounded import each
-from feedcore.adapters.cql.copying import Copier
-from feedcore.adapters.cql.dirty import DirtyMarks
-from feedcore.adapters.cql.dirty import Kind as Dirty
-from feedcore.adapters.cql.session import Session
-from feedcore.adapters.cql.stamps import Stamps
-from feedcore.adapters.cql.viewer import Kind
-from feedcore.adapters.embedded.copying import Contents
+from feedcore.adapters.contracts.job_ids import US_PER_MS, JobIds
+from feedcore.adapters.cql.driver.session import Session
+from feedcore.adapters.cql.driver.write_stamps import Stamps
+from feedcore.adapters.cql.stores.activity import in_parts
+from feedcore.adapters.cql.stores.dirty import DirtyMarks
+from feedcore.adapters.cql.stores.dirty import Kind as Dirty
+from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.adapters.embedded.graph import BLOCK, BLOCKED_BY
 from feedcore.adapters.embedded.store import EmbeddedStore
-from feedcore.adapters.kafka import jobwire
-from feedcore.adapters.kafka.deadletters import DeadLetters
+from feedcore.adapters.kafka import job_wire as jobwire
+from feedcore.adapters.kafka.dead_letters import DeadLetters
 from feedcore.adapters.kafka.outbox import KafkaOutbox, Row
 from feedcore.clock import Clock
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
 from feedcore.limits import BACKFILL_ENTRIES_MAX, RETENTION_MS
+from feedcore.migrating.cql_rows import Copier
+from feedcore.migrating.embedded_rows import Contents
 from feedcore.ports import PreferenceKind
+from feedcore.resilience.gather import gather_bounded
 
 FEEDS_AT_ONCE = 16  # users whose feeds are written side by side
 TELL_EVERY_S = 2.0
@@ -131,7 +131,7 @@ class Copy:
         for rows in self._contents.followees():
             for part in _parts(rows):
                 found = [(user_id, native.unpack_ids(packed)) for user_id, packed in part]
-                await each(found, lambda one: self._copier.followees(*one), FEEDS_AT_ONCE)
+                await gather_bounded(found, lambda one: self._copier.followees(*one), FEEDS_AT_ONCE)
                 yield sum(len(authors) for _, authors in found)
 
     async def _feeds(self) -> AsyncIterator[int]:
@@ -154,14 +154,14 @@ class Copy:
 
         for rows in self._contents.active_followees():
             for part in _parts(rows):
-                yield sum(await each(part, one, FEEDS_AT_ONCE))
+                yield sum(await gather_bounded(part, one, FEEDS_AT_ONCE))
 
     async def _feed_of(self, packed: bytes, pulled: Any, deleted: Any, now_ms: int) -> bytes:
         authors = [one for one in native.unpack_ids(packed) if one not in pulled]
         if not authors:
             return b""
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
-        outboxes = await self._store.posts.outboxes(authors, ids.ID_MAX, oldest, 0)
+        outboxes = await self._store.posts.timelines(authors, ids.ID_MAX, oldest, 0)
         merged = native.merge_newest(
             outboxes, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX * len(authors)
         )

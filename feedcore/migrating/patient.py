@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from feedcore.adapters.cql.session import Session, Statement, Write
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.errors import Unavailable
 
 ATTEMPTS_MAX = 6

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 
-from feedcore.adapters.cluster.jobids import JobIds
-from feedcore.adapters.cql.copying import Copier
-from feedcore.adapters.cql.migrate import check
-from feedcore.adapters.cql.session import Session
-from feedcore.adapters.embedded.copying import Contents
+from feedcore.adapters.contracts.job_ids import JobIds
+from feedcore.adapters.cql.driver.session import Session
+from feedcore.adapters.cql.schema.migrate import check
 from feedcore.adapters.embedded.database import connect
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import Clock
 from feedcore.migrating.begin import begin, finish
 from feedcore.migrating.compare import Comparison, compare_feeds, count_tables
 from feedcore.migrating.copy import Copy, Say
+from feedcore.migrating.cql_rows import Copier
+from feedcore.migrating.embedded_rows import Contents
 from feedcore.migrating.patient import PatientSession
 
 SAMPLE_SEED = 1  # of the users that are compared: the same ones each time

@@ -294,8 +294,8 @@ class Figures(NamedTuple):
     processes: int
     started_ms: int
     deliveries: int
-    outbox_hits: int
-    outbox_misses: int
+    timeline_hits: int
+    timeline_misses: int
     connections: list[int]  # open on each worker of the native transport
 
 

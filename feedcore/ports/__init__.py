@@ -8,17 +8,17 @@ Conventions, for every port:
 * *entries* is `bytes`: packed 20-byte feed entries (`domain.entry`), newest first, no duplicates;
 * every write is durable when its coroutine returns, and idempotent by key;
 * a read sees every write that was acknowledged before it began, by whichever process of the node,
-  in a cluster by whichever node (`freshness` has the one step that this takes);
+  in a cluster by whichever node (`validation` has the one step that this takes);
 * reads that may go over a network are coroutines. Those of a local store never suspend: between two
   of them nothing else runs;
 * reads that are not coroutines (tombstones, pulled authors, settings, trending, engagement) are of
-  small things that each process mirrors; they never wait.
+  small things that each process replicas; they never wait.
 """
 
+from feedcore.ports.cache_validation import CacheValidation
 from feedcore.ports.content import Content, ContentSource
 from feedcore.ports.events import EventSink
 from feedcore.ports.feeds import Delivery, FeedStore, Window
-from feedcore.ports.freshness import Freshness
 from feedcore.ports.graph import GraphPage, GraphSource, MayBeStale
 from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
@@ -37,7 +37,7 @@ __all__ = [
     "FanoutJob",
     "FanoutQueue",
     "FeedStore",
-    "Freshness",
+    "CacheValidation",
     "GraphPage",
     "GraphSource",
     "Interaction",

@@ -59,7 +59,7 @@ class FeedStore(Protocol):
         """
 
     def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:
-        """Those of `followees` whose posts are not (all) pushed: their outboxes belong into the
+        """Those of `followees` whose posts are not (all) pushed: their timelines belong into the
         merge.
         """
 

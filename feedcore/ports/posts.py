@@ -1,4 +1,4 @@
-"""PostStore: posts, author outboxes, and the fan-out event that is committed with each post."""
+"""PostStore: posts, author timelines, and the fan-out event that is committed with each post."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class PostStats(NamedTuple):
 
 
 class PostStore(Protocol):
-    """Posts are partitioned by content_id, outboxes by (author_id, day)."""
+    """Posts are partitioned by content_id, timelines by (author_id, day)."""
 
     async def publish(self, post: NewPost) -> Published:
-        """Commits post, outbox row and fan-out event together; durable on return.
+        """Commits post, timeline row and fan-out event together; durable on return.
 
         Raises IdempotencyConflict (same key, other digest), StoreFull, Overloaded. The push/pull
         mode of the author is read inside the same commit.
@@ -92,15 +92,15 @@ class PostStore(Protocol):
     async def get(self, content_id: int) -> Post | None:
         """The post, or None if it never was or is deleted."""
 
-    async def outboxes(
+    async def timelines(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
         """Per author the newest `limit` entries in bounds (a source may hold more; the merge
         cuts).
         """
 
-    def outbox_reads(self) -> tuple[int, int]:
-        """Outboxes read by this process so far: (from its memory, from the store)."""
+    def timeline_reads(self) -> tuple[int, int]:
+        """Timelines read by this process so far: (from its memory, from the store)."""
 
     async def stats(self, content_id: int) -> PostStats | None:
         """Counters, or None if there is no such post."""

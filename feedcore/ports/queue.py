@@ -16,7 +16,7 @@ class Lane(IntEnum):
 
 
 class JobKind(StrEnum):
-    """POST: deliver `content_id` of `author_id` to followers. BACKFILL: the author's outbox to
+    """POST: deliver `content_id` of `author_id` to followers. BACKFILL: the author's timeline to
     `user_id`. REMOVE: take the author's items out of the feed of `user_id`. REBUILD: refill the
     feed of `user_id`.
     """

@@ -1,4 +1,4 @@
-"""ResidentSource: bulk reads of what a worker keeps in memory, and the mirror that all its pages
+"""ResidentSource: bulk reads of what a worker keeps in memory, and the replica that all its pages
 share.
 """
 
@@ -27,18 +27,18 @@ class ViewerRow(NamedTuple):
     seen_run: int
 
 
-class Mirror(NamedTuple):
+class ReplicaView(NamedTuple):
     """What is the same for all users, as of one moment of the store.
 
-    `tail_authors`: authors with posts that are acknowledged and not yet in the stored feeds;
+    `overlay_authors`: authors with posts that are acknowledged and not yet in the stored feeds;
     `posts_of(authors)` gives those posts' entries; `posted` numbers the authors of pushed posts in
     the order they were seen, the newest some thousand. `backfills`: users who wait for older posts
-    of somebody they followed lately. `pulled`: authors whose outboxes are merged by readers; it
+    of somebody they followed lately. `pulled`: authors whose timelines are merged by readers; it
     changes with `pulled_version`. `index`: lookups in the stored runs.
     """
 
     posted: Any  # with `authors`, a list, and `first`, the number of its first one
-    tail_authors: Any
+    overlay_authors: Any
     posts_of: Any
     backfills: dict[int, Any]
     pulled: Any
@@ -57,24 +57,24 @@ class ResidentSource(Protocol):
         """True: its coroutines never suspend, so that a load may be finished at once."""
 
     @property
-    def mirror_version(self) -> int:
-        """Changes when `mirror` would give something else than before."""
+    def replica_version(self) -> int:
+        """Changes when `replica` would give something else than before."""
 
-    def mirror(self) -> Mirror:
+    def replica(self) -> ReplicaView:
         """As of now, or later than the last acknowledgement."""
 
     def engagement_table(self) -> memoryview:
         """The shared map that `native.engagement_lookup` reads."""
 
     def take_published(self) -> list[int]:
-        """Pulled authors who published since this was last asked, as far as `mirror` has seen it;
+        """Pulled authors who published since this was last asked, as far as `replica` has seen it;
         bounded, the newest.
         """
 
     async def viewers(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
         """With the newest `depth` stored entries each."""
 
-    async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
+    async def timelines(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
         """Entries within retention, newest first."""
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:

@@ -9,10 +9,10 @@ from feedcore.domain.experiments import RankingConfig
 from feedcore.errors import InvalidField, NotFound
 from feedcore.limits import LIST_PAGE_MAX
 from feedcore.ports import (
+    CacheValidation,
     DeadLetter,
     FanoutQueue,
     FeedStore,
-    Freshness,
     Lane,
     QueueLag,
     SettingsStore,
@@ -32,7 +32,7 @@ class AdminService:
         settings: SettingsStore,
         queue: FanoutQueue,
         feeds: FeedStore,
-        freshness: Freshness,
+        validation: CacheValidation,
         hot: Hot,
         store_counts: Callable[[], Awaitable[dict[str, int]]],
         clock: Clock,
@@ -40,14 +40,14 @@ class AdminService:
         self._settings = settings
         self._queue = queue
         self._feeds = feeds
-        self._freshness = freshness
+        self._validation = validation
         self._hot = hot
         self._clock = clock
         self.store_counts = store_counts
 
     async def get_ranking(self, version: int = 0) -> RankingConfig:
         """The configuration in force (0), or an older version. Raises NotFound."""
-        await self._freshness.shared()
+        await self._validation.observe_node()
         newest = self._settings.version(RANKING)
         if newest == 0 and version == 0:
             return RankingConfig()
@@ -63,7 +63,7 @@ class AdminService:
         newest).
         """
         config.validate()
-        await self._freshness.shared()
+        await self._validation.observe_node()
         document = config.to_document()
         version = await self._settings.put(
             RANKING, document, self._clock.now_ms(), expected_version
@@ -72,12 +72,12 @@ class AdminService:
 
     async def get_settings(self) -> HotSettings:
         """The hot settings in force."""
-        await self._freshness.shared()
+        await self._validation.observe_node()
         return self._hot.read()
 
     async def set_settings(self, **changes: int | bool) -> HotSettings:
         """Changes the named hot settings. Raises InvalidField."""
-        await self._freshness.shared()
+        await self._validation.observe_node()
         return await self._hot.change(changes, self._clock.now_ms())
 
     async def dead_letters(self, limit: int = 0) -> list[DeadLetter]:
@@ -97,7 +97,7 @@ class AdminService:
 
     async def lanes(self) -> dict[Lane, tuple[QueueLag, bool]]:
         """Per lane its lag, and whether it is paused."""
-        await self._freshness.shared()
+        await self._validation.observe_node()
         hot = self._hot.read()
         lags = await self._queue.lag(self._clock.now_ms())
         return {

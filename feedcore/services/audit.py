@@ -23,7 +23,7 @@ from feedcore.limits import (
     RETENTION_MS,
     USER_ID_MAX,
 )
-from feedcore.ports import Freshness, GraphSource, PostStore
+from feedcore.ports import CacheValidation, GraphSource, PostStore
 from feedcore.services.feed import FeedService
 
 SAMPLE_DEFAULT = 100
@@ -56,13 +56,13 @@ class AuditService:
         feed: FeedService,
         posts: PostStore,
         graph: GraphSource,
-        freshness: Freshness,
+        validation: CacheValidation,
         clock: Clock,
     ) -> None:
         self._feed = feed
         self._posts = posts
         self._graph = graph
-        self._freshness = freshness
+        self._validation = validation
         self._clock = clock
 
     async def sample(self, count: int, seed: int) -> list[int]:
@@ -104,19 +104,19 @@ class AuditService:
         return report
 
     async def _by_brute_force(self, user_id: int, now_ms: int) -> set[int]:
-        await self._freshness.viewer(user_id)
+        await self._validation.observe_viewer(user_id)
         viewer = await self._feed.viewers.read(user_id, now_ms)
         if not viewer.followees:
             return set()
         authors = [*native.unpack_ids(viewer.followees), user_id]
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
         found: set[int] = set()
-        # Author by author through the outboxes: none of the feed's own machinery is used.
+        # Author by author through the timelines: none of the feed's own machinery is used.
         for at in range(0, len(authors), PULLED_SOURCES_MAX):
             some = authors[at : at + PULLED_SOURCES_MAX]
             bounds = USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX
-            for outbox in await self._posts.outboxes(some, *bounds):
-                entries = native.merge_newest([outbox], *bounds)
+            for timeline in await self._posts.timelines(some, *bounds):
+                entries = native.merge_newest([timeline], *bounds)
                 audience = viewer.audience(require_follow=True)
                 verdicts = native.judge(entries, audience, self._posts.tombstones())
                 found.update(

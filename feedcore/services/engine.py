@@ -15,10 +15,10 @@ from feedcore import native
 from feedcore.clock import Clock
 from feedcore.domain.ids import IdGenerator
 from feedcore.ports import (
+    CacheValidation,
     ContentSource,
     FanoutQueue,
     FeedStore,
-    Freshness,
     GraphSource,
     PostStore,
     PreferenceStore,
@@ -55,7 +55,7 @@ class Store(Protocol):
     queue: FanoutQueue
     settings: SettingsStore
     resident: ResidentSource
-    freshness: Freshness
+    validation: CacheValidation
     epochs: native.Epochs
     secret: bytes
     counts: Callable[[], Awaitable[dict[str, int]]]
@@ -106,7 +106,7 @@ def build_engine(
     contents = collaborators.contents or store.contents
     graph = collaborators.graph or store.graph
     hot = Hot(store.settings, hot_start)
-    policy = PolicyReview(store.settings, store.freshness, hot)
+    policy = PolicyReview(store.settings, store.validation, hot)
     feed = FeedService(
         store.feeds,
         store.posts,
@@ -115,7 +115,7 @@ def build_engine(
         store.preferences,
         store.signals,
         store.settings,
-        store.freshness,
+        store.validation,
         store.secret,
         clock,
         collaborators.ranker,
@@ -130,15 +130,15 @@ def build_engine(
             store.settings,
             store.queue,
             store.feeds,
-            store.freshness,
+            store.validation,
             hot,
             store.counts,
             clock,
         ),
         explain=ExplainService(
-            feed, store.feeds, store.posts, store.signals, store.freshness, clock
+            feed, store.feeds, store.posts, store.signals, store.validation, clock
         ),
-        audit=AuditService(feed, store.posts, graph, store.freshness, clock),
+        audit=AuditService(feed, store.posts, graph, store.validation, clock),
         importing=ImportService(
             store.posts,
             graph,
@@ -164,7 +164,7 @@ def _resident(
     return ResidentFeed(
         feed,
         store.resident,
-        store.freshness,
+        store.validation,
         store.epochs,
         store.preferences,
         store.signals,

@@ -14,7 +14,7 @@ from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, Visibility
 from feedcore.domain.ranking import explain_terms
 from feedcore.limits import RETENTION_MS
-from feedcore.ports import FeedStore, Freshness, Post, PostStats, PostStore, SignalStore
+from feedcore.ports import CacheValidation, FeedStore, Post, PostStats, PostStore, SignalStore
 from feedcore.services.admission import check_id
 from feedcore.services.feed import FeedService
 from feedcore.services.viewer import Viewer, is_followed
@@ -47,21 +47,21 @@ class ExplainService:
         feeds: FeedStore,
         posts: PostStore,
         signals: SignalStore,
-        freshness: Freshness,
+        validation: CacheValidation,
         clock: Clock,
     ) -> None:
         self._feed = feed
         self._feeds = feeds
         self._posts = posts
         self._signals = signals
-        self._freshness = freshness
+        self._validation = validation
         self._clock = clock
 
     async def explain(self, user_id: int, content_id: int) -> Explanation:
         """The whole story of one item for one user."""
         check_id("user_id", user_id)
         check_id("content_id", content_id)
-        await self._freshness.viewer(user_id)
+        await self._validation.observe_viewer(user_id)
         now_ms = self._clock.now_ms()
         viewer = await self._feed.viewers.read(user_id, now_ms)
         told = Explanation(
@@ -139,8 +139,8 @@ class ExplainService:
             if content_id == post.content_id and score > 0:
                 told.rank = place
         at = post.content_id
-        outboxes = await self._posts.outboxes([post.author_id], at, at, 1)
-        packed = native.merge_newest(outboxes, at, at, 1)
+        timelines = await self._posts.timelines([post.author_id], at, at, 1)
+        packed = native.merge_newest(timelines, at, at, 1)
         if not packed:
             return
         (engagement,) = struct.unpack("<f", self._signals.engagement(packed[:ENTRY_BYTES]))

@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 from feedcore import native
 from feedcore.clock import Clock
+from feedcore.codecs.cursor import Cursor, decode_cursor, decode_head, encode_cursor, encode_head
+from feedcore.codecs.receipt import encode_receipt
 from feedcore.domain import ids
-from feedcore.domain.cursor import Cursor, decode_cursor, decode_head, encode_cursor, encode_head
 from feedcore.domain.entry import ENTRY_BYTES, content_ids, key_at
 from feedcore.domain.receipt import Origin, Receipt
 from feedcore.domain.visibility import Verdict
@@ -39,9 +40,9 @@ from feedcore.limits import (
     WINDOW_ENTRIES,
 )
 from feedcore.ports import (
+    CacheValidation,
     ContentSource,
     FeedStore,
-    Freshness,
     GraphSource,
     PostStore,
     PreferenceStore,
@@ -70,8 +71,8 @@ class FeedPage(NamedTuple):
     origin: str
     degraded: bool
     not_modified: bool
-    outbox_hits: int
-    outbox_misses: int
+    timeline_hits: int
+    timeline_misses: int
     compiled: bool = False  # made, or kept, by compiled code, which counts for itself
     shown: Sequence[int] = ()  # content ids, in their order
     ranking_version: int = 0
@@ -120,8 +121,8 @@ class Scroll:
     receipt: Receipt
     chosen: list[Chosen] = field(default_factory=list)
     end: bool = False
-    outbox_hits: int = 0
-    outbox_misses: int = 0
+    timeline_hits: int = 0
+    timeline_misses: int = 0
 
     @property
     def not_below(self) -> int:
@@ -141,7 +142,7 @@ class FeedService:
         preferences: PreferenceStore,
         signals: SignalStore,
         settings: SettingsStore,
-        freshness: Freshness,
+        validation: CacheValidation,
         secret: bytes,
         clock: Clock,
         ranker: Ranker | None = None,
@@ -151,7 +152,7 @@ class FeedService:
         self._contents = contents
         self._preferences = preferences
         self._signals = signals
-        self._freshness = freshness
+        self._validation = validation
         self._secret = secret
         self._clock = clock
         self._scorer = Scorer(signals, ranker)
@@ -167,18 +168,18 @@ class FeedService:
             raise InvalidField("view", str(view), "must be 0 (full), 1 (compact) or 2 (ids)")
         check_id("user_id", user_id)
         size = check_page_size(page_size)
-        await self._freshness.viewer(user_id)
-        hits, misses = self._posts.outbox_reads()
+        await self._validation.observe_viewer(user_id)
+        hits, misses = self._posts.timeline_reads()
         with self._feeds.snapshot():
             scroll = await self._begin(user_id, size, cursor)
             rebuild_due = await self.fill(scroll)
-            hits_now, misses_now = self._posts.outbox_reads()
-            scroll.outbox_hits, scroll.outbox_misses = hits_now - hits, misses_now - misses
+            hits_now, misses_now = self._posts.timeline_reads()
+            scroll.timeline_hits, scroll.timeline_misses = hits_now - hits, misses_now - misses
             items = await self._hydrate(scroll, view)
         if rebuild_due:
             await self._feeds.request_rebuild(user_id, scroll.now_ms)
         self._preferences.seen(user_id, scroll.now_ms)
-        if self._freshness.is_bypassed(user_id):
+        if self._validation.is_bypassed(user_id):
             scroll.receipt.note_bypass()
         return self._present(scroll, items, view, if_none_match)
 
@@ -206,7 +207,7 @@ class FeedService:
         """How many visible items are newer than `head`."""
         check_id("user_id", user_id)
         head_id = decode_head(head, self._secret, user_id)
-        await self._freshness.viewer(user_id)
+        await self._validation.observe_viewer(user_id)
         with self._feeds.snapshot():
             scroll = await self._first_page(user_id, CHECK_NEW_COUNT_MAX)
             scroll.trending = False  # what trends is not news: only what is followed counts
@@ -224,7 +225,7 @@ class FeedService:
         out.
         """
         check_id("user_id", user_id)
-        await self._freshness.viewer(user_id)
+        await self._validation.observe_viewer(user_id)
         scroll = await self._first_page(user_id, 1)
         entries = (await self._skeleton(scroll)).entries
         scores = await self._scores(scroll, entries, self._filter(scroll, entries))
@@ -237,7 +238,7 @@ class FeedService:
 
     async def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
         """Every content id of the user's feed, scrolled page by page to its end; for audits."""
-        await self._freshness.viewer(user_id)
+        await self._validation.observe_viewer(user_id)
         scroll = await self._first_page(user_id, page_size)
         found: list[int] = []
         while True:
@@ -308,13 +309,13 @@ class FeedService:
             scroll.trending = True
             return await self._trending_skeleton(scroll)
         pulled, total = self._pull_sources(viewer, window.built, window.pending_authors)
-        outboxes = await self._posts.outboxes(pulled, at_or_below, not_below, WINDOW_ENTRIES)
+        timelines = await self._posts.timelines(pulled, at_or_below, not_below, WINDOW_ENTRIES)
         bounds = at_or_below, not_below, WINDOW_ENTRIES
         stored = native.merge_newest(window.sources, *bounds)
-        entries = native.merge_newest([stored, *outboxes], *bounds)
+        entries = native.merge_newest([stored, *timelines], *bounds)
         if not receipt.names("stored"):
             receipt.origin = Origin.STORED if window.built else Origin.REBUILT
-            self._report_sources(receipt, entries, stored, outboxes, at_or_below, not_below)
+            self._report_sources(receipt, entries, stored, timelines, at_or_below, not_below)
             receipt.pull_total, receipt.pull_considered = total, len(pulled) - 1
         receipt.candidates += len(entries) // ENTRY_BYTES
         return Skeleton(entries, window.built)
@@ -324,21 +325,21 @@ class FeedService:
         receipt: Receipt,
         entries: bytes,
         stored: bytes,
-        outboxes: list[bytes],
+        timelines: list[bytes],
         at_or_below: int,
         not_below: int,
     ) -> None:
         """What each source has within the merged window, whatever else it may hold."""
         if len(entries) == WINDOW_ENTRIES * ENTRY_BYTES:
             not_below, _ = key_at(entries, WINDOW_ENTRIES - 1)
-        within = [native.count_within(one, at_or_below, not_below) for one in (stored, *outboxes)]
+        within = [native.count_within(one, at_or_below, not_below) for one in (stored, *timelines)]
         receipt.report("stored", within[0])
         receipt.report("outboxes", sum(within[1:]))
 
     def _pull_sources(
         self, viewer: Viewer, built: bool, pending: tuple[int, ...]
     ) -> tuple[list[int], int]:
-        """Whose outboxes to merge (the viewer's own among them), and how many could have
+        """Whose timelines to merge (the viewer's own among them), and how many could have
         contributed.
         """
         if built:
@@ -353,7 +354,7 @@ class FeedService:
     async def _trending_skeleton(self, scroll: Scroll) -> Skeleton:
         """What has most engagement lately, and the viewer's own posts."""
         bounds = scroll.low_water, scroll.not_below, WINDOW_ENTRIES
-        own = await self._posts.outboxes([scroll.viewer.user_id], *bounds)
+        own = await self._posts.timelines([scroll.viewer.user_id], *bounds)
         entries = native.merge_newest([self._posts.trending(), *own], *bounds)
         scroll.receipt.origin = Origin.TRENDING
         scroll.receipt.report("trending", len(entries) // ENTRY_BYTES)
@@ -442,10 +443,10 @@ class FeedService:
             items, receipt.ranking_version, not scroll.end, view << 1 | receipt.degraded
         )
         if if_none_match and if_none_match == etag:
-            body = native.encode_not_modified(head, etag, receipt.encode())
+            body = native.encode_not_modified(head, etag, encode_receipt(receipt))
             return _page(scroll, body, not_modified=True)
         next_cursor = "" if scroll.end else encode_cursor(_cursor(scroll), self._secret)
-        body = native.encode_page(items, next_cursor, head, etag, receipt.encode(), view)
+        body = native.encode_page(items, next_cursor, head, etag, encode_receipt(receipt), view)
         self._signals.impressions([item[0] for item in items])
         return _page(scroll, body, shown=[item[0] for item in items])
 
@@ -459,8 +460,8 @@ def _page(
         scroll.receipt.origin.name.lower(),
         scroll.receipt.degraded,
         not_modified,
-        scroll.outbox_hits,
-        scroll.outbox_misses,
+        scroll.timeline_hits,
+        scroll.timeline_misses,
         shown=shown,
         ranking_version=scroll.receipt.ranking_version,
     )

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from feedcore.clock import Clock
+from feedcore.codecs.content import digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import digest, encode_content
 from feedcore.errors import FeedcoreError, InvalidField
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, IMPORT_BATCH_ROWS_MAX, RETENTION_MS
 from feedcore.ports import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from feedcore.domain.policy import Mode, bounds, next_mode
 from feedcore.limits import POLICY_BATCH
-from feedcore.ports import Freshness, SettingsStore
+from feedcore.ports import CacheValidation, SettingsStore
 from feedcore.ports.settings import AuthorMode
 from feedcore.services.hot import Hot
 
@@ -16,15 +16,15 @@ from feedcore.services.hot import Hot
 class PolicyReview:
     """Run after bulk changes of the graph, and about once a second."""
 
-    def __init__(self, settings: SettingsStore, freshness: Freshness, hot: Hot) -> None:
+    def __init__(self, settings: SettingsStore, validation: CacheValidation, hot: Hot) -> None:
         self._settings = settings
-        self._freshness = freshness
+        self._validation = validation
         self._hot = hot
 
     async def review(self, now_ms: int) -> int:
         """Applies the policy to every author it would move; how many were moved."""
         moved = 0
-        await self._freshness.shared()
+        await self._validation.observe_node()
         hot = self._hot.read()
         promote_at, demote_below = bounds(hot.push_threshold, hot.hysteresis_percent)
         while True:

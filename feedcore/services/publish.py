@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from feedcore import native
 from feedcore.clock import Clock
+from feedcore.codecs.content import Media, digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import Media, digest, encode_content
 from feedcore.domain.entry import Visibility
 from feedcore.domain.ids import IdGenerator
 from feedcore.errors import NotFound, NotPermitted

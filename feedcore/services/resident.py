@@ -4,8 +4,8 @@ this worker keeps in memory.
     asked for      what happens
     kept page      served if its epochs are current (compiled; from a local store inside the
                    transport's read turn)
-    shared page    where the store is not local: made by another load, and current (ports.freshness)
-    resident data  a page is made from it (compiled)
+    shared page    where the store is not local: made by another load, and current
+    (ports.validation) resident data  a page is made from it (compiled)
     something else it is loaded, in one batch with what other calls lack, and the page is made
     the rest       `FeedService` answers: trending, rebuilds, requests to be refused
     nothing        the store does not answer: a stale page of the shared cache, if there is one
@@ -25,21 +25,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from feedcore import native
-from feedcore._native.draft import NEEDS, Draft
-from feedcore._native.page import PageMaker
-from feedcore._native.resident import Content, Outbox, Resident, Viewer
+from feedcore._native.feed.draft import NEEDS, Draft
+from feedcore._native.feed.page import PageMaker
+from feedcore._native.feed.resident import Content, Resident, Timeline, Viewer
 from feedcore.clock import Clock
+from feedcore.codecs.epochs import AUTHOR, CONTENT, VIEWER
+from feedcore.codecs.receipt import BYPASS_NOTE, stale_note
 from feedcore.domain.entry import key_at
-from feedcore.domain.epochs import AUTHOR, CONTENT, VIEWER
-from feedcore.domain.receipt import BYPASS_NOTE, stale_note
 from feedcore.errors import Overloaded, Unavailable
 from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX, USER_ID_MAX
-from feedcore.ports import Freshness, PreferenceStore, SignalStore
+from feedcore.ports import CacheValidation, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience import deadline, tasks
 from feedcore.resilience.coalescing import Coalescer
+from feedcore.services.batched_reads import Hits
 from feedcore.services.feed import FeedPage, FeedService, NewContent
-from feedcore.services.hits import Hits
 from feedcore.services.resident_budget import CacheBudget
 
 log = logging.getLogger(__name__)
@@ -55,22 +55,22 @@ STORE_PART = 0.8
 _DONE, _VIEWER, _DEPTH = NEEDS["done"], NEEDS["viewer"], NEEDS["depth"]
 _OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
 
-# How the bytes of one worker are shared out. A window of 500 takes 5 KB, a post 0.5 KB, an outbox
+# How the bytes of one worker are shared out. A window of 500 takes 5 KB, a post 0.5 KB, a timeline
 # of a busy author 1 KB: of people who load a few times a day, windows are most.
 VIEWERS_PART, OUTBOXES_PART, CONTENTS_PART = 0.55, 0.15, 0.30
 
 
 class Reader(NamedTuple):
-    """A loaded viewer, and outboxes that were loaded with it (and with others of the batch)."""
+    """A loaded viewer, and timelines that were loaded with it (and with others of the batch)."""
 
     viewer: Viewer
-    outboxes: dict[int, Outbox]
+    timelines: dict[int, Timeline]
 
     def give(self, draft: Draft) -> None:
         """What the draft asked for."""
         draft.give_viewer(self.viewer)
-        if self.outboxes:
-            draft.give_outboxes(self.outboxes)
+        if self.timelines:
+            draft.give_timelines(self.timelines)
 
 
 class _Loads:
@@ -83,12 +83,12 @@ class _Loads:
         self._clock = clock
         bounds = {"batch_max": LOAD_BATCH_MAX, "waiting_max": LOADS_WAITING_MAX}
         self.viewers = Coalescer("viewers", self._load_viewers, **bounds)
-        self.outboxes = Coalescer("outboxes", self._load_outboxes, **bounds)
+        self.timelines = Coalescer("outboxes", self._load_timelines, **bounds)
         self.contents = Coalescer("contents", self._load_contents, **bounds)
 
     async def close(self) -> None:
         """Waits for loads under way."""
-        for one in (self.viewers, self.outboxes, self.contents):
+        for one in (self.viewers, self.timelines, self.contents):
             await one.close()
 
     def load_now(self, draft: Draft, need: int) -> bool:
@@ -102,57 +102,59 @@ class _Loads:
                 return False
             reader.give(draft)
         elif need == _OUTBOXES:
-            draft.give_outboxes(self.outboxes.fetch_now(draft.missing))
+            draft.give_timelines(self.timelines.fetch_now(draft.missing))
         else:
             draft.give_contents(self.contents.fetch_now(draft.missing))
         return True
 
     async def _load_viewers(self, keys: list[tuple[int, int]]) -> list[Reader | None]:
-        """(user_id, depth) -> the viewer, with the outboxes that the caches lack; None if the
+        """(user_id, depth) -> the viewer, with the timelines that the caches lack; None if the
         stored feed is not to be relied on.
         """
         epochs = [self._epochs.read(VIEWER, user_id) for user_id, _ in keys]
         deepest = max(depth for _, depth in keys)
         users = [user_id for user_id, _ in keys]
         rows = await self._source.viewers(users, deepest, self._clock.now_ms())
-        outboxes = await self._outboxes_of(users, rows)
+        timelines = await self._timelines_of(users, rows)
         readers: list[Reader | None] = []
         for (user_id, depth), epoch, row in zip(keys, epochs, rows, strict=True):
             if not row.built:
                 readers.append(None)
                 continue
             viewer = Viewer(user_id, epoch, row, depth)
-            own = outboxes.get(user_id)
+            own = timelines.get(user_id)
             if own is not None and not own.entries:
                 viewer.has_published_nothing(own.epoch)
-                self._resident.outboxes.drop(user_id)
+                self._resident.timelines.drop(user_id)
             self._resident.keep_viewer(viewer)
-            readers.append(Reader(viewer, outboxes))
+            readers.append(Reader(viewer, timelines))
         return readers
 
-    async def _outboxes_of(self, users: list[int], rows: Sequence[ViewerRow]) -> dict[int, Outbox]:
+    async def _timelines_of(
+        self, users: list[int], rows: Sequence[ViewerRow]
+    ) -> dict[int, Timeline]:
         """What the viewers' pages will ask for next: one turn of the loop less for each."""
-        pulled = self._source.mirror().pulled
+        pulled = self._source.replica().pulled
         wanted: dict[int, None] = {}
         for user_id, row in zip(users, rows, strict=True):
             authors = native.ids_intersect(row.followees, pulled)
             if row.built and len(authors) <= PULLED_SOURCES_MAX:
-                wanted.update(dict.fromkeys(self._resident.lacking_outboxes([*authors, user_id])))
+                wanted.update(dict.fromkeys(self._resident.lacking_timelines([*authors, user_id])))
         lacking = list(wanted)
         if not lacking:
             return {}
         if self._source.local:
-            return self.outboxes.fetch_now(lacking)
-        found = await self.outboxes.get_all(lacking)
+            return self.timelines.fetch_now(lacking)
+        found = await self.timelines.get_all(lacking)
         return dict(zip(lacking, found, strict=True))
 
-    async def _load_outboxes(self, author_ids: list[int]) -> list[Outbox]:
+    async def _load_timelines(self, author_ids: list[int]) -> list[Timeline]:
         epochs = [self._epochs.read(AUTHOR, author_id) for author_id in author_ids]
-        found = await self._source.outboxes(author_ids, self._clock.now_ms())
-        outboxes = [Outbox(*one) for one in zip(epochs, found, strict=True)]
-        for author_id, outbox in zip(author_ids, outboxes, strict=True):
-            self._resident.keep_outbox(author_id, outbox)
-        return outboxes
+        found = await self._source.timelines(author_ids, self._clock.now_ms())
+        timelines = [Timeline(*one) for one in zip(epochs, found, strict=True)]
+        for author_id, timeline in zip(author_ids, timelines, strict=True):
+            self._resident.keep_timeline(author_id, timeline)
+        return timelines
 
     async def _load_contents(self, content_ids: list[int]) -> list[Content]:
         epochs = [self._epochs.read(CONTENT, content_id) for content_id in content_ids]
@@ -170,7 +172,7 @@ class ResidentFeed:
         self,
         plain: FeedService,
         source: ResidentSource,
-        freshness: Freshness,
+        validation: CacheValidation,
         epochs: Any,
         preferences: PreferenceStore,
         signals: SignalStore,
@@ -196,7 +198,7 @@ class ResidentFeed:
         self.hits: Hits | None = None
         if not source.local:
             keeps = budget.pages_bytes > 0
-            self.hits = Hits(self.maker, freshness, preferences.seen, keeps=keeps)
+            self.hits = Hits(self.maker, validation, preferences.seen, keeps=keeps)
         if source.local and budget.resident_bytes:
             self.maker.load_now = self.loads.load_now
         self.prewarmed = 0
@@ -256,8 +258,8 @@ class ResidentFeed:
         """`asked`: the caller has no page yet."""
         shares = asked and not hits.knows(draft)
         if not shares:
-            await hits.freshness.viewer(draft.user_id)
-        elif found := await hits.freshness.page(draft.user_id, draft.shape):
+            await hits.validation.observe_viewer(draft.user_id)
+        elif found := await hits.validation.page(draft.user_id, draft.shape):
             if (items := hits.served(draft, found)) is not None:
                 return FeedPage(found, items, "stored", False, False, 0, 0, True)
         body = None
@@ -267,13 +269,13 @@ class ResidentFeed:
             hits.made(draft, body, shares=shares)
         if body is None:
             return None
-        if hits.freshness.is_bypassed(draft.user_id):
+        if hits.validation.is_bypassed(draft.user_id):
             return _compiled_page(draft, body + BYPASS_NOTE, degraded=True)
         return _compiled_page(draft, body)
 
     async def _stale_page(self, draft: Draft, hits: Hits) -> FeedPage | None:
         """What is left when nothing can be made."""
-        stale = await hits.freshness.stale_page(draft.user_id, draft.shape)
+        stale = await hits.validation.stale_page(draft.user_id, draft.shape)
         items = hits.served(draft, stale.body) if stale is not None else None
         if stale is None or items is None:
             return None
@@ -299,7 +301,7 @@ class ResidentFeed:
         made compiled.
         """
         if self.hits is not None and 0 < user_id <= USER_ID_MAX:
-            await self.hits.freshness.viewer(user_id)
+            await self.hits.validation.observe_viewer(user_id)
         draft = self.maker.begin_check(user_id, head)
         if draft is not None:
             kept = self.maker.kept(draft)
@@ -311,11 +313,11 @@ class ResidentFeed:
         return await self._plain.check_new(user_id, head)
 
     async def prewarm(self, author_ids: Sequence[int]) -> None:
-        """Loads the outboxes of pulled authors who have just published, and the newest post of
+        """Loads the timelines of pulled authors who have just published, and the newest post of
         each: many are about to ask for them.
         """
-        outboxes = await self.loads.outboxes.get_all(author_ids)
-        newest = [key_at(one.entries, 0)[0] for one in outboxes if one.entries]
+        timelines = await self.loads.timelines.get_all(author_ids)
+        newest = [key_at(one.entries, 0)[0] for one in timelines if one.entries]
         await self.loads.contents.get_all(newest)
         self.prewarmed += len(newest)
 
@@ -333,8 +335,8 @@ class ResidentFeed:
                 reader.give(draft)
             elif need == _OUTBOXES:
                 missing = draft.missing
-                found = await loads.outboxes.get_all(missing)
-                draft.give_outboxes(dict(zip(missing, found, strict=True)))
+                found = await loads.timelines.get_all(missing)
+                draft.give_timelines(dict(zip(missing, found, strict=True)))
             elif need == _CONTENTS:
                 missing = draft.missing
                 contents = await loads.contents.get_all(missing)

@@ -36,11 +36,11 @@ from feedcore.limits import (
     USER_ID_MAX,
 )
 from feedcore.ports import (
+    CacheValidation,
     Delivery,
     FanoutJob,
     FanoutQueue,
     FeedStore,
-    Freshness,
     GraphSource,
     JobKind,
     Lane,
@@ -83,7 +83,7 @@ class FanoutWorker:
         feeds: FeedStore,
         graph: GraphSource,
         posts: PostStore,
-        freshness: Freshness,
+        validation: CacheValidation,
         hot: Hot,
         clock: Clock,
     ) -> None:
@@ -91,7 +91,7 @@ class FanoutWorker:
         self._feeds = feeds
         self._graph = graph
         self._posts = posts
-        self._freshness = freshness
+        self._validation = validation
         self._hot = hot
         self._clock = clock
         self.stats = FanoutStats()
@@ -106,7 +106,7 @@ class FanoutWorker:
         """Serves the jobs whose turn it is; how many moved on, 0 when idle, paused or
         backlogged.
         """
-        await self._freshness.shared()
+        await self._validation.observe_node()
         hot = self._hot.read()
         if hot.fanout_paused or self._feeds.backlog() > DELIVERY_BACKLOG_MAX:
             return 0
@@ -126,9 +126,7 @@ class FanoutWorker:
         self.stats.deliveries += sum(step.items for _, step in steps)
         return len(steps)
 
-    async def _expand_all(
-        self, jobs: list[FanoutJob], now_ms: int
-    ) -> list[tuple[FanoutJob, Step]]:
+    async def _expand_all(self, jobs: list[FanoutJob], now_ms: int) -> list[tuple[FanoutJob, Step]]:
         """Those that succeeded. A poisoned job must not stop the others; it is kept and listed."""
         waiting = deque(enumerate(jobs))
         outcomes: dict[int, Step | Exception] = {}
@@ -182,7 +180,7 @@ class FanoutWorker:
         """The author's posts of the retention into a new follower's feed."""
         if not native.ids_contain(await self._graph.followees(job.user_id), job.author_id):
             return Step([], FINISHED, 0)
-        return await self._outboxes_to(job.user_id, [job.author_id], FINISHED, now_ms)
+        return await self._timelines_to(job.user_id, [job.author_id], FINISHED, now_ms)
 
     async def _remove(self, job: FanoutJob, now_ms: int) -> Step:
         """Takes an unfollowed author out of the stored feed; not if followed again meanwhile."""
@@ -197,15 +195,15 @@ class FanoutWorker:
         page = await self._graph.followee_page(job.user_id, job.after, REBUILD_FOLLOWEES_PER_TURN)
         authors = native.unpack_ids(page.ids)
         after = page.next_after or FINISHED
-        return await self._outboxes_to(job.user_id, authors, after, now_ms)
+        return await self._timelines_to(job.user_id, authors, after, now_ms)
 
-    async def _outboxes_to(
+    async def _timelines_to(
         self, user_id: int, authors: list[int], after: int, now_ms: int
     ) -> Step:
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
-        outboxes = await self._posts.outboxes(authors, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+        timelines = await self._posts.timelines(authors, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
         entries = native.merge_newest(
-            outboxes, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX * max(1, len(authors))
+            timelines, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX * max(1, len(authors))
         )
         if not entries:
             return Step([], after, 0)

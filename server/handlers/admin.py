@@ -86,7 +86,7 @@ class AdminHandlers:
             spread = ", ".join(str(count) for count in figures.connections)
             detail = f"{sum(figures.connections)} open; by worker: {spread}"
             reply.components.add(name="connections", ok=True, detail=detail)
-        reply.components.add(name="outbox cache", ok=True, detail=_cache_detail(figures))
+        reply.components.add(name="timeline cache", ok=True, detail=_cache_detail(figures))
         return reply
 
     async def _report(
@@ -316,6 +316,6 @@ def settings_message(hot: HotSettings) -> pb.HotSettings:
 
 def _cache_detail(figures: metrics.Figures) -> str:
     """Of all workers since the server started."""
-    reads = figures.outbox_hits + figures.outbox_misses
-    share = 100 * figures.outbox_hits / reads if reads else 0.0
-    return f"{figures.outbox_hits} hits, {figures.outbox_misses} misses, {share:.1f} % hits"
+    reads = figures.timeline_hits + figures.timeline_misses
+    share = 100 * figures.timeline_hits / reads if reads else 0.0
+    return f"{figures.timeline_hits} hits, {figures.timeline_misses} misses, {share:.1f} % hits"

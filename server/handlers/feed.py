@@ -55,8 +55,8 @@ class FeedHandlers:
         self._resident = resident
         self._preferences = preferences
         self._pages: dict[str, Any] = {}
-        self._outbox_hits = metrics.OUTBOX_READS.labels("hit")
-        self._outbox_misses = metrics.OUTBOX_READS.labels("miss")
+        self._timeline_hits = metrics.OUTBOX_READS.labels("hit")
+        self._timeline_misses = metrics.OUTBOX_READS.labels("miss")
 
     def table(self) -> dict[str, Any]:
         """Handlers by method name."""
@@ -87,8 +87,8 @@ class FeedHandlers:
             degraded=page.degraded,
             not_modified=page.not_modified,
             reply_bytes=len(page.body),
-            cache_hits=page.outbox_hits,
-            cache_misses=page.outbox_misses,
+            cache_hits=page.timeline_hits,
+            cache_misses=page.timeline_misses,
         )
         if page.degraded:
             metrics.FEED_DEGRADED.inc()
@@ -114,8 +114,8 @@ class FeedHandlers:
             self._pages[page.origin] = metrics.FEED_PAGES.labels(page.origin)
         self._pages[page.origin].inc()
         metrics.FEED_ITEMS.inc(page.items)
-        self._outbox_hits.inc(page.outbox_hits)
-        self._outbox_misses.inc(page.outbox_misses)
+        self._timeline_hits.inc(page.timeline_hits)
+        self._timeline_misses.inc(page.timeline_misses)
         if page.not_modified:
             metrics.FEED_NOT_MODIFIED.inc()
 

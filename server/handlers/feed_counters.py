@@ -12,7 +12,7 @@ from feedcore.observe.metrics import Totals
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from feedcore._native.fastfeed import FastFeed
+    from feedcore._native.feed.fastfeed import FastFeed
     from feedcore.services.resident import ResidentFeed
 
 
@@ -56,20 +56,20 @@ class FeedCounters:
 
     def _publish_caches(self) -> None:
         resident, totals = self._feed.resident, self._totals
-        for kind in ("pages", "viewers", "outboxes", "contents"):
+        for kind in ("pages", "viewers", "timelines", "contents"):
             cache = getattr(resident, kind)
             totals.add(metrics.CACHE_READS.labels(kind, "hit"), (kind, "hit"), cache.hits)
             totals.add(metrics.CACHE_READS.labels(kind, "miss"), (kind, "miss"), cache.misses)
             totals.add(metrics.CACHE_EVICTED.labels(kind), (kind, "evicted"), cache.evicted)
             metrics.CACHE_BYTES.labels(kind).set(cache.bytes_used)
             metrics.CACHE_ENTRIES.labels(kind).set(len(cache))
-        outboxes = resident.outboxes
-        totals.add(metrics.OUTBOX_READS.labels("hit"), "outbox hit", outboxes.hits)
-        totals.add(metrics.OUTBOX_READS.labels("miss"), "outbox miss", outboxes.misses)
+        timelines = resident.timelines
+        totals.add(metrics.OUTBOX_READS.labels("hit"), "timeline hit", timelines.hits)
+        totals.add(metrics.OUTBOX_READS.labels("miss"), "timeline miss", timelines.misses)
 
     def _publish_loads(self) -> None:
         loads, totals = self._feed.loads, self._totals
-        for kind in ("viewers", "outboxes", "contents"):
+        for kind in ("viewers", "timelines", "contents"):
             coalescer = getattr(loads, kind)
             for what in ("loaded", "batches", "joined"):
                 total = getattr(coalescer, what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from feedcore.domain.content import Media
+from feedcore.codecs.content import Media
 from feedcore.domain.ids import time_ms
 from feedcore.ports.events import EventSink
 from feedcore.services.publish import Item, PublishService

@@ -36,7 +36,7 @@ async def work(child: Child, stop: asyncio.Event) -> None:
             store, hot_start(child.settings.fanout), clock, region=child.settings.ids.region
         )
         fanout = FanoutWorker(
-            store.queue, store.feeds, store.graph, store.posts, store.freshness, engine.hot, clock
+            store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot, clock
         )
         process = FanoutProcess(fanout, store.signals, engine.policy, store.upkeep, clock)
         child.ready(0)

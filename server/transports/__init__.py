@@ -47,7 +47,7 @@ def native_usable() -> tuple[bool, str]:
     if not COMPILED:
         return False, "compiled modules are missing, or switched off by FEEDCORE_NO_EXTENSIONS"
     try:
-        from feedcore._native.h2 import library_version
+        from feedcore._native.http2.h2 import library_version
     except ImportError as error:
         return False, f"the native transport is not built ({error}); it needs libnghttp2"
     from feedcore_server.transports.native.library import installed_revision, judge

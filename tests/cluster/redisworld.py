@@ -11,17 +11,17 @@ import secrets
 from collections.abc import Sequence
 
 from feedcore import native
-from feedcore.adapters.cluster.announce import Deleted, ModesChanged, Posted, SettingsChanged
-from feedcore.adapters.cluster.freshness import SharedFreshness
-from feedcore.adapters.cluster.mirror import Mirror
-from feedcore.adapters.cluster.shared import Document
+from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
+from feedcore.adapters.cluster.replica import ReplicaState
+from feedcore.adapters.contracts.announcements import Deleted, ModesChanged, Posted, SettingsChanged
+from feedcore.adapters.contracts.replica import Document
 from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.failure_detector import Trust
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
-from feedcore.adapters.redis.trust import Trust
 from feedcore.clock import SystemClock
+from feedcore.codecs.epochs import EPOCHS_BYTES, VIEWER
 from feedcore.domain import entry, ids
-from feedcore.domain.epochs import EPOCHS_BYTES, VIEWER
 from feedcore.errors import Unavailable
 from feedcore.ports.settings import AuthorMode
 
@@ -30,7 +30,7 @@ DEADLINE_S = 3.0
 
 
 class Truth:
-    """SharedSource: what is durable, and is durable as soon as it is said."""
+    """SystemOfRecord: what is durable, and is durable as soon as it is said."""
 
     def __init__(self) -> None:
         self.deleted: dict[int, int] = {}
@@ -74,7 +74,7 @@ class Truth:
 
 
 class Node:
-    """One process of a cluster: a batcher, a mirror, its epochs, its freshness."""
+    """One process of a cluster: a batcher, a replica, its epochs, its validation."""
 
     def __init__(
         self,
@@ -95,18 +95,18 @@ class Node:
             Nodes(urls, cluster=cluster), trust, self.clock.monotonic, deadline_s=deadline_s
         )
         self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
-        self.mirror = Mirror(self.epochs, self.clock)
+        self.replica = ReplicaState(self.epochs, self.clock)
         self.followees: dict[int, bytes] = {}
-        self.freshness = SharedFreshness(
-            self.batcher, self.keys, self.mirror, truth, self.epochs, self.clock,
+        self.validation = ClusterCacheValidation(
+            self.batcher, self.keys, self.replica, truth, self.epochs, self.clock,
         )  # fmt: skip
 
     async def __aenter__(self) -> Node:
-        await self.freshness.start()
+        await self.validation.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.freshness.close()
+        await self.validation.close()
         await self.batcher.close()
 
     def kept(self, user_id: int) -> tuple[int, int]:
@@ -125,24 +125,24 @@ class Writer:
         """A post's content id."""
         content_id = self.ids.next()
         event = Posted(author_id, packed(content_id, author_id), pulled)
-        await node.freshness.announce([], [event])
+        await node.validation.announce([], [event])
         return content_id
 
     async def delete(self, node: Node, content_id: int) -> None:
         """Gone for good."""
         self.truth.deleted[content_id] = node.clock.now_ms()
-        await node.freshness.announce([], [Deleted(content_id)])
+        await node.validation.announce([], [Deleted(content_id)])
 
     async def set_mode(self, node: Node, author_id: int, mode: int) -> None:
         """Between push and pull."""
         self.truth.modes[author_id] = AuthorMode(author_id, mode, 0, 0)
-        await node.freshness.announce([], [ModesChanged()])
+        await node.validation.announce([], [ModesChanged()])
 
     async def settings(self, node: Node, name: str, document: dict) -> None:
         """A new version."""
         versions = self.truth.settings.setdefault(name, [])
         versions.insert(0, Document(len(versions) + 1, document))
-        await node.freshness.announce([], [SettingsChanged(name)])
+        await node.validation.announce([], [SettingsChanged(name)])
 
 
 def packed(content_id: int, author_id: int) -> bytes:

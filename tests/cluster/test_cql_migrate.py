@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.migrate import (
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import SchemaSession, Statement
+from feedcore.adapters.cql.schema.migrate import (
     Migration,
     check,
     known_migrations,
     migrate,
     migration_of,
 )
-from feedcore.adapters.cql.session import SchemaSession, Statement
-from feedcore.adapters.cql.settings import CqlSettings
 from feedcore.errors import ConfigError, StoreError
 
 SINGLE = {"class": "SimpleStrategy", "replication_factor": 1}

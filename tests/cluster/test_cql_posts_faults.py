@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from feedcore.adapters.cluster.announce import Deleted, Posted
-from feedcore.adapters.cql.nodeids import RESERVED_AHEAD_MS
-from feedcore.adapters.cql.session import Statement, Write
+from feedcore.adapters.contracts.announcements import Deleted, Posted
+from feedcore.adapters.cql.driver.session import Statement, Write
+from feedcore.adapters.cql.stores.node_ids import RESERVED_AHEAD_MS
 from feedcore.clock import ManualClock
 from feedcore.domain import entry, ids
 from feedcore.domain.policy import Mode
@@ -40,8 +40,8 @@ async def engine(keyspace: str) -> AsyncIterator[PostsEngine]:
         yield made
 
 
-async def outbox_of(engine: PostsEngine, author_id: int) -> list[int]:
-    (entries,) = await engine.other.posts.outboxes([author_id], ALL, 0, 500)
+async def timeline_of(engine: PostsEngine, author_id: int) -> list[int]:
+    (entries,) = await engine.other.posts.timelines([author_id], ALL, 0, 500)
     return entry.content_ids(entries)
 
 
@@ -61,7 +61,7 @@ async def test_a_publisher_that_died_between_key_and_batch_is_healed_by_the_retr
     assert stored is not None
     assert stored.content == first.content
     assert await engine.store.posts.get(again.content_id) is None
-    assert await outbox_of(engine, 9) == [first.content_id]
+    assert await timeline_of(engine, 9) == [first.content_id]
     assert [job.content_id for job in await engine.jobs((Lane.ALL,), 10)] == [first.content_id]
     assert len(await engine.queue.rows()) == 1
     with pytest.raises(IdempotencyConflict):
@@ -74,7 +74,7 @@ async def test_a_batch_that_failed_leaves_nothing_and_is_not_repeated_under_a_ne
     engine.session.fail_batches = 1
     with pytest.raises(ConnectionAbortedError):
         await engine.store.posts.publish(post(engine.clock, 9))
-    assert await outbox_of(engine, 9) == []
+    assert await timeline_of(engine, 9) == []
     assert await engine.jobs(tuple(Lane), 10) == []
     assert await engine.queue.rows() == []
 
@@ -87,7 +87,7 @@ async def test_publishers_with_one_key_at_once_make_one_post(engine: PostsEngine
     made = await asyncio.gather(*calls)
     assert len({one.content_id for one in made}) == 1
     assert [one.replayed for one in made].count(False) == 1
-    assert await outbox_of(engine, 9) == [made[0].content_id]
+    assert await timeline_of(engine, 9) == [made[0].content_id]
     jobs = await engine.jobs(tuple(Lane), 100)
     assert {job.content_id for job in jobs} == {made[0].content_id}
 
@@ -104,9 +104,9 @@ async def test_a_replay_does_not_bring_a_deleted_post_back(engine: PostsEngine) 
         assert await store.posts.get(made.content_id) is None
         assert await store.posts.stats(made.content_id) is None
         assert await store.contents.contents([made.content_id]) == [None]
-        await store.freshness.shared()
+        await store.validation.observe_node()
         assert made.content_id in store.posts.tombstones()
-    assert await outbox_of(engine, 9) == []
+    assert await timeline_of(engine, 9) == []
     # nor for who does not know of the tombstone
     rows = await engine.session.read(Statement("SELECT content, entry FROM posts"))
     assert rows == [(None, None)]
@@ -117,7 +117,7 @@ async def test_a_deletion_that_died_half_way_is_finished_by_the_next(engine: Pos
     engine.session.fail_batches = 1
     with pytest.raises(ConnectionAbortedError):
         await engine.store.posts.delete(9, made.content_id, engine.clock.now_ms())
-    await engine.other.freshness.shared()
+    await engine.other.validation.observe_node()
     assert made.content_id in engine.other.posts.tombstones()
     assert await engine.other.contents.contents([made.content_id]) == [None]
     for _ in range(2):
@@ -210,7 +210,7 @@ async def test_importers_at_once_never_share_an_id(engine: PostsEngine) -> None:
     assert await engine.other.posts.import_posts(first) == [
         Published(one.content_id, True) for one in made[:20]
     ]
-    assert len(await outbox_of(engine, 9)) == 20
+    assert len(await timeline_of(engine, 9)) == 20
 
 
 async def test_an_import_that_died_is_finished_by_the_next(engine: PostsEngine) -> None:
@@ -220,7 +220,7 @@ async def test_an_import_that_died_is_finished_by_the_next(engine: PostsEngine) 
         await engine.store.posts.import_posts(posts)
     answers = await engine.other.posts.import_posts(posts)
     assert None not in answers
-    found = await outbox_of(engine, 9)
+    found = await timeline_of(engine, 9)
     assert sorted(found) == sorted(one.content_id for one in answers if one is not None)
     for one, published in zip(posts, answers, strict=True):
         assert published is not None
@@ -243,18 +243,18 @@ async def test_ids_are_reserved_before_they_are_used_and_seldom(engine: PostsEng
     assert len(reserved) == 3
 
 
-async def test_outboxes_are_cut_to_days_in_bounds(engine: PostsEngine) -> None:
+async def test_timelines_are_cut_to_days_in_bounds(engine: PostsEngine) -> None:
     day_ms = 86_400_000
     made = [post(engine.clock, 9, age_ms=day * day_ms, seq=day) for day in range(7)]
     await engine.store.posts.import_posts(made)
     content_ids = [one.content_id for one in made]
-    before = engine.store.posts.outbox_reads()
+    before = engine.store.posts.timeline_reads()
     for newest in range(7):
         for oldest in range(newest, 7):
-            (entries,) = await engine.store.posts.outboxes(
+            (entries,) = await engine.store.posts.timelines(
                 [9], content_ids[newest], content_ids[oldest], 500
             )
             assert entry.content_ids(entries) == content_ids[newest : oldest + 1]
-    assert engine.store.posts.outbox_reads() == (0, before[1] + 28)
-    (entries,) = await engine.store.posts.outboxes([9], ALL, 0, 1)
+    assert engine.store.posts.timeline_reads() == (0, before[1] + 28)
+    (entries,) = await engine.store.posts.timelines([9], ALL, 0, 1)
     assert entry.content_ids(entries)[0] == content_ids[0]

@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 
 from feedcore import native
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Consistency, SchemaSession, Statement, Write
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Consistency, SchemaSession, Statement, Write
 from feedcore.domain import entry
 from feedcore.errors import ConfigError, Overloaded, StoreError, Unavailable
 from tests.support.proxy import Proxy

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from feedcore import native
-from feedcore.adapters.cluster.announce import SettingsChanged
-from feedcore.adapters.cql import counters, dirty
-from feedcore.adapters.cql.dirty import DirtyMarks, DirtyReader, Kind
-from feedcore.adapters.cql.session import Statement
-from feedcore.adapters.cql.signals import CqlSignalStore
-from feedcore.adapters.cql.stamps import Stamps
-from feedcore.adapters.engagement import PAIR
+from feedcore.adapters.common.engagement_table import PAIR
+from feedcore.adapters.contracts.announcements import SettingsChanged
+from feedcore.adapters.cql.counting import counters
+from feedcore.adapters.cql.counting.signals import CqlSignalStore
+from feedcore.adapters.cql.driver.session import Statement
+from feedcore.adapters.cql.driver.write_stamps import Stamps
+from feedcore.adapters.cql.stores import dirty
+from feedcore.adapters.cql.stores.dirty import DirtyMarks, DirtyReader, Kind
 from feedcore.clock import ManualClock
 from feedcore.domain import entry
 from feedcore.errors import InvalidField, NotFound
@@ -353,7 +354,7 @@ async def test_a_new_process_finds_engagement_and_what_is_trending(engine: Posts
 async def test_a_full_filter_set_takes_no_more_hides(
     engine: PostsEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedcore.adapters.cql.viewer.PREFERENCES_PER_USER_MAX", 2)
+    monkeypatch.setattr("feedcore.adapters.cql.stores.viewer_partition.PREFERENCES_PER_USER_MAX", 2)
     now = engine.clock.now_ms()
     made = [await engine.store.posts.publish(post(engine.clock, 9, seq=seq)) for seq in range(3)]
     hides = [Interaction(1, one.content_id, HIDE, True, now) for one in made]

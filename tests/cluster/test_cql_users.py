@@ -11,12 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 import pytest
 
 from feedcore import clock, native
-from feedcore.adapters.cql import author_review, pairs, settings_store, viewer
-from feedcore.adapters.cql import preferences as preferences_module
-from feedcore.adapters.cql.activity import Activity, in_parts
-from feedcore.adapters.cql.resident import CqlResidentSource
-from feedcore.adapters.cql.session import Statement, Write
-from feedcore.adapters.cql.viewer import Kind
+from feedcore.adapters.cql.driver.session import Statement, Write
+from feedcore.adapters.cql.stores import author_review
+from feedcore.adapters.cql.stores import edges as pairs
+from feedcore.adapters.cql.stores import preferences as preferences_module
+from feedcore.adapters.cql.stores import settings as settings_store
+from feedcore.adapters.cql.stores import viewer_partition as viewer
+from feedcore.adapters.cql.stores.activity import Activity, in_parts
+from feedcore.adapters.cql.stores.resident import CqlResidentSource
+from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import ManualClock
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
@@ -67,7 +70,7 @@ def worker_of(engine: UsersEngine) -> FanoutWorker:
         ports.feeds,
         ports.graph,
         ports.posts,
-        ports.freshness,
+        ports.validation,
         Hot(ports.settings, HotSettings()),
         engine.clock,
     )
@@ -443,7 +446,7 @@ class TestSettings:
             assert kinds == ["FailedPrecondition", "int"], outcomes
             winner = "store" if isinstance(outcomes[0], int) else "other"
             for node in (engine.store, engine.other):
-                await node.freshness.shared()
+                await node.validation.observe_node()
                 assert node.settings.get("x") == {"by": winner}
                 assert node.settings.version("x") == version + 1
         made = await asyncio.gather(
@@ -451,7 +454,7 @@ class TestSettings:
             *(engine.other.settings.put("y", {"n": n}, now) for n in range(5, 10)),
         )
         assert sorted(made) == list(range(1, 11))
-        await engine.store.freshness.shared()
+        await engine.store.validation.observe_node()
         for version, n in zip(made, range(10), strict=True):
             assert engine.store.settings.at_version("y", version) == {"n": n}
 
@@ -466,7 +469,7 @@ class TestSettings:
         assert [row[0] for row in await engine.session.read(query, ("x",))] == [7, 6, 5]
         assert settings.at_version("x", 4) is None
         assert settings.at_version("x", 5) == {"n": 5}
-        await engine.other.freshness.shared()
+        await engine.other.validation.observe_node()
         assert engine.other.settings.at_version("x", 5) == {"n": 5}
 
     async def test_moved_bounds_concern_all_authors_in_bounded_steps(

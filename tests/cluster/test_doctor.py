@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.topics import ensure_topics

@@ -7,7 +7,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from feedcore.adapters.cluster.jobids import JobIds
+from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.kafka.events import WAITING_MAX, KafkaEventSink
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.clock import SystemClock

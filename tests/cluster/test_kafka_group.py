@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from feedcore.adapters.cql.session import Statement
+from feedcore.adapters.cql.driver.session import Statement
 from feedcore.ports import Lane
 from tests.support.kafkaworker import CHUNKS, TABLE
 from tests.support.kafkaworld import Addresses, World, addresses, new_world, until

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from feedcore.adapters.cluster.jobids import JobIds
-from feedcore.adapters.cql.session import Statement
+from feedcore.adapters.contracts.job_ids import JobIds
+from feedcore.adapters.cql.driver.session import Statement
 from feedcore.adapters.kafka import sweeper as sweeping
 from feedcore.adapters.kafka.outbox import RELAY_WAITING_MAX
 from feedcore.clock import ManualClock

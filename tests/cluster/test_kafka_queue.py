@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from feedcore.adapters.cluster.jobids import timestamp_us
-from feedcore.adapters.cql.session import Statement, Write
+from feedcore.adapters.contracts.job_ids import timestamp_us
+from feedcore.adapters.cql.driver.session import Statement, Write
 from feedcore.adapters.kafka.counters import KafkaCounters
 from feedcore.adapters.kafka.producer import Message
 from feedcore.limits import FANOUT_ATTEMPTS_MAX

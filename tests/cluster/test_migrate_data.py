@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from feedcore.adapters.cluster.jobids import JobIds
-from feedcore.adapters.cql.activity import BUCKETS
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Session, Statement
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.contracts.job_ids import JobIds
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Session, Statement
+from feedcore.adapters.cql.stores.activity import BUCKETS
 from feedcore.adapters.embedded.store import EmbeddedStore
-from feedcore.adapters.kafka import jobwire
+from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.clock import ManualClock, SystemClock
-from feedcore.domain.content import Media
+from feedcore.codecs.content import Media
 from feedcore.domain.entry import Visibility
 from feedcore.domain.policy import Mode
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, MINUTE_MS
@@ -66,7 +66,7 @@ def engine_of(store: EmbeddedStore, clock: ManualClock) -> Engine:
 
 async def fan_out(store: EmbeddedStore, engine: Engine, clock: ManualClock) -> None:
     worker = FanoutWorker(
-        *(store.queue, store.feeds, store.graph, store.posts, store.freshness),
+        *(store.queue, store.feeds, store.graph, store.posts, store.validation),
         engine.hot,
         clock,
     )

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-pytest.importorskip("feedcore._native.h2client", reason="the native transport is not built")
+pytest.importorskip("feedcore_bench._native.h2client", reason="the native transport is not built")
 
 from feedcore.domain import ids  # noqa: E402
 from feedcore_pb.collaborators.v1 import graph_pb2  # noqa: E402

@@ -1,4 +1,4 @@
-"""Redis paused, killed and started again under SharedFreshness: slower, never wrong."""
+"""Redis paused, killed and started again under ClusterCacheValidation: slower, never wrong."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from feedcore.adapters.redis import announcing
 from feedcore.clock import SystemClock
+from feedcore.codecs.epochs import AUTHOR, FEED
 from feedcore.domain import ids
-from feedcore.domain.epochs import AUTHOR, FEED
 from tests.cluster.redisworld import Node, Truth, Writer
 from tests.cluster.test_redis_freshness import _until
 from tests.support.redisserver import RedisServer
@@ -28,48 +28,48 @@ def _node(own_redis: RedisServer, truth: Truth, prefix: str = "") -> Node:
 
 async def _trusted(node: Node) -> None:
     """Until the node relies on Redis again."""
-    await _until(lambda: node.batcher.trust.away == 0 and node.freshness._log.position != 0)
+    await _until(lambda: node.batcher.trust.away == 0 and node.validation._log.position != 0)
 
 
 async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServer) -> None:
     truth = Truth()
     async with _node(own_redis, truth) as a:
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         own_redis.pause()
         for _ in range(12):
             kept, feed = a.kept(7), a.epochs.read(FEED, 7)
             began = time.monotonic()
-            await a.freshness.viewer(7)
+            await a.validation.observe_viewer(7)
             assert time.monotonic() - began < SHORT_S + 2
             assert a.kept(7) != kept and a.epochs.read(FEED, 7) != feed
         assert a.batcher.open_breakers == 1
-        assert a.freshness.bypassed == 12
+        assert a.validation.bypassed == 12
         # deletions, modes and settings come from the truth, asked after the question
         truth.deleted[RECENT] = a.clock.now_ms()
-        await a.freshness.shared()
-        assert RECENT in a.mirror.tombstones
+        await a.validation.observe_node()
+        assert RECENT in a.replica.tombstones
         own_redis.resume()
         era = a.epochs.era
         await _trusted(a)
         assert a.epochs.era == era + 1, "everything is forgotten once"
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         kept = a.kept(7)
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         assert a.kept(7) == kept
 
 
-async def test_outboxes_are_at_most_a_second_old_without_redis(own_redis: RedisServer) -> None:
+async def test_timelines_are_at_most_a_second_old_without_redis(own_redis: RedisServer) -> None:
     truth = Truth()
     writer = Writer(truth)
     async with _node(own_redis, truth) as a:
         await writer.set_mode(a, 5, 1)
-        await a.freshness.shared()
+        await a.validation.observe_node()
         own_redis.kill()
-        await a.freshness.shared()
+        await a.validation.observe_node()
         for _ in range(2):
             counter, began = a.epochs.read(AUTHOR, 5), time.monotonic()
             while a.epochs.read(AUTHOR, 5) == counter:
-                await a.freshness.shared()
+                await a.validation.observe_node()
                 await asyncio.sleep(0.02)
             assert time.monotonic() - began < 1.5
 
@@ -78,33 +78,33 @@ async def test_a_truth_is_read_after_the_asking(own_redis: RedisServer) -> None:
     truth = Truth()
     async with _node(own_redis, truth) as a:
         own_redis.kill()
-        await a.freshness.shared()
+        await a.validation.observe_node()
         for number in range(1, 40):
             truth.deleted[RECENT + number] = a.clock.now_ms()
-            callers = [asyncio.create_task(a.freshness.shared()) for _ in range(20)]
+            callers = [asyncio.create_task(a.validation.observe_node()) for _ in range(20)]
             reads = truth.reads
             await asyncio.gather(*callers)
-            assert RECENT + number in a.mirror.tombstones
+            assert RECENT + number in a.replica.tombstones
             assert truth.reads - reads <= 4, "callers share a read"
 
 
 async def test_a_restarted_redis_is_another_one(own_redis: RedisServer) -> None:
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         era = a.epochs.era
         own_redis.kill()
         truth.deleted[RECENT] = a.clock.now_ms()  # acknowledged by b, whose event died with Redis
         own_redis.start()
         kept = a.kept(7)
-        await a.freshness.viewer(7)
-        assert a.kept(7) != kept and RECENT in a.mirror.tombstones
+        await a.validation.observe_viewer(7)
+        assert a.kept(7) != kept and RECENT in a.replica.tombstones
         await _trusted(a)
         await _trusted(b)
         assert a.epochs.era > era
-        await b.freshness.announce([7])
+        await b.validation.announce([7])
         kept = a.kept(7)
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         assert a.kept(7) != kept
 
 
@@ -114,15 +114,15 @@ async def test_a_redis_that_came_back_with_old_epochs_is_not_believed(
     """A snapshot from before the last writes: every epoch is as this node saw it last."""
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
-        await b.freshness.viewer(7)
+        await b.validation.observe_viewer(7)
         kept = b.kept(7)
         assert own_redis.command("SAVE").startswith(b"+OK")
-        await a.freshness.announce([7])  # lost by the snapshot, which b has not seen
+        await a.validation.announce([7])  # lost by the snapshot, which b has not seen
         own_redis.kill()
         own_redis.start()
-        await b.freshness.viewer(8)
+        await b.validation.observe_viewer(8)
         await _trusted(b)
-        await b.freshness.viewer(7)
+        await b.validation.observe_viewer(7)
         assert b.kept(7) != kept
 
 
@@ -131,28 +131,28 @@ async def test_what_is_owed_is_paid(own_redis: RedisServer) -> None:
     writer = Writer(truth)
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
         for user_id in range(1, 51):
-            await b.freshness.viewer(user_id)
+            await b.validation.observe_viewer(user_id)
         own_redis.pause()
         began = time.monotonic()
         for user_id in range(1, 51):
-            await a.freshness.announce([user_id])
+            await a.validation.announce([user_id])
         post = await writer.post(a, 5)
         gone = writer.ids.next()
         await writer.delete(a, gone)
         assert time.monotonic() - began < 5, "writers wait little, however much is owed"
-        assert a.freshness.owed == 52
+        assert a.validation.owed == 52
         # this node goes by it at once
-        assert len(a.mirror.posts_of([5])) == 20 and gone in a.mirror.tombstones
+        assert len(a.replica.posts_of([5])) == 20 and gone in a.replica.tombstones
         own_redis.resume()
-        await _until(lambda: a.freshness.owed == 0)
+        await _until(lambda: a.validation.owed == 0)
         await _trusted(b)
         kept = {user_id: b.kept(user_id) for user_id in range(1, 51)}
         # b may still find Redis away: then it has what the truth knows, and the log's news later
-        while not b.mirror.posts_of([5]):
-            await b.freshness.shared()
-        assert len(b.mirror.posts_of([5])) == 20 and gone in b.mirror.tombstones and post
+        while not b.replica.posts_of([5]):
+            await b.validation.observe_node()
+        assert len(b.replica.posts_of([5])) == 20 and gone in b.replica.tombstones and post
         for user_id, before in kept.items():
-            await b.freshness.viewer(user_id)
+            await b.validation.observe_viewer(user_id)
             assert b.kept(user_id) != before
 
 
@@ -160,14 +160,14 @@ async def test_a_node_that_owes_is_paid_before_others_trust(own_redis: RedisServ
     """Only the announcer is cut off: what it owes is seen once it is through."""
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
-        await b.freshness.viewer(7)
-        await b.freshness.viewer(7)
+        await b.validation.observe_viewer(7)
+        await b.validation.observe_viewer(7)
         kept = b.kept(7)
         own_redis.pause()
-        await a.freshness.announce([7])
+        await a.validation.announce([7])
         own_redis.resume()
-        await _until(lambda: a.freshness.owed == 0)
-        await b.freshness.viewer(7)
+        await _until(lambda: a.validation.owed == 0)
+        await b.validation.observe_viewer(7)
         assert b.kept(7) != kept
 
 
@@ -177,15 +177,15 @@ async def test_more_is_owed_than_can_be_kept(
     monkeypatch.setattr(announcing, "OWED_VIEWERS_MAX", 10)
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
-        await b.freshness.viewer(7)
+        await b.validation.observe_viewer(7)
         era = b.epochs.era
         own_redis.pause()
         for user_id in range(1, 30):
-            await a.freshness.announce([user_id])
-        assert a.freshness._announcements.overflows > 0
-        assert a.freshness.owed <= 12
+            await a.validation.announce([user_id])
+        assert a.validation._announcements.overflows > 0
+        assert a.validation.owed <= 12
         own_redis.resume()
-        await _until(lambda: a.freshness.owed == 0)
+        await _until(lambda: a.validation.owed == 0)
         await _until(lambda: b.epochs.era > era)
         await _trusted(b)
         await _trusted(a)
@@ -195,11 +195,11 @@ async def test_a_forget_event_alone_forgets(own_redis: RedisServer) -> None:
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
         era = b.epochs.era
-        a.freshness._announcements._due.forget = True
-        await a.freshness.announce([3])
+        a.validation._announcements._due.forget = True
+        await a.validation.announce([3])
         truth.deleted[RECENT] = a.clock.now_ms()
-        await b.freshness.shared()
-        assert RECENT in b.mirror.tombstones, "not trusted from the event on"
+        await b.validation.observe_node()
+        assert RECENT in b.replica.tombstones, "not trusted from the event on"
         await _until(lambda: b.epochs.era > era)
 
 
@@ -208,13 +208,13 @@ async def test_a_node_starts_without_redis(own_redis: RedisServer, tmp_path: Pat
     truth.deleted[RECENT] = 1 << 50
     own_redis.kill()
     async with _node(own_redis, truth) as a:
-        await a.freshness.viewer(7)
-        assert RECENT in a.mirror.tombstones
+        await a.validation.observe_viewer(7)
+        assert RECENT in a.replica.tombstones
         own_redis.start()
         await _trusted(a)
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         kept = a.kept(7)
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         assert a.kept(7) == kept
 
 
@@ -230,7 +230,7 @@ async def test_chaos_between_nodes(own_redis: RedisServer) -> None:
         for turn in range(6):
             for user_id in versions:
                 versions[user_id] += 1
-                await a.freshness.announce([user_id])
+                await a.validation.announce([user_id])
             if turn % 3 == 0:
                 own_redis.pause()
                 await asyncio.sleep(0.3)
@@ -239,9 +239,9 @@ async def test_chaos_between_nodes(own_redis: RedisServer) -> None:
                 own_redis.kill()
                 await asyncio.sleep(0.2)
                 own_redis.start()
-            await _until(lambda: a.freshness.owed == 0)
+            await _until(lambda: a.validation.owed == 0)
             for user_id, version in versions.items():
-                await b.freshness.viewer(user_id)
+                await b.validation.observe_viewer(user_id)
                 kept = seen.get(user_id)
                 if kept is None or kept[0] != b.kept(user_id):
                     kept = seen[user_id] = b.kept(user_id), version

@@ -11,8 +11,8 @@ import pytest
 
 from feedcore.adapters.redis import batcher as module
 from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.failure_detector import Trust
 from feedcore.adapters.redis.nodes import Nodes
-from feedcore.adapters.redis.trust import Trust
 from feedcore.errors import Unavailable
 from tests.cluster.redisworld import DEADLINE_S, fresh_prefix
 from tests.support.redisserver import RedisCluster, RedisServer

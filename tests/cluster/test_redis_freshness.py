@@ -1,4 +1,4 @@
-"""SharedFreshness between nodes, on a real Redis: what one announces the others see."""
+"""ClusterCacheValidation between nodes, on a real Redis: what one announces the others see."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import random
 import pytest
 from prometheus_client import REGISTRY
 
-from feedcore.adapters.redis.counters import SharedCounters
-from feedcore.domain.epochs import AUTHOR, CONTENT
+from feedcore.adapters.cluster.metrics import SharedCounters
+from feedcore.codecs.epochs import AUTHOR, CONTENT
 from tests.cluster.redisworld import Node, Truth, Writer, fresh_prefix
 from tests.support.redisserver import RedisCluster
 
@@ -39,16 +39,16 @@ class Reader:
     async def look(self, user_id: int) -> None:
         expected = self.model.changed[user_id]
         deleted, posts = self.model.deleted[-20:], self.model.posts[-20:]
-        await self.node.freshness.viewer(user_id)
+        await self.node.validation.observe_viewer(user_id)
         counters = self.node.kept(user_id)
         kept = self.kept.get(user_id)
         if kept is None or kept[0] != counters:
             kept = self.kept[user_id] = counters, self.model.durable[user_id]
             self.loads += 1
         assert kept[1] >= expected, f"user {user_id}: kept {kept[1]}, acknowledged {expected}"
-        assert all(one in self.node.mirror.tombstones for one in deleted)
+        assert all(one in self.node.replica.tombstones for one in deleted)
         for content_id, author_id in posts:
-            entries = self.node.mirror.posts_of([author_id])
+            entries = self.node.replica.posts_of([author_id])
             assert (content_id ^ ((1 << 64) - 1)).to_bytes(8, "big") in entries
 
 
@@ -58,7 +58,7 @@ async def _write(writer: Writer, node: Node, model: Model, rng: random.Random, n
         users = rng.sample(range(1, USERS + 1), rng.randint(1, 3))
         for user_id in users:
             model.durable[user_id] = max(model.durable[user_id], number)
-        await node.freshness.announce(users)
+        await node.validation.announce(users)
         for user_id in users:
             model.changed[user_id] = max(model.changed[user_id], number)
     elif kind < 0.9 or not model.posts:
@@ -101,7 +101,7 @@ async def _writes_are_seen(nodes: list[Node], truth: Truth, writes: int) -> None
     finally:
         for task in writing:
             task.cancel()
-    assert sum(node.freshness.bypassed for node in nodes) == 0, "redis was away meanwhile"
+    assert sum(node.validation.bypassed for node in nodes) == 0, "redis was away meanwhile"
     assert all(reader.loads for reader in readers)
 
 
@@ -120,22 +120,22 @@ async def test_writes_are_seen_over_a_redis_cluster(redis_cluster: RedisCluster)
     ):
         for node in (a, b):  # a node that was never asked is not trusted yet
             for user_id in range(1, 50):
-                await node.freshness.viewer(user_id)
-            node.freshness.bypassed = 0
+                await node.validation.observe_viewer(user_id)
+            node.validation.bypassed = 0
         await _writes_are_seen([a, b], truth, WRITES // 5)
 
 
 async def test_what_did_not_change_stays_kept(redis_url: str) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         kept = a.kept(7)
-        await b.freshness.viewer(7)
-        await b.freshness.announce([8])
-        await a.freshness.viewer(7)
+        await b.validation.observe_viewer(7)
+        await b.validation.announce([8])
+        await a.validation.observe_viewer(7)
         assert a.kept(7) == kept
-        await b.freshness.announce([7])
-        await a.freshness.viewer(7)
+        await b.validation.announce([7])
+        await a.validation.observe_viewer(7)
         assert a.kept(7) != kept
 
 
@@ -145,23 +145,23 @@ async def test_events_move_the_counters_and_the_mirror(redis_url: str) -> None:
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
         author = b.epochs.read(AUTHOR, 5)
         content_id = await writer.post(a, 5)
-        await b.freshness.shared()
+        await b.validation.observe_node()
         assert b.epochs.read(AUTHOR, 5) != author
-        assert b.mirror.posted.authors[-1] == 5
+        assert b.replica.posted.authors[-1] == 5
         counts = b.epochs.read(CONTENT, content_id)
         await writer.delete(a, content_id)
-        await b.freshness.shared()
+        await b.validation.observe_node()
         assert b.epochs.read(CONTENT, content_id) != counts
-        assert content_id in b.mirror.tombstones
+        assert content_id in b.replica.tombstones
         await writer.set_mode(a, 5, 1)
-        await b.freshness.shared()
-        assert 5 in b.mirror.pulled and b.mirror.mode_of(5).mode == 1
+        await b.validation.observe_node()
+        assert 5 in b.replica.pulled and b.replica.mode_of(5).mode == 1
         await writer.post(a, 5, pulled=True)
-        await b.freshness.shared()
-        assert b.mirror.take_published() == [5]
+        await b.validation.observe_node()
+        assert b.replica.take_published() == [5]
         await writer.settings(a, "hot", {"push_threshold": 3})
-        await b.freshness.shared()
-        assert b.mirror.documents["hot"][0].document == {"push_threshold": 3}
+        await b.validation.observe_node()
+        assert b.replica.documents["hot"][0].document == {"push_threshold": 3}
 
 
 async def test_a_node_that_starts_later_has_the_tail(redis_url: str) -> None:
@@ -171,20 +171,20 @@ async def test_a_node_that_starts_later_has_the_tail(redis_url: str) -> None:
         content_id = await writer.post(a, 5)
         await writer.delete(a, await writer.post(a, 6))
         async with Node([redis_url], truth, prefix) as b:
-            assert len(b.mirror.posts_of([5])) == 20
-            assert content_id not in b.mirror.tombstones
-            assert len(b.mirror.tombstones) == 1
+            assert len(b.replica.posts_of([5])) == 20
+            assert content_id not in b.replica.tombstones
+            assert len(b.replica.tombstones) == 1
 
 
 async def test_an_evicted_epoch_costs_a_load(redis_url: str) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a:
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         kept = a.kept(7)
         key = a.keys.epoch(7)
         before = await a.batcher.ask(key, "GET", key).reply()
         await a.batcher.tell(key, "DEL", key).reply()
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         assert a.kept(7) != kept
         assert await a.batcher.ask(key, "GET", key).reply() != before
 
@@ -195,18 +195,18 @@ async def test_a_lost_log_is_read_from_the_truth(redis_url: str) -> None:
     async with Node([redis_url], truth, prefix) as a:
         log = a.keys.log
         post = await writer.post(a, 5)
-        await a.freshness.shared()
+        await a.validation.observe_node()
         era = a.epochs.era
         # another node's deletion, whose event is lost with the log
         truth.deleted[post] = a.clock.now_ms()
         await a.batcher.tell(log, "DEL", log).reply()
-        await a.freshness.shared()
-        assert post in a.mirror.tombstones
-        assert a.freshness.gaps == 1
+        await a.validation.observe_node()
+        assert post in a.replica.tombstones
+        assert a.validation.gaps == 1
         await _until(lambda: a.epochs.era != era)
         reads = truth.reads
         for _ in range(20):
-            await a.freshness.shared()
+            await a.validation.observe_node()
         assert truth.reads == reads, "the log is not relied on again"
 
 
@@ -218,15 +218,15 @@ async def test_a_trimmed_log_is_a_gap(redis_url: str) -> None:
             await writer.post(b, author_id)
         await b.batcher.tell(a.keys.log, "XTRIM", a.keys.log, "MAXLEN", 1).reply()
         await writer.post(b, 5)
-        a.freshness._log.position = 1 << 64  # a node that was not heard of for long
-        await a.freshness.shared()
-        assert a.freshness.gaps == 1
+        a.validation._log.position = 1 << 64  # a node that was not heard of for long
+        await a.validation.observe_node()
+        assert a.validation.gaps == 1
 
 
 async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a:
-        counters = SharedCounters(a.batcher, a.freshness)
+        counters = SharedCounters(a.batcher, a.validation)
 
         def misses() -> float:
             name, labels = "feedcore_shared_cache_reads_total", {"kind": "page", "result": "miss"}
@@ -234,7 +234,7 @@ async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
 
         counters.publish()
         before = misses()
-        assert await a.freshness.page(7, b"20f") is None
+        assert await a.validation.page(7, b"20f") is None
         counters.publish()
         assert misses() == before + 1
         assert REGISTRY.get_sample_value("feedcore_redis_untrusted_nodes") == 0

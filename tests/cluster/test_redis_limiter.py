@@ -8,10 +8,10 @@ import time
 import pytest
 
 from feedcore.adapters.redis.batcher import Batcher
+from feedcore.adapters.redis.failure_detector import Trust
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.adapters.redis.nodes import Nodes
-from feedcore.adapters.redis.trust import Trust
 from feedcore.clock import ManualClock
 from tests.cluster.redisworld import DEADLINE_S, fresh_prefix
 from tests.support.redisserver import RedisServer

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from feedcore import native
-from feedcore.adapters.cluster import userpages
-from feedcore.adapters.cluster.freshness import RENEW_S
+from feedcore.adapters.cluster import page_cache as userpages
+from feedcore.adapters.cluster.cache_validation import RENEW_S
 from feedcore.adapters.redis import pages as codec
 from feedcore.adapters.redis.keys import PAGE_TTL_MS
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
@@ -65,7 +65,7 @@ async def _change(world: World, writer: Writer, node: Node, rng: random.Random) 
     elif kind < 0.85:
         user_id = rng.choice(USERS)
         world.viewers[user_id] += 1
-        await node.freshness.announce([user_id])
+        await node.validation.announce([user_id])
     elif kind < 0.9:
         world.changes += 1
         await writer.settings(node, "ranking", {"version": world.changes})
@@ -81,11 +81,11 @@ async def _page(node: Node, user_id: int, *, many: bool) -> bytes | None:
     """Asked for alone, or as one of many."""
     if many:
         asked = [(user_id, b""), (user_id, SHAPE), (USERS[0], b"")]
-        known, found, _ = await node.freshness.pages_of(asked)
+        known, found, _ = await node.validation.pages_of(asked)
         if found is not None:
             assert known == b""
             return found or None
-    return await node.freshness.page(user_id, SHAPE)
+    return await node.validation.page(user_id, SHAPE)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -112,7 +112,9 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(
                 continue
             assert kept.get(user_id) != body, f"step {step}, user {user_id}: nothing had changed"
             refused += user_id in kept
-            node.freshness.keep_page(user_id, SHAPE, body, shown, world.followees.get(user_id, b""))
+            node.validation.keep_page(
+                user_id, SHAPE, body, shown, world.followees.get(user_id, b"")
+            )
             kept[user_id] = body
             await node.batcher.tell(b"x", "PING").reply()
     assert served > STEPS // 20 and refused > STEPS // 20
@@ -131,7 +133,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
             user_id = rng.choice(USERS)
             durable[user_id] = max(durable[user_id], number)
             await asyncio.sleep(rng.choice((0, 0.002)))
-            await node.freshness.announce([user_id])
+            await node.validation.announce([user_id])
             acknowledged[user_id] = max(acknowledged[user_id], number)
             await asyncio.sleep(0.003)
 
@@ -148,7 +150,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
             body = str(durable[user_id]).encode()
             await asyncio.sleep(rng.choice((0, 0.001, 0.01)))
             if rng.random() < 0.9:  # the others gave up
-                node.freshness.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
+                node.validation.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
 
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
         for node in (a, b):
@@ -167,9 +169,9 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         a.followees[7] = native.pack_ids([5])
 
         async def make() -> bytes | None:
-            found = await a.freshness.page(7, SHAPE)
+            found = await a.validation.page(7, SHAPE)
             if found is None:
-                a.freshness.keep_page(7, SHAPE, b"body", b"", a.followees[7])
+                a.validation.keep_page(7, SHAPE, b"body", b"", a.followees[7])
                 await a.batcher.tell(b"x", "PING").reply()
             return found
 
@@ -179,12 +181,12 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         ahead = PAGE_SOFT_AGE_MS + 1
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
         # past its soft age one makes a fresh one, the others are served
-        assert await a.freshness.page(7, SHAPE) is None
-        assert await a.freshness.page(7, SHAPE) == b"body"
+        assert await a.validation.page(7, SHAPE) is None
+        assert await a.validation.page(7, SHAPE) == b"body"
         monkeypatch.undo()
         now_ms = a.clock.now_ms
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + PAGE_AGE_MAX_MS + 1)
-        assert await a.freshness.page(7, SHAPE) is None
+        assert await a.validation.page(7, SHAPE) is None
 
 
 async def test_a_stale_page_shows_nothing_that_had_to_go(
@@ -197,16 +199,16 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         async def left_by_a(user_id: int) -> int:
             """A content id that the page shows."""
             shown = await writer.post(a, 5)
-            assert await a.freshness.page(user_id, SHAPE) is None
-            a.freshness.keep_page(
+            assert await a.validation.page(user_id, SHAPE) is None
+            a.validation.keep_page(
                 user_id, SHAPE, b"body", native.pack_ids([shown]), native.pack_ids([5])
             )
             await a.batcher.tell(b"x", "PING").reply()
-            assert await b.freshness.page(user_id, SHAPE) == b"body"
+            assert await b.validation.page(user_id, SHAPE) == b"body"
             return shown
 
         async def stale_at_b(user_id: int) -> bytes | None:
-            found = await b.freshness.stale_page(user_id, SHAPE)
+            found = await b.validation.stale_page(user_id, SHAPE)
             assert found is None or 0 < found.age_ms < PAGE_TTL_MS
             return found and found.body
 
@@ -214,10 +216,10 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         await left_by_a(7)
         truth.away = True
         newer = await writer.post(a, 5)
-        assert await b.freshness.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
+        assert await b.validation.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
         await writer.delete(a, newer)
         assert await stale_at_b(7) == b"body", "it was not on the page"
-        await a.freshness.announce([7])
+        await a.validation.announce([7])
         assert await stale_at_b(7) is None, "the user has changed something"
         await writer.delete(a, await left_by_a(8))
         assert await stale_at_b(8) is None, "what it shows is gone"
@@ -225,7 +227,7 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         now_ms = b.clock.now_ms
         ahead = PAGE_AGE_MAX_MS + 1
         monkeypatch.setattr(type(b.clock), "now_ms", lambda _: now_ms() + ahead)
-        assert await b.freshness.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
+        assert await b.validation.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
         await writer.settings(a, "ranking", {"version": 2})  # b cannot read what they are now
         assert await stale_at_b(9) == b"body"
         ahead = PAGE_TTL_MS + 1
@@ -238,40 +240,40 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
 
         async def left_by_b(user_id: int) -> bytes | None:
-            assert await b.freshness.page(user_id, SHAPE) is None
-            b.freshness.keep_page(user_id, SHAPE, b"body", b"", native.pack_ids([5]))
+            assert await b.validation.page(user_id, SHAPE) is None
+            b.validation.keep_page(user_id, SHAPE, b"body", b"", native.pack_ids([5]))
             await b.batcher.tell(b"x", "PING").reply()
-            return await b.freshness.page(user_id, SHAPE)
+            return await b.validation.page(user_id, SHAPE)
 
         assert await left_by_b(7) == b"body"
         truth.answers.clear()
         await writer.settings(a, "ranking", {"version": 2})
         begun_s = now_s()
-        assert await b.freshness.page(7, SHAPE) is None, "it may be ranked by what is over"
+        assert await b.validation.page(7, SHAPE) is None, "it may be ranked by what is over"
         assert now_s() - begun_s < 2 * RENEW_S
         begun_s = now_s()
         async with asyncio.TaskGroup() as group:
             for user_id in range(100, 150):
-                group.create_task(b.freshness.viewer(user_id))
+                group.create_task(b.validation.observe_viewer(user_id))
         assert now_s() - begun_s < RENEW_S / 2, "nobody waits a second time"
         assert await left_by_b(8) is None, "nor is it left to others"
         truth.answers.set()
         async with asyncio.timeout(10):
-            while b.mirror.is_behind:  # noqa: ASYNC110
+            while b.replica.is_behind:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert b.mirror.documents["ranking"]
+        assert b.replica.documents["ranking"]
         assert await left_by_b(9) == b"body"
 
 
 async def test_without_redis_no_stale_page_is_vouched_for(own_redis: RedisServer) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([own_redis.url], truth, prefix, deadline_s=0.2) as a:
-        assert await a.freshness.page(7, SHAPE) is None
-        a.freshness.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
+        assert await a.validation.page(7, SHAPE) is None
+        a.validation.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
         await a.batcher.tell(b"x", "PING").reply()
-        assert await a.freshness.stale_page(7, SHAPE) is not None
+        assert await a.validation.stale_page(7, SHAPE) is not None
         own_redis.pause()
-        assert await a.freshness.stale_page(7, SHAPE) is None
+        assert await a.validation.stale_page(7, SHAPE) is None
         own_redis.resume()
 
 
@@ -285,30 +287,30 @@ async def test_viewer_rows_go_between_nodes(redis_url: str) -> None:
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
         users = [7, 8, 9]
         for user_id in users:
-            await a.freshness.viewer(user_id)
-        assert await a.freshness.viewer_rows(users, 500) == [None] * 3
+            await a.validation.observe_viewer(user_id)
+        assert await a.validation.viewer_rows(users, 500) == [None] * 3
         rows = [_row(), _row(built=False), _row(until_ms=1)]
-        a.freshness.keep_viewer_rows(users, rows, 500)
+        a.validation.keep_viewer_rows(users, rows, 500)
         await a.batcher.tell(b"x", "PING").reply()
-        found = await b.freshness.viewer_rows(users, 500)
+        found = await b.validation.viewer_rows(users, 500)
         # a feed that is not built is nobody's, and a snooze is over
         assert found == [rows[0], None, None]
-        await b.freshness.announce([7])
-        assert await a.freshness.viewer_rows([7], 500) == [None]
+        await b.validation.announce([7])
+        assert await a.validation.viewer_rows([7], 500) == [None]
 
 
 async def test_a_row_that_was_loaded_less_deep_is_not_enough(redis_url: str) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a:
-        await a.freshness.viewer(7)
+        await a.validation.observe_viewer(7)
         for entries, answers in ((bytes(20 * 10), [_NONE, 10, 5]), (bytes(20 * 9), [9, 9, 5])):
-            await a.freshness.viewer_rows([7], 1_000)
-            a.freshness.keep_viewer_rows([7], [_row(entries=entries)], 10)
+            await a.validation.viewer_rows([7], 1_000)
+            a.validation.keep_viewer_rows([7], [_row(entries=entries)], 10)
             await a.batcher.tell(b"x", "PING").reply()
             for depth, count in zip((11, 10, 5), answers, strict=True):
-                [row] = await a.freshness.viewer_rows([7], depth)
+                [row] = await a.validation.viewer_rows([7], depth)
                 assert (len(row.entries) // 20 if row else _NONE) == count
-                a.freshness.pages.making.clear()
+                a.validation.pages.making.clear()
 
 
 async def test_a_row_is_half_a_tail_old_at_most(
@@ -316,15 +318,15 @@ async def test_a_row_is_half_a_tail_old_at_most(
 ) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a:
-        await a.freshness.viewer(7)
-        await a.freshness.viewer_rows([7], 500)
-        a.freshness.keep_viewer_rows([7], [_row()], 500)
+        await a.validation.observe_viewer(7)
+        await a.validation.viewer_rows([7], 500)
+        a.validation.keep_viewer_rows([7], [_row()], 500)
         await a.batcher.tell(b"x", "PING").reply()
-        assert await a.freshness.viewer_rows([7], 500) == [_row()]
+        assert await a.validation.viewer_rows([7], 500) == [_row()]
         now_ms = a.clock.now_ms
         ahead = userpages.ROW_AGE_MAX_MS + 1
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
-        assert await a.freshness.viewer_rows([7], 500) == [None]
+        assert await a.validation.viewer_rows([7], 500) == [None]
 
 
 def test_bytes_that_are_not_whole_are_nothing() -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-pytest.importorskip("feedcore._native.page", reason="compiled modules are not built")
+pytest.importorskip("feedcore._native.feed.page", reason="compiled modules are not built")
 
 from feedcore_pb.collaborators.v1 import graph_pb2  # noqa: E402
 from feedcore_pb.v1 import feed_pb2, publish_pb2  # noqa: E402

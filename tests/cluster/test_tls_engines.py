@@ -87,9 +87,7 @@ async def fanned_out(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("driver", ["acsylla", "scylla-driver"])
-async def test_a_server_works_over_tls(
-    wrapped: Wrapped, authority: Authority, driver: str
-) -> None:
+async def test_a_server_works_over_tls(wrapped: Wrapped, authority: Authority, driver: str) -> None:
     flags = [*wrapped.flags(authority.certificate), "--set", f"cql.driver={driver}"]
     server = wrapped.plain.node(0, "all", *flags, wait=False)
     try:

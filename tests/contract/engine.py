@@ -13,12 +13,12 @@ from typing import Protocol
 from feedcore.clock import ManualClock
 from feedcore.domain import entry, ids
 from feedcore.ports import (
+    CacheValidation,
     ContentSource,
     Delivery,
     FanoutJob,
     FanoutQueue,
     FeedStore,
-    Freshness,
     GraphSource,
     JobKind,
     Lane,
@@ -45,7 +45,7 @@ class Ports(Protocol):
     signals: SignalStore
     queue: FanoutQueue
     settings: SettingsStore
-    freshness: Freshness
+    validation: CacheValidation
 
 
 class Engine(Protocol):
@@ -58,9 +58,7 @@ class Engine(Protocol):
     async def settle(self) -> None:
         """Finishes what happens behind: merges, relays of jobs to the queue."""
 
-    async def jobs(
-        self, lanes: Sequence[Lane], limit: int, at_least: int = 1
-    ) -> list[FanoutJob]:
+    async def jobs(self, lanes: Sequence[Lane], limit: int, at_least: int = 1) -> list[FanoutJob]:
         """Claims with `store`, waiting, bounded, until there are so many. With `at_least` 0 nothing
         is expected: waits as long as what is there would take, if that is known only so.
 
@@ -140,6 +138,6 @@ async def finish(ports: Ports, job: FanoutJob, clock: ManualClock) -> None:
     elif job.kind is JobKind.REMOVE:
         await ports.feeds.deliver([Delivery(b"", recipient, job.author_id)])
     elif job.kind is JobKind.BACKFILL:
-        entries = (await ports.posts.outboxes([job.author_id], ALL, 0, 500))[0]
+        entries = (await ports.posts.timelines([job.author_id], ALL, 0, 500))[0]
         await ports.feeds.deliver([Delivery(entries, recipient)])
     await ports.queue.advance([(job, -1, 1)], clock.now_ms())

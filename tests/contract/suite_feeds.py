@@ -22,7 +22,7 @@ from tests.contract.engine import (
 
 async def feed(ports: Ports, user_id: int, **bounds: int) -> list[int]:
     """Content ids of the window of a user, merged."""
-    await ports.freshness.viewer(user_id)
+    await ports.validation.observe_viewer(user_id)
     window = await ports.feeds.window(
         user_id,
         await ports.graph.followees(user_id),
@@ -93,9 +93,7 @@ class FeedContract:
         assert await feed(engine.store, 1) == [one]
         assert await feed(engine.store, 2) == [two, one]
 
-    async def test_published_is_visible_at_every_step_of_its_delivery(
-        self, engine: Engine
-    ) -> None:
+    async def test_published_is_visible_at_every_step_of_its_delivery(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         await ports.graph.follow(1, 9, now)
         made = await ports.posts.publish(post(engine.clock, 9))
@@ -118,14 +116,14 @@ class FeedContract:
         made = await ports.posts.publish(post(engine.clock, 9))
         assert await ports.graph.follow(1, 9, now)
         follows = await ports.graph.followees(1)
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         pending = await engine.other.feeds.window(1, follows, ALL, 0, 500)
         assert pending.pending_authors == (9,)
         (job,) = await jobs_of(engine, JobKind.BACKFILL, 1)
         assert (job.author_id, job.user_id) == (9, 1)
         await finish(ports, job, engine.clock)
         await engine.settle()
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         window = await engine.other.feeds.window(1, follows, ALL, 0, 500)
         assert window.pending_authors == ()
         assert await feed(engine.other, 1) == [made.content_id]

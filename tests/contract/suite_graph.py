@@ -77,7 +77,7 @@ class GraphContract:
         assert await graph.import_follows([(1, 9), (1, 7), (2, 7)], now) == 2
         jobs = await jobs_of(engine, JobKind.REBUILD, 2)
         assert sorted(job.user_id for job in jobs) == [1, 2]
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         assert not (await engine.other.feeds.window(1, b"", 1, 0, 500)).built
 
     async def test_an_imported_edge_does_not_pass_a_block(self, engine: Engine) -> None:

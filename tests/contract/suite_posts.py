@@ -33,7 +33,7 @@ class PostContract:
             stored = await ports.posts.get(new.content_id)
             assert stored is not None
             assert (stored.author_id, stored.content) == (9, new.content)
-            (outbox,) = await ports.posts.outboxes([9], ALL, 0, 500)
+            (outbox,) = await ports.posts.timelines([9], ALL, 0, 500)
             assert entry.content_ids(outbox) == [new.content_id]
             assert covers(await ports.posts.newest_content_id(), new.content_id)
             (content,) = await ports.contents.contents([new.content_id])
@@ -56,7 +56,7 @@ class PostContract:
         assert again == Published(made.content_id, True)
         assert await engine.other.posts.content_id_of(9, "k") == made.content_id
         assert await engine.other.posts.content_id_of(8, "k") == 0
-        assert len((await engine.store.posts.outboxes([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
+        assert len((await engine.store.posts.timelines([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
         other_author = await engine.store.posts.publish(post(engine.clock, 8, key="k", seq=5))
         assert not other_author.replayed
 
@@ -64,7 +64,7 @@ class PostContract:
         await engine.store.posts.publish(post(engine.clock, 9, key="k"))
         with pytest.raises(IdempotencyConflict, match="idempotency_key"):
             await engine.store.posts.publish(post(engine.clock, 9, key="k", digest=b"x", seq=2))
-        assert len((await engine.store.posts.outboxes([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
+        assert len((await engine.store.posts.timelines([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
 
     async def test_one_refused_publish_does_not_touch_those_beside_it(self, engine: Engine) -> None:
         await engine.store.posts.publish(post(engine.clock, 9, key="k"))
@@ -77,7 +77,7 @@ class PostContract:
         results = await asyncio.gather(*calls, return_exceptions=True)
         refused = [one for one in results if isinstance(one, IdempotencyConflict)]
         assert (len(refused), len(results)) == (20, 40)
-        outbox = (await engine.other.posts.outboxes([9], ALL, 0, 500))[0]
+        outbox = (await engine.other.posts.timelines([9], ALL, 0, 500))[0]
         assert len(outbox) // entry.ENTRY_BYTES == 21
 
     async def test_delete_is_final_and_only_the_authors(self, engine: Engine) -> None:
@@ -90,11 +90,11 @@ class PostContract:
             await ports.posts.delete(7, made.content_id, now)
         with pytest.raises(NotFound):
             await ports.posts.delete(9, made.content_id + 1, now)
-        await engine.other.freshness.shared()
+        await engine.other.validation.observe_node()
         assert made.content_id not in engine.other.posts.tombstones()
         for _ in range(2):
             await ports.posts.delete(9, made.content_id, now)
-        await engine.other.freshness.shared()
+        await engine.other.validation.observe_node()
         assert made.content_id in engine.other.posts.tombstones()
         assert await engine.other.posts.get(made.content_id) is None
         assert await engine.other.contents.contents([made.content_id]) == [None]
@@ -113,7 +113,7 @@ class PostContract:
         again = await engine.store.posts.import_posts([first, second])
         assert again == [Published(taken, True), Published(taken + 1, True)]
 
-    async def test_outboxes_are_newest_first_whatever_the_order_of_publishing(
+    async def test_timelines_are_newest_first_whatever_the_order_of_publishing(
         self, engine: Engine
     ) -> None:
         day_ms = 86_400_000
@@ -121,7 +121,7 @@ class PostContract:
         made = [post(engine.clock, 9, age_ms=age) for age in ages]
         await engine.store.posts.import_posts(made)
         newest_first = sorted((one.content_id for one in made), reverse=True)
-        boxes = await engine.other.posts.outboxes([7, 9], ALL, 0, 500)
+        boxes = await engine.other.posts.timelines([7, 9], ALL, 0, 500)
         assert boxes[0] == b""
         assert entry.content_ids(boxes[1]) == newest_first
 
@@ -149,13 +149,13 @@ class PostContract:
             post(engine.clock, 9, visibility=int(entry.Visibility.PRIVATE))
         )
         assert await no_more(engine, JobKind.POST)
-        (own,) = entry.unpack((await engine.store.posts.outboxes([9], ALL, 0, 500))[0])
+        (own,) = entry.unpack((await engine.store.posts.timelines([9], ALL, 0, 500))[0])
         assert (own.content_id, own.visibility) == (made.content_id, entry.Visibility.PRIVATE)
 
     async def test_media_sets_its_flag(self, engine: Engine) -> None:
         new = replace(post(engine.clock, 9), has_media=True)
         await engine.store.posts.publish(new)
-        (own,) = entry.unpack((await engine.store.posts.outboxes([9], ALL, 0, 500))[0])
+        (own,) = entry.unpack((await engine.store.posts.timelines([9], ALL, 0, 500))[0])
         assert own.flags & entry.FLAG_MEDIA
 
     async def test_ids_up_to_64_bits(self, engine: Engine) -> None:

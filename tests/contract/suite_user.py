@@ -74,7 +74,7 @@ class SignalContract:
         stats = await engine.other.posts.stats(made.content_id)
         assert stats is not None
         assert (stats.likes, stats.comments) == (1, 1)
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         (value,) = struct.unpack(
             "<f", engine.other.signals.engagement(entry_of(made.content_id, 9))
         )
@@ -134,10 +134,10 @@ class SignalContract:
         counts = [(one.content_id, 5, 0, 0) for one in (old, new, hidden)]
         await ports.signals.import_counts(counts)
         await ports.signals.refresh_trending(now)
-        await engine.other.freshness.shared()
+        await engine.other.validation.observe_node()
         found = entry.content_ids(engine.other.posts.trending())
         assert found == [new.content_id, old.content_id]
-        assert (await engine.other.posts.outboxes([9], ALL, 0, 500))[0] != b""
+        assert (await engine.other.posts.timelines([9], ALL, 0, 500))[0] != b""
 
 
 class SettingsContract:
@@ -150,7 +150,7 @@ class SettingsContract:
         assert await settings.put("x", {"a": 2}, now, expected_version=1) == 2
         with pytest.raises(FailedPrecondition, match="expected_version"):
             await settings.put("x", {"a": 3}, now, expected_version=1)
-        await engine.other.freshness.shared()
+        await engine.other.validation.observe_node()
         other = engine.other.settings
         assert (other.get("x"), other.version("x")) == ({"a": 2}, 2)
         assert other.at_version("x", 1) == {"a": 1}
@@ -167,16 +167,16 @@ class SettingsContract:
         await ports.settings.set_author_modes([AuthorMode(100, int(Mode.PULL), 5, 0)])
         assert await review(5, 4, now, 10) == []
         follows = await engine.other.graph.followees(1)
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == [100]
         assert [one.author_id for one in await review(7, 6, now, 10)] == [100]
         draining = AuthorMode(100, int(Mode.DRAINING), 5, now + 50)
         await ports.settings.set_author_modes([draining])
         assert await engine.other.settings.author_mode(100) == draining
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == [100]
         assert await review(7, 6, now, 10) == []
         assert await review(7, 6, now + 50, 10) == [draining]
         await ports.settings.set_author_modes([AuthorMode(100, int(Mode.PUSH), 5, 0)])
-        await engine.other.freshness.viewer(1)
+        await engine.other.validation.observe_viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == []

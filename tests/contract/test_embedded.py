@@ -33,9 +33,7 @@ class EmbeddedEngine:
         while self.store.merger.compact_once(quiet=True):
             pass
 
-    async def jobs(
-        self, lanes: Sequence[Lane], limit: int, at_least: int = 1
-    ) -> list[FanoutJob]:
+    async def jobs(self, lanes: Sequence[Lane], limit: int, at_least: int = 1) -> list[FanoutJob]:
         """One claim: what is committed can be claimed."""
         jobs = await self.store.queue.claim(tuple(lanes), limit)
         assert len(jobs) >= at_least, jobs

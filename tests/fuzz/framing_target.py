@@ -8,7 +8,7 @@ import struct
 import urllib.parse
 import zlib
 
-from feedcore._native import grpcframe
+from feedcore._native.http2 import grpcframe
 from tests.fuzz.script import Script
 
 LIMIT = 300

@@ -16,8 +16,8 @@ from typing import Any
 
 import grpc.aio
 
-from feedcore._native.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_MESSAGE, Session
-from feedcore._native.h2stream import Account, Rules
+from feedcore._native.http2.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_MESSAGE, Session
+from feedcore._native.http2.h2stream import Account, Rules
 from tests.fuzz.session_target import HANDLER_OPS, OPS, ROWS, USUAL, Run
 from tests.support.peer import Peer, framed
 

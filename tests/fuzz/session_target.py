@@ -17,8 +17,8 @@ import math
 import struct
 from typing import Any
 
-from feedcore._native.grpcframe import BadMetadata
-from feedcore._native.h2 import (
+from feedcore._native.http2.grpcframe import BadMetadata
+from feedcore._native.http2.h2 import (
     EVENT_CALL,
     EVENT_CLOSED,
     EVENT_FAST_FAILED,
@@ -26,7 +26,7 @@ from feedcore._native.h2 import (
     EVENT_ROOM,
     Session,
 )
-from feedcore._native.h2stream import Account, CallableFast, Row, Rules
+from feedcore._native.http2.h2stream import Account, CallableFast, Row, Rules
 from feedcore_server.transports.native.bounds import Bounds
 from tests.fuzz.script import Script
 
@@ -83,9 +83,7 @@ def request_block(path: bytes, *more: tuple[bytes, bytes]) -> bytes:
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """Any frame."""
-    return (
-        struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-    )
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
 class Breach(AssertionError):

@@ -64,8 +64,6 @@ def test_a_breach_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(session_target.Breach):
         session_target.one_input((CORPUS / "session" / "seed-fast").read_bytes())
-    monkeypatch.setattr(
-        framing_target.grpcframe, "read_messages", lambda pieces, limit: ([], 0, 0)
-    )
+    monkeypatch.setattr(framing_target.grpcframe, "read_messages", lambda pieces, limit: ([], 0, 0))
     with pytest.raises(AssertionError):
         framing_target.one_input((CORPUS / "framing" / "seed-messages").read_bytes())

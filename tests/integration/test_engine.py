@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from feedcore.domain.content import Media
+from feedcore.codecs.content import Media
 from feedcore.domain.entry import Visibility
 from feedcore.errors import FailedPrecondition, NotPermitted, Unavailable
 from feedcore.limits import (
@@ -187,7 +187,7 @@ async def test_without_the_content_service_the_page_has_bare_items(world: World)
         store.preferences,
         store.signals,
         store.settings,
-        store.freshness,
+        store.validation,
         store.secret,
         world.clock,
     )

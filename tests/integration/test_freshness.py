@@ -15,7 +15,7 @@ from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.errors import Overloaded, Unavailable
 from feedcore.ports import Interaction, InteractionKind, PreferenceKind
-from feedcore.ports.freshness import StalePage
+from feedcore.ports.cache_validation import StalePage
 from feedcore.resilience import deadline
 from feedcore.services.audit import AuditReport
 from feedcore.services.engine import Engine, build_engine
@@ -68,10 +68,10 @@ class SharedPages:
         self.bypassed = False
         self.current = True
 
-    async def shared(self) -> None:
+    async def observe_node(self) -> None:
         self._asked.append("shared")
 
-    async def viewer(self, user_id: int) -> None:
+    async def observe_viewer(self, user_id: int) -> None:
         self._asked.append("viewer")
 
     def is_bypassed(self, user_id: int) -> bool:
@@ -103,10 +103,10 @@ class SharedPages:
 class Away(SharedPages):
     """Nothing can be vouched for."""
 
-    async def shared(self) -> None:
+    async def observe_node(self) -> None:
         raise Unavailable("epochs: no answer within 100 ms")
 
-    async def viewer(self, user_id: int) -> None:
+    async def observe_viewer(self, user_id: int) -> None:
         raise Unavailable("epochs: no answer within 100 ms")
 
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
@@ -121,13 +121,13 @@ class World:
         self.asked: list[object] = []
         self.local_source = store.resident
         self.remote = Remote(store.resident, self.asked)
-        self.freshness = SharedPages(self.asked)
+        self.validation = SharedPages(self.asked)
         self.engines: list[Engine] = []
 
-    def engine(self, *, local: bool = False, freshness: SharedPages | None = None) -> Engine:
+    def engine(self, *, local: bool = False, validation: SharedPages | None = None) -> Engine:
         """One worker's."""
         self.store.resident = self.local_source if local else self.remote
-        self.store.freshness = freshness or self.freshness
+        self.store.validation = validation or self.validation
         made = build_engine(self.store, HotSettings(), self.clock, node=1, budget=BUDGET)
         self.engines.append(made)
         return made
@@ -169,7 +169,7 @@ async def test_a_page_is_asked_for_before_anything_is_read_and_left_to_others(
     page = await first.get_feed(READER, 20, "", 0, "")
     assert sorted(ids_of(page.body)) == sorted(made)
     assert world.asked == ["page", "viewers", "contents", "keep_page"]
-    ((body, content_ids),) = world.freshness.pages.values()
+    ((body, content_ids),) = world.validation.pages.values()
     assert (body, native.unpack_ids(content_ids)) == (page.body, sorted(made))
     world.asked.clear()
     again = await first.get_feed(READER, 20, "", 0, "")
@@ -194,7 +194,7 @@ async def test_a_page_is_asked_for_before_anything_is_read_and_left_to_others(
 async def test_a_bypassed_cache_is_on_the_receipt(world: World) -> None:
     made = await world.posts(3)
     engine = world.engine()
-    world.freshness.bypassed = True
+    world.validation.bypassed = True
     for service in (engine.resident, engine.feed):
         body = (await service.get_feed(READER, 20, "", 0, "")).body
         page = feed_pb2.GetFeedResponse.FromString(body)
@@ -202,7 +202,7 @@ async def test_a_bypassed_cache_is_on_the_receipt(world: World) -> None:
         assert said["cache"][0] is False and "bypassed" in said["cache"][1]
         assert "stored" in said and page.receipt.degraded
         assert sorted(item.content_id for item in page.items) == sorted(made)
-    world.freshness.bypassed = False
+    world.validation.bypassed = False
     body = (await engine.resident.get_feed(READER, 20, "", 0, "")).body
     receipt = feed_pb2.GetFeedResponse.FromString(body).receipt
     assert "cache" not in {source.name for source in receipt.sources} and not receipt.degraded
@@ -216,7 +216,7 @@ async def test_a_stale_page_stands_in_for_a_store_that_fails(
     made = await world.posts(3)
     page = await world.engine().resident.get_feed(READER, 20, "", 0, "")
     other, world.remote.error = world.engine().resident, error
-    world.freshness.current = False
+    world.validation.current = False
     world.asked.clear()
     stale = await other.get_feed(READER, 20, "", 0, "")
     assert world.asked == ["page", "viewers", "keep_none", "stale_page"]
@@ -235,7 +235,7 @@ async def test_a_store_that_hangs_leaves_time_for_a_stale_page(world: World) -> 
     await world.posts(3)
     page = await world.engine().resident.get_feed(READER, 20, "", 0, "")
     other = world.engine().resident
-    world.freshness.current = False
+    world.validation.current = False
     world.remote.go.clear()
     with deadline.within(0.5):
         stale = await other.get_feed(READER, 20, "", 0, "")
@@ -267,8 +267,8 @@ async def test_pages_of_another_shape_are_others_and_etags_ask_for_none(world: W
     await resident.get_feed(READER, 2, cursor, 0, "")
     await resident.get_feed(READER, 3, "", 0, "")
     await resident.get_feed(READER, 2, "", 2, "")
-    assert len(world.freshness.pages) == 4
-    assert len({shape for _, shape in world.freshness.pages}) == 4
+    assert len(world.validation.pages) == 4
+    assert len({shape for _, shape in world.validation.pages}) == 4
     resident.resident.pages.clear()
     world.asked.clear()
     await resident.get_feed(READER, 2, "", 0, "another")
@@ -293,7 +293,7 @@ async def test_many_are_answered_at_once_as_each_would_be(world: World) -> None:
     (same,) = await first.hits.answer([request.SerializeToString()])
     assert feed_pb2.GetFeedResponse.FromString(same).not_modified
     await world.engine(local=True).publish.delete(AUTHOR, made[0])
-    world.freshness.pages.clear()
+    world.validation.pages.clear()
     (anew,) = await first.hits.answer([full])
     assert anew is None or made[0] not in ids_of(anew), "what is deleted is shown no more"
 
@@ -302,13 +302,13 @@ async def test_many_are_answered_at_once_as_each_would_be(world: World) -> None:
 async def test_without_a_page_cache_pages_are_left_to_others_all_the_same(world: World) -> None:
     await world.posts(3)
     world.store.resident = world.remote
-    world.store.freshness = world.freshness
+    world.store.validation = world.validation
     engine = build_engine(
         world.store, HotSettings(), world.clock, node=2, budget=CacheBudget(0, 1 << 20)
     )
     world.engines.append(engine)
     page = await engine.resident.get_feed(READER, 20, "", 0, "")
-    assert [body for body, _ in world.freshness.pages.values()] == [page.body]
+    assert [body for body, _ in world.validation.pages.values()] == [page.body]
 
 
 @compiled
@@ -316,8 +316,8 @@ async def test_a_damaged_page_is_made_anew(world: World) -> None:
     await world.posts(3)
     first, second = world.engine().resident, world.engine().resident
     page = await first.get_feed(READER, 20, "", 0, "")
-    ((key, (body, content_ids)),) = world.freshness.pages.items()
-    world.freshness.pages[key] = body[:-3], content_ids
+    ((key, (body, content_ids)),) = world.validation.pages.items()
+    world.validation.pages[key] = body[:-3], content_ids
     assert (await second.get_feed(READER, 20, "", 0, "")).body == page.body
     assert second.hits is not None
     assert (second.hits.shared_pages, second.maker.pages_made) == (0, 1)
@@ -345,7 +345,7 @@ async def test_what_changed_while_a_page_was_made_keeps_it_from_others(
     page = await load
     shown = set(ids_of(page.body))
     assert shown == set(made) - ({made[0]} if what == "delete" else set())
-    kept = [native.unpack_ids(content_ids) for _, content_ids in world.freshness.pages.values()]
+    kept = [native.unpack_ids(content_ids) for _, content_ids in world.validation.pages.values()]
     assert kept in ([], [sorted(shown)])
     if what in ("mute", "post"):
         assert not kept
@@ -367,7 +367,7 @@ async def test_a_local_store_is_asked_nothing_and_alone_has_fast_handlers(world:
 
 async def test_without_freshness_nothing_is_read(world: World) -> None:
     await world.posts(1)
-    engine, store = world.engine(freshness=Away([])), world.store
+    engine, store = world.engine(validation=Away([])), world.store
     page = feed_pb2.GetFeedResponse.FromString(
         (await world.engine().feed.get_feed(READER, 20, "", 0, "")).body
     )

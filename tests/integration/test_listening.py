@@ -124,7 +124,7 @@ def test_where_native_cannot_be_had_a_unix_socket_is_refused(tmp_path: Path, pat
         }
     )
     program = (
-        "import sys; sys.modules['feedcore._native.h2'] = None\n"  # as where it is not built
+        "import sys; sys.modules['feedcore._native.http2.h2'] = None\n"  # as where it is not built
         "from feedcore.config import Settings\n"
         "from feedcore_server.processes import supervisor\n"
         f"sys.exit(supervisor.run(Settings.model_validate_json({settings.model_dump_json()!r})))"

@@ -21,9 +21,9 @@ from feedcore_pb.v1 import feed_pb2, publish_pb2
 from tests.support.server import ServerProcess
 from tests.support.testserver import ServerUnderTest
 
-pytest.importorskip("feedcore._native.h2client", reason="no native transport")
+pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
 
-from feedcore._native.pagescan import scan_page  # noqa: E402
+from feedcore._native.codecs.pagescan import scan_page  # noqa: E402
 from feedcore_bench.engine import Cycle, Progress, run_closed, run_open  # noqa: E402
 
 CHECK, GET_FEED = "/grpc.health.v1.Health/Check", "/feedcore.v1.FeedService/GetFeed"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("feedcore._native.h2client", reason="the native transport is not built")
+pytest.importorskip("feedcore_bench._native.h2client", reason="the native transport is not built")
 
 from tests.support.rounds import Link, make_users, run  # noqa: E402
 from tests.support.server import ServerProcess  # noqa: E402

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
-from feedcore.domain.cursor import Cursor, encode_cursor, encode_head
+from feedcore.codecs.cursor import Cursor, encode_cursor, encode_head
 from feedcore.limits import CURSOR_AGE_MAX_MS
 from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2

@@ -188,8 +188,10 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
                     get_feed(b"")
     after = scrape_until(
         server,
-        lambda now: now.get(name, 0) - before.get(name, 0) == LOADS
-        and timed(now) == now[name] + now[failed],
+        lambda now: (
+            now.get(name, 0) - before.get(name, 0) == LOADS
+            and timed(now) == now[name] + now[failed]
+        ),
     )
     assert after[failed] - before.get(failed, 0) == 1
     answers = {
@@ -213,7 +215,7 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
         "store",
         "feeds",
         "fanout",
-        "outbox cache",
+        "timeline cache",
         "connections",
     }
     assert all(component.ok for component in status.components)

@@ -16,8 +16,8 @@ import pytest
 from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
+from feedcore.codecs.content import digest, encode_content
 from feedcore.domain import ids
-from feedcore.domain.content import digest, encode_content
 from feedcore.limits import PAGE_SOFT_AGE_MS
 from feedcore.ports import InteractionKind, NewPost, PreferenceKind
 from feedcore.services.engine import Engine, build_engine
@@ -44,7 +44,7 @@ class Counting:
     def __init__(self, source) -> None:
         self._source = source
         self.contents_asked: Counter[int] = Counter()
-        self.outboxes_asked: Counter[int] = Counter()
+        self.timelines_asked: Counter[int] = Counter()
         self.asked = asyncio.Event()
         self.go = asyncio.Event()
         self.go.set()
@@ -59,9 +59,9 @@ class Counting:
         await self.go.wait()
         return await self._source.contents(content_ids)
 
-    async def outboxes(self, author_ids, now_ms):
-        self.outboxes_asked.update(author_ids)
-        return await self._source.outboxes(author_ids, now_ms)
+    async def timelines(self, author_ids, now_ms):
+        self.timelines_asked.update(author_ids)
+        return await self._source.timelines(author_ids, now_ms)
 
 
 class World:
@@ -83,7 +83,7 @@ class World:
             store.feeds,
             store.graph,
             store.posts,
-            store.freshness,
+            store.validation,
             engine.hot,
             self.clock,
         )
@@ -130,7 +130,7 @@ async def test_a_stampede_asks_once_for_each_thing(world: World) -> None:
     posted = await world.post(CELEBRITY)
     world.engine.resident.resident.clear()
     world.counting.contents_asked.clear()
-    world.counting.outboxes_asked.clear()
+    world.counting.timelines_asked.clear()
     world.counting.asked.clear()
     world.counting.go.clear()
     resident = world.engine.resident
@@ -151,7 +151,7 @@ async def test_a_stampede_asks_once_for_each_thing(world: World) -> None:
             assert items[0].content_id == posted and len(items) == 20
     assert resident.plain_pages == 0
     assert set(world.counting.contents_asked.values()) == {1}, "a content was asked for twice"
-    assert {world.counting.outboxes_asked[author] for author in (CELEBRITY, *OTHERS)} == {1}
+    assert {world.counting.timelines_asked[author] for author in (CELEBRITY, *OTHERS)} == {1}
 
 
 async def test_a_failed_load_fails_who_waits_and_is_not_kept(world: World) -> None:
@@ -185,7 +185,7 @@ async def test_celebrity_posts_are_loaded_ahead(world: World) -> None:
             break
         await asyncio.sleep(0.01)
     assert world.counting.contents_asked[posted] >= 1
-    assert posted in resident.resident.contents and CELEBRITY in resident.resident.outboxes
+    assert posted in resident.resident.contents and CELEBRITY in resident.resident.timelines
 
 
 async def test_a_process_that_opens_the_store_empties_everybodys_memory(
@@ -221,7 +221,9 @@ async def test_a_kept_page_is_renewed_behind_its_back(world: World) -> None:
 
 
 async def test_a_gate_sends_callers_the_ordinary_way(world: World) -> None:
-    fastfeed = pytest.importorskip("feedcore._native.fastfeed", reason="built without libnghttp2")
+    fastfeed = pytest.importorskip(
+        "feedcore._native.feed.fastfeed", reason="built without libnghttp2"
+    )
     everybody = await crowd(world)
 
     class Closed(fastfeed.Gate):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedcore import native
+from feedcore.codecs.cursor import Cursor, decode_cursor, encode_cursor
 from feedcore.domain import entry, ids
-from feedcore.domain.cursor import Cursor, decode_cursor, encode_cursor
 from feedcore.domain.ranking import DEFAULT, RankingParameters
 from feedcore.limits import CURSOR_BYTES_MAX, SERVED_SET_MAX
 

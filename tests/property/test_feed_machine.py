@@ -28,8 +28,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
+from feedcore.codecs.cursor import encode_head
 from feedcore.domain import ids
-from feedcore.domain.cursor import encode_head
 from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import InteractionKind, PreferenceKind
 from feedcore.services.engine import build_engine
@@ -333,7 +333,7 @@ class FeedMachine(RuleBasedStateMachine):
             feeds or store.feeds,
             store.graph,
             store.posts,
-            store.freshness,
+            store.validation,
             self.engine.hot,
             self.clock,
         )

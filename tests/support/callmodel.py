@@ -1,10 +1,10 @@
 """A model of a session: what must have come of every call, worked out from what was done to it.
 
-`Model` drives one feedcore._native.h2.Session with a Peer and plays the part of the transport's
-glue: it starts handlers on CALL events and ends them. Each call keeps its *cause*: what ended it
-first, ("status", code) or ("reset", code) or ("gone", 0) when the caller hung up; whatever comes
-later must change nothing. `check` compares after every step, `settle` lets everything end and
-compares what the caller has seen.
+`Model` drives one feedcore._native.http2.h2.Session with a Peer and plays the part of the
+transport's glue: it starts handlers on CALL events and ends them. Each call keeps its *cause*:
+what ended it first, ("status", code) or ("reset", code) or ("gone", 0) when the caller hung up;
+whatever comes later must change nothing. `check` compares after every step, `settle` lets
+everything end and compares what the caller has seen.
 
 Not modelled: guards against floods; their bounds are set out of reach.
 """
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from feedcore._native.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_MESSAGE, EVENT_ROOM, Session
-from feedcore._native.h2stream import Account, CallableFast, Row, Rules
+from feedcore._native.http2.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_MESSAGE, EVENT_ROOM, Session
+from feedcore._native.http2.h2stream import Account, CallableFast, Row, Rules
 from feedcore_server.transports.native.bounds import Bounds
 from tests.support.modelcall import (
     BAD_REQUESTS,

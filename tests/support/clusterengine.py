@@ -19,11 +19,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from feedcore.adapters.cluster.options import ClusterOptions, RedisOptions
 from feedcore.adapters.cluster.store import ClusterStore
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.meta import read_meta
-from feedcore.adapters.cql.migrate import CURSOR_SECRET
-from feedcore.adapters.cql.session import Statement
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Statement
+from feedcore.adapters.cql.schema.meta import read_meta
+from feedcore.adapters.cql.schema.migrate import CURSOR_SECRET
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.clock import ManualClock
 from feedcore.errors import Unavailable

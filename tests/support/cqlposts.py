@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Statement, Write
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Statement, Write
 from feedcore.clock import ManualClock
 from feedcore.ports import FanoutJob, JobKind
 from tests.support.cqlusers import (
@@ -19,7 +20,6 @@ from tests.support.cqlusers import (
     Opening,
     Queue,
     RecordingSession,
-    Source,
     UsersEngine,
     point_of,
 )
@@ -66,7 +66,7 @@ class PostsEngine(UsersEngine):
     def __init__(self, session: Any, clock: ManualClock) -> None:
         self.clock = clock
         self.session: DyingSession = DyingSession(session)
-        self.source = Source(self.session)
+        self.source = CqlSystemOfRecord(self.session)
         self.log = NodeLog()
         self.queue: PostsQueue = PostsQueue(self.session)
         self.store = Opening(self.session, self.queue, self.log, clock)

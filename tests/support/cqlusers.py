@@ -14,23 +14,23 @@ from dataclasses import replace
 from typing import Any
 
 from feedcore import native
-from feedcore.adapters.cluster.announce import Engagement, Event, Posted
-from feedcore.adapters.cluster.direct import DirectShared
-from feedcore.adapters.cluster.jobids import JobIds, minute_of, shard_of, timestamp_us
-from feedcore.adapters.cql import viewer
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.contents import CqlContentSource
-from feedcore.adapters.cql.feeds import CqlFeedStore
-from feedcore.adapters.cql.graph import CqlGraphSource
-from feedcore.adapters.cql.migrate import migrate
-from feedcore.adapters.cql.posts import CqlPostStore
-from feedcore.adapters.cql.preferences import CqlPreferenceStore
-from feedcore.adapters.cql.session import SchemaSession, Session, Statement, Write
-from feedcore.adapters.cql.settings import DRIVER_DEFAULT, CqlSettings
-from feedcore.adapters.cql.settings_store import CqlSettingsStore, CqlSharedSettings
-from feedcore.adapters.cql.sharedposts import CqlSharedPosts
-from feedcore.adapters.cql.signals import CqlSignalStore
-from feedcore.adapters.kafka import jobwire
+from feedcore.adapters.cluster.direct_replica import DirectReplica
+from feedcore.adapters.contracts.announcements import Engagement, Event, Posted
+from feedcore.adapters.contracts.job_ids import JobIds, minute_of, shard_of, timestamp_us
+from feedcore.adapters.cql.counting.signals import CqlSignalStore
+from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import DRIVER_DEFAULT, CqlSettings
+from feedcore.adapters.cql.driver.session import SchemaSession, Session, Statement, Write
+from feedcore.adapters.cql.schema.migrate import migrate
+from feedcore.adapters.cql.stores import viewer_partition as viewer
+from feedcore.adapters.cql.stores.contents import CqlContentSource
+from feedcore.adapters.cql.stores.feeds import CqlFeedStore
+from feedcore.adapters.cql.stores.graph import CqlGraphSource
+from feedcore.adapters.cql.stores.posts import CqlPostStore
+from feedcore.adapters.cql.stores.preferences import CqlPreferenceStore
+from feedcore.adapters.cql.stores.settings import CqlSettingsStore
+from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.clock import ManualClock, SystemClock
 from feedcore.ports import FanoutJob, JobKind, Lane
 
@@ -168,26 +168,22 @@ class NodeLog:
                 if isinstance(event, Engagement):
                     store.signals.apply(event.pairs)
                 elif isinstance(event, Posted) and not event.pulled:
-                    store.freshness.posted(event)
+                    store.validation.posted(event)
 
 
-class Source(CqlSharedPosts, CqlSharedSettings):
-    """SharedSource, both parts."""
+class OverlayReplica(DirectReplica):
+    """With the newest posts of the node log, which it announces to."""
 
-    def __init__(self, session: Session) -> None:
-        CqlSharedPosts.__init__(self, session)
-        CqlSharedSettings.__init__(self, session)
-
-
-class Shared(DirectShared):
-    """With the newest posts of the node log."""
-
-    def __init__(self, source: Source, clock: ManualClock) -> None:
+    def __init__(self, source: CqlSystemOfRecord, log: NodeLog, clock: ManualClock) -> None:
         super().__init__(source, clock)
+        self._log = log
         self._posts: dict[int, list[bytes]] = {}
 
+    async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
+        await self._log.announce(viewers, events)
+
     def posted(self, event: Posted) -> None:
-        self.tail_authors.add(event.author_id)
+        self.overlay_authors.add(event.author_id)
         self._posts.setdefault(event.author_id, []).append(event.entry)
 
     def posts_of(self, authors: list[int]) -> bytes:
@@ -200,14 +196,14 @@ class Opening:
 
     def __init__(self, session: Any, queue: Queue, log: NodeLog, clock: ManualClock) -> None:
         self.session = session
-        self.freshness = shared = Shared(Source(session), clock)
-        self.posts = CqlPostStore(session, queue, log, shared, clock)
-        self.contents = CqlContentSource(session, shared)
-        self.signals = CqlSignalStore(session, queue, log, clock)
-        self.graph = CqlGraphSource(session, queue, log, shared, clock)
-        self.preferences = CqlPreferenceStore(session, queue, log, shared, clock)
-        self.feeds = CqlFeedStore(session, queue, log, shared, clock)
-        self.settings = CqlSettingsStore(session, queue, log, shared, clock)
+        self.validation = replica = OverlayReplica(CqlSystemOfRecord(session), log, clock)
+        self.posts = CqlPostStore(session, queue, replica, clock)
+        self.contents = CqlContentSource(session, replica)
+        self.signals = CqlSignalStore(session, queue, replica, clock)
+        self.graph = CqlGraphSource(session, queue, replica, clock)
+        self.preferences = CqlPreferenceStore(session, queue, replica, clock)
+        self.feeds = CqlFeedStore(session, queue, replica, clock)
+        self.settings = CqlSettingsStore(session, queue, replica, clock)
         self.queue = queue
         log.stores.append(self)
 

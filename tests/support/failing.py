@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Session, Statement
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore_pb.v1 import admin_pb2, publish_pb2
 from tests.support.figures import Figures
 from tests.support.load import Load, Stubs, surely

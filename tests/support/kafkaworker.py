@@ -11,9 +11,9 @@ import asyncio
 import random
 import sys
 
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import Statement, Write
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import Statement, Write
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.ports import Lane
 from tests.support.kafkaworld import PARTITIONS, World

@@ -18,12 +18,12 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 import feedcore.adapters.cql
-from feedcore.adapters.cluster.announce import Event
-from feedcore.adapters.cluster.jobids import JobIds
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.session import SchemaSession, Statement
-from feedcore.adapters.cql.settings import CqlSettings
-from feedcore.adapters.kafka.deadletters import DeadLetters
+from feedcore.adapters.contracts.announcements import Event
+from feedcore.adapters.contracts.job_ids import JobIds
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.options import CqlSettings
+from feedcore.adapters.cql.driver.session import SchemaSession, Statement
+from feedcore.adapters.kafka.dead_letters import DeadLetters
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.outbox import KafkaOutbox
 from feedcore.adapters.kafka.producer import KafkaProducer

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedcore._native.grpcframe import compress
+from feedcore._native.http2.grpcframe import compress
 from tests.support.peer import PeerStream
 
 CANCELLED, INVALID, LATE, FULL, UNIMPLEMENTED, INTERNAL = 1, 3, 4, 8, 12, 13

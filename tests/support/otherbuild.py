@@ -19,7 +19,7 @@ PREFIX = "feedcore._native."
 def use(folder: Path) -> None:
     """Every compiled module comes from `folder` from here on."""
     loaded = [name for name in sys.modules if name.startswith(PREFIX)]
-    if loaded or not any(folder.glob("*.so")):
+    if loaded or not any(folder.rglob("*.so")):
         raise RuntimeError(f"{folder}: no compiled modules, or too late: {loaded}")
     feedcore._native.__path__[:] = [str(folder)]
 

@@ -65,7 +65,7 @@ class World(ABC):
             "feeds": store.feeds,
             "graph": store.graph,
             "posts": store.posts,
-            "freshness": store.freshness,
+            "validation": store.validation,
             **replaced,
         }
         return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)
@@ -178,12 +178,12 @@ class ClusterWorld(World):
         """They are."""
 
     async def forget_newest(self) -> None:
-        from feedcore.adapters.cluster.mirror import TAIL_MARGIN_MS, TAIL_MS
+        from feedcore.adapters.cluster.replica import OVERLAY_MARGIN_MS, OVERLAY_MS
 
-        self.clock.advance(TAIL_MS + TAIL_MARGIN_MS + 1)
+        self.clock.advance(OVERLAY_MS + OVERLAY_MARGIN_MS + 1)
         deadline = time.monotonic() + BEHIND_S
-        while len(self.store.mirror.tail_authors):
-            assert time.monotonic() < deadline, "the tail is kept"
+        while len(self.store.replica.overlay_authors):
+            assert time.monotonic() < deadline, "the overlay is kept"
             await asyncio.sleep(0.02)
 
 

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-compiled = pytest.importorskip("feedcore._native.cache", reason="compiled modules are not built")
+compiled = pytest.importorskip(
+    "feedcore._native.feed.cache", reason="compiled modules are not built"
+)
 
 Cache, Cached, CachedObject = compiled.Cache, compiled.Cached, compiled.CachedObject
 ENTRY, SHARE = compiled.ENTRY_BYTES, compiled.SHARE_MAX

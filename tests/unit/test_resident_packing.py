@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedcore.domain import entry, ids, idset, merge, runs
+from feedcore.codecs import runs
+from feedcore.domain import entry, ids, idset, merge
 
-resident = pytest.importorskip("feedcore._native.resident", reason="compiled modules are not built")
+resident = pytest.importorskip(
+    "feedcore._native.feed.resident", reason="compiled modules are not built"
+)
 
 USER = st.integers(1, 2**63 - 1) | st.integers(1, 300)
 ENTRY = st.builds(
@@ -63,7 +66,8 @@ RUN_ENTRIES = st.lists(
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 3), st.dictionaries(st.integers(1, 6), RUN_ENTRIES, max_size=4),
+            st.integers(0, 3),
+            st.dictionaries(st.integers(1, 6), RUN_ENTRIES, max_size=4),
             st.booleans(),
         ),
         max_size=5,
@@ -76,7 +80,7 @@ RUN_ENTRIES = st.lists(
 def test_the_run_index_and_its_twin_find_the_same(
     made: list, user: int, at_or_below: int, limit: int, seen: int
 ) -> None:
-    from feedcore._native.runlookup import RunIndex
+    from feedcore._native.store.runlookup import RunIndex
 
     views = []
     for number, (day, feeds, removed) in enumerate(made, 1):

@@ -8,17 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility, wire
+from feedcore.codecs import wire
+from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility
 from feedcore.domain.ranking import RankingParameters
 from feedcore.domain.visibility import Audience
 
-compiled = pytest.importorskip("feedcore._native.idset", reason="compiled modules are not built")
+compiled = pytest.importorskip(
+    "feedcore._native.codecs.idset", reason="compiled modules are not built"
+)
 
-from feedcore._native import merge as c_merge  # noqa: E402
-from feedcore._native import paging as c_paging  # noqa: E402
-from feedcore._native import ranking as c_ranking  # noqa: E402
-from feedcore._native import visibility as c_visibility  # noqa: E402
-from feedcore._native import wire as c_wire  # noqa: E402
+from feedcore._native.algorithms import merge as c_merge  # noqa: E402
+from feedcore._native.algorithms import paging as c_paging  # noqa: E402
+from feedcore._native.algorithms import ranking as c_ranking  # noqa: E402
+from feedcore._native.algorithms import visibility as c_visibility  # noqa: E402
+from feedcore._native.codecs import wire as c_wire  # noqa: E402
 
 U64 = st.integers(0, 2**64 - 1)
 SMALL = st.integers(0, 12)

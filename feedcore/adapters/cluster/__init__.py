@@ -1,1 +1,1 @@
-"""The cluster profile: CQL for truth, Redis for freshness between nodes, Kafka for fan-out."""
+"""The cluster profile: CQL for truth, Redis for validation between nodes, Kafka for fan-out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from feedcore.adapters.cql.settings import CqlSettings
+from feedcore.adapters.cql.driver.options import CqlSettings
 from feedcore.adapters.kafka.options import KafkaOptions
 
 

@@ -20,42 +20,40 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from feedcore import native
-from feedcore.adapters.cluster.bulkposts import BulkPosts
-from feedcore.adapters.cluster.freshness import SharedFreshness
-from feedcore.adapters.cluster.jobids import JobIds
-from feedcore.adapters.cluster.mirror import Mirror
-from feedcore.adapters.cluster.nodeview import NodeView
+from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
+from feedcore.adapters.cluster.metrics import SharedCounters
 from feedcore.adapters.cluster.options import ClusterOptions
-from feedcore.adapters.cluster.truth import Truth
-from feedcore.adapters.cql.connect import open_session
-from feedcore.adapters.cql.contents import CqlContentSource
-from feedcore.adapters.cql.feeds import CqlFeedStore
-from feedcore.adapters.cql.graph import CqlGraphSource
-from feedcore.adapters.cql.meta import read_meta
-from feedcore.adapters.cql.migrate import CURSOR_SECRET, check
-from feedcore.adapters.cql.nodeids import node_of
-from feedcore.adapters.cql.posts import CqlPostStore
-from feedcore.adapters.cql.preferences import CqlPreferenceStore
-from feedcore.adapters.cql.resident import CqlResidentSource
-from feedcore.adapters.cql.session import Session
-from feedcore.adapters.cql.settings_store import CqlSettingsStore
-from feedcore.adapters.cql.signals import CqlSignalStore
-from feedcore.adapters.engagement import EngagementTable
+from feedcore.adapters.cluster.replica import ReplicaState
+from feedcore.adapters.common.engagement_table import EngagementTable
+from feedcore.adapters.contracts.job_ids import JobIds
+from feedcore.adapters.cql.counting.signals import CqlSignalStore
+from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
+from feedcore.adapters.cql.driver.connect import open_session
+from feedcore.adapters.cql.driver.session import Session
+from feedcore.adapters.cql.schema.meta import read_meta
+from feedcore.adapters.cql.schema.migrate import CURSOR_SECRET, check
+from feedcore.adapters.cql.stores.contents import CqlContentSource
+from feedcore.adapters.cql.stores.feeds import CqlFeedStore
+from feedcore.adapters.cql.stores.graph import CqlGraphSource
+from feedcore.adapters.cql.stores.node_ids import node_of
+from feedcore.adapters.cql.stores.posts import CqlPostStore
+from feedcore.adapters.cql.stores.preferences import CqlPreferenceStore
+from feedcore.adapters.cql.stores.resident import BulkPosts, CqlResidentSource
+from feedcore.adapters.cql.stores.settings import CqlSettingsStore
 from feedcore.adapters.kafka.counters import KafkaCounters
-from feedcore.adapters.kafka.deadletters import DeadLetters
+from feedcore.adapters.kafka.dead_letters import DeadLetters
 from feedcore.adapters.kafka.events import KafkaEventSink
 from feedcore.adapters.kafka.outbox import KafkaOutbox
 from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.adapters.kafka.queue import KafkaQueue
 from feedcore.adapters.kafka.sweeper import Sweeper
 from feedcore.adapters.redis.batcher import Batcher
-from feedcore.adapters.redis.counters import SharedCounters
+from feedcore.adapters.redis.failure_detector import Trust
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.adapters.redis.nodes import Nodes
-from feedcore.adapters.redis.trust import Trust
 from feedcore.clock import Clock, SystemClock
-from feedcore.domain.epochs import EPOCHS_BYTES
+from feedcore.codecs.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
 from feedcore.resilience import tasks
@@ -98,30 +96,28 @@ class ClusterStore:
         job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
         table = EngagementTable()
-        self.mirror = Mirror(self.epochs, clock, table)
-        view = NodeView(self.mirror)
-        self.signals = CqlSignalStore(session, outbox, view, clock, table)
-        node = node_of(options.region, options.node)
-        self.posts = CqlPostStore(session, outbox, view, view, clock, node)
-        self.contents = CqlContentSource(session, view)
-        self.graph = CqlGraphSource(session, outbox, view, view, clock)
-        self.preferences = CqlPreferenceStore(session, outbox, view, view, clock)
-        self.feeds = CqlFeedStore(session, outbox, view, view, clock)
-        self.settings = CqlSettingsStore(session, outbox, view, view, clock)
-        self.freshness = SharedFreshness(
-            self.batcher, keys, self.mirror, Truth(session), self.epochs, clock
+        self.replica = ReplicaState(self.epochs, clock, table)
+        self.validation = replica = ClusterCacheValidation(
+            self.batcher, keys, self.replica, CqlSystemOfRecord(session), self.epochs, clock
         )
-        view.attach(self.freshness)
+        self.signals = CqlSignalStore(session, outbox, replica, clock, table)
+        node = node_of(options.region, options.node)
+        self.posts = CqlPostStore(session, outbox, replica, clock, node)
+        self.contents = CqlContentSource(session, replica)
+        self.graph = CqlGraphSource(session, outbox, replica, clock)
+        self.preferences = CqlPreferenceStore(session, outbox, replica, clock)
+        self.feeds = CqlFeedStore(session, outbox, replica, clock)
+        self.settings = CqlSettingsStore(session, outbox, replica, clock)
         bulk = BulkPosts(self.posts, self.contents)
-        self.resident = CqlResidentSource(session, bulk, self.mirror, self.freshness)
+        self.resident = CqlResidentSource(session, bulk, self.replica, self.validation)
         dead = DeadLetters(session)
-        self.queue = KafkaQueue(session, self.producer, outbox, dead, view, kafka)
+        self.queue = KafkaQueue(session, self.producer, outbox, dead, replica, kafka)
         sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)
         self.sweeper = sweeper if fanout else None
         self.events = KafkaEventSink(kafka, job_ids)
         self.limiter = RateLimiter(self.batcher, keys, engines_clock)
         self._counters = (
-            SharedCounters(self.batcher, self.freshness, self.limiter),
+            SharedCounters(self.batcher, self.validation, self.limiter),
             KafkaCounters(self.producer, outbox, self.queue, self.sweeper, self.events),
         )
         self._exporter: asyncio.Task[None] | None = None
@@ -148,7 +144,7 @@ class ClusterStore:
         """Connects; Redis and Kafka behind. `open` does it."""
         self.producer.start()
         self.outbox.start()
-        await _when_there(self.freshness.start, waiting)
+        await _when_there(self.validation.start, waiting)
         if self.sweeper is not None:
             self.sweeper.start()
         self.events.start()
@@ -167,7 +163,7 @@ class ClusterStore:
             self.signals.close,
             self.outbox.close,
             self.producer.close,
-            self.freshness.close,
+            self.validation.close,
             self.batcher.close,
             self.session.close,
         ):
@@ -190,9 +186,9 @@ class ClusterStore:
     async def counts(self) -> dict[str, int]:
         """Figures for status, of this process: a cluster's tables are too large to count."""
         return {
-            "announcements_owed": self.freshness.owed,
-            "node_log_age_ms": int(self.freshness.log_age_s * SECOND_MS),
-            "loads_without_redis": self.freshness.bypassed,
+            "announcements_owed": self.validation.owed,
+            "node_log_age_ms": int(self.validation.log_age_s * SECOND_MS),
+            "loads_without_redis": self.validation.bypassed,
             "jobs_left_in_outbox": self.outbox.stats.left,
             "outbox_oldest_ms": self.sweeper.stats.oldest_ms if self.sweeper else 0,
             "impressions_dropped": self.signals.impressions_dropped,

@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from feedcore.adapters.collaborators.service import OPTIONS
-from feedcore.adapters.probing import Finding, Probe, State
+from feedcore.adapters.common.probing import Finding, Probe, State
 from feedcore.clock import Clock
 from feedcore_pb.collaborators.v1 import (
     content_pb2,

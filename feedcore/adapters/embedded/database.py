@@ -45,9 +45,7 @@ class Connection(sqlite3.Connection):
     changes: Changes
 
 
-def connect(
-    path: Path, *, read_only: bool, epochs: native.Epochs | None = None
-) -> Connection:
+def connect(path: Path, *, read_only: bool, epochs: native.Epochs | None = None) -> Connection:
     """A connection in autocommit; transactions are written out. StoreError if the file cannot be
     read.
 
@@ -81,7 +79,7 @@ def connect(
 def bump(conn: Connection, column: str) -> None:
     """Tells all processes that what they keep of `column` has changed, with this transaction."""
     conn.execute(f"UPDATE versions SET {column} = {column} + 1")
-    conn.changes.mirrored = True
+    conn.changes.replicated = True
 
 
 def write_pairs(conn: sqlite3.Connection, sql: str, pairs: list[tuple[int, int]]) -> None:
@@ -131,13 +129,13 @@ def transaction(conn: Connection, lock: FileLock) -> Iterator[Connection]:
 class _Operation:
     """One queued write and who waits for it."""
 
-    __slots__ = ("error", "future", "mirrored", "result", "work")
+    __slots__ = ("error", "future", "replicated", "result", "work")
 
     def __init__(
-        self, work: Callable[[Connection], Any], future: asyncio.Future, mirrored: bool
+        self, work: Callable[[Connection], Any], future: asyncio.Future, replicated: bool
     ) -> None:
         self.work = work
-        self.mirrored = mirrored
+        self.replicated = replicated
         self.future = future
         self.result: Any = None
         self.error: BaseException | None = None
@@ -159,11 +157,11 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="feedcore-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[Connection], T], *, mirrored: bool = True) -> T:
+    async def run(self, work: Callable[[Connection], T], *, replicated: bool = True) -> T:
         """Runs `work` inside the next shared transaction; returns its result once that is durable.
 
-        `mirrored` False: it changes nothing that every process keeps a mirror of (`tail`), so that
-        nobody has to look.
+        `replicated` False: it changes nothing that every process keeps a replica of (`replica`),
+        so that nobody has to look.
 
         What `work` raises is raised here, and of its changes none is left. Raises Overloaded and
         StoreFull.
@@ -174,7 +172,7 @@ class Writer:
                 raise StoreError("the store is closed; open it again")
             if len(self._waiting) >= WRITE_QUEUE_MAX:
                 raise Overloaded("the write queue", f"{WRITE_QUEUE_MAX} writes")
-            self._waiting.append(_Operation(work, future, mirrored))
+            self._waiting.append(_Operation(work, future, replicated))
             self._wake.notify()
         return await future
 
@@ -242,7 +240,7 @@ def _apply(conn: Connection, operation: _Operation) -> None:
     if operation.future.cancelled():
         return
     before = conn.total_changes
-    conn.changes.mirrored |= operation.mirrored
+    conn.changes.replicated |= operation.replicated
     try:
         operation.result = operation.work(conn)
     except Exception as error:
@@ -258,7 +256,7 @@ def _apply_in_savepoint(conn: Connection, operation: _Operation) -> None:
     if operation.future.cancelled():
         return
     conn.execute("SAVEPOINT one")
-    conn.changes.mirrored |= operation.mirrored
+    conn.changes.replicated |= operation.replicated
     try:
         operation.result = operation.work(conn)
     except Exception as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from feedcore import native
 from feedcore.adapters.embedded.locks import FileLock
-from feedcore.domain import epochs as layout
+from feedcore.codecs import epochs as layout
 
 _MAGIC = b"FEEDEPO1"
 
@@ -21,11 +21,11 @@ _MAGIC = b"FEEDEPO1"
 class Changes:
     """What the transaction under way will have changed."""
 
-    __slots__ = ("authors", "contents", "epochs", "feeds", "mirrored", "viewers")
+    __slots__ = ("authors", "contents", "epochs", "feeds", "replicated", "viewers")
 
     def __init__(self, epochs: native.Epochs | None) -> None:
         self.epochs = epochs
-        self.mirrored = False  # something that every process keeps a mirror of
+        self.replicated = False  # something that every process keeps a replica of
         self.viewers: list[int] = []
         self.feeds: list[int] = []
         self.authors: list[int] = []
@@ -43,13 +43,13 @@ class Changes:
             ):
                 for ident in idents:
                     epochs.bump(kind, ident)
-            if self.mirrored:
+            if self.replicated:
                 epochs.advance()
         self.forget()
 
     def forget(self) -> None:
         """Nothing was changed after all."""
-        self.mirrored = False
+        self.replicated = False
         for noted in (self.viewers, self.feeds, self.authors, self.contents):
             noted.clear()
 

@@ -1,5 +1,5 @@
-"""FeedStore on runs, with the tail as overlay. Writes go to the delivery log: the merger does the
-rest.
+"""FeedStore on runs, with the replica as overlay. Writes go to the delivery log: the merger does
+the rest.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 
 from feedcore import native
 from feedcore.adapters.embedded.database import Connection, Writer
+from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.sqlids import to_sql
-from feedcore.adapters.embedded.tail import Tail
 from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, order_key
 from feedcore.errors import StoreError
@@ -35,49 +35,49 @@ _REOPENS_MAX = (
 class EmbeddedFeedStore:
     """See `ports.feeds.FeedStore`. Reads belong to the thread that owns the connection."""
 
-    def __init__(self, conn: sqlite3.Connection, writer: Writer, tail: Tail) -> None:
+    def __init__(self, conn: sqlite3.Connection, writer: Writer, replica: Replica) -> None:
         self._conn = conn
         self._writer = writer
-        self._tail = tail
+        self._replica = replica
 
     def snapshot(self) -> AbstractContextManager[None]:
         """One read transaction of the connection that all ports read with."""
-        return self._tail.snapshot()
+        return self._replica.snapshot()
 
     async def window(
         self, user_id: int, followees: bytes, at_or_below: int, not_below: int, limit: int
     ) -> Window:
         """The stored runs' slices, and the followed authors' posts that have a job row."""
-        tail = self._tail
-        tail.refresh()
-        pending = tuple(sorted(set(tail.backfills.get(user_id, {}).values())))
+        replica = self._replica
+        replica.refresh()
+        pending = tuple(sorted(set(replica.backfills.get(user_id, {}).values())))
         built = not self._conn.execute(_NOT_BUILT, (to_sql(user_id),)).fetchone()[0]
         at_or_below = min(at_or_below, ids.ID_MAX)
         bounds = (ids.day(not_below), ids.day(at_or_below), at_or_below, limit)
         sources = self._slices(user_id, bounds)
-        if len(tail.tail_authors):
-            authors = native.ids_intersect(followees, tail.tail_authors)
+        if len(replica.overlay_authors):
+            authors = native.ids_intersect(followees, replica.overlay_authors)
             if authors:
-                sources.append(tail.posts_of(authors))
+                sources.append(replica.posts_of(authors))
         return Window(sources, built, pending)
 
     def _slices(self, user_id: int, bounds: tuple[int, int, int, int]) -> list[bytes]:
         first_day, last_day, at_or_below, limit = bounds
         for _ in range(_REOPENS_MAX):
             try:
-                index = self._tail.runs.index()
+                index = self._replica.runs.index()
                 return index.window(user_id, first_day, last_day, at_or_below, limit)
             except FileNotFoundError as error:
                 missing = error
-                self._tail.reload_runs()
+                self._replica.reload_runs()
         raise StoreError(
             f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
         )
 
     def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:
         """Followees in mode PULL or DRAINING, ascending."""
-        self._tail.refresh()
-        return native.ids_intersect(followees, self._tail.pulled)
+        self._replica.refresh()
+        return native.ids_intersect(followees, self._replica.pulled)
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
         """Active again and queued, in one commit; a read only, if that is so already."""
@@ -88,7 +88,7 @@ class EmbeddedFeedStore:
                 queue_rebuild(conn, user_id, now_ms)
 
         if self._conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
-            await self._writer.run(work, mirrored=False)
+            await self._writer.run(work, replicated=False)
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """One row each in the delivery log."""
@@ -113,11 +113,11 @@ class EmbeddedFeedStore:
             conn.executemany(sql, rows)
             conn.execute("UPDATE versions SET backlog = backlog + ?", (total,))
 
-        await self._writer.run(work, mirrored=False)
+        await self._writer.run(work, replicated=False)
 
     async def delivered(self, user_id: int, content_id: int) -> bool:
         """Looks into the runs of the content's day."""
-        self._tail.refresh()
+        self._replica.refresh()
         day = ids.day(content_id)
         key = order_key(content_id)
         slices = self._slices(user_id, (day, day, content_id, 1))
@@ -125,8 +125,8 @@ class EmbeddedFeedStore:
 
     def backlog(self) -> int:
         """Kept as a running total."""
-        self._tail.refresh()
-        return self._tail.backlog
+        self._replica.refresh()
+        return self._replica.backlog
 
 
 def last_delivery(conn: sqlite3.Connection) -> int:

@@ -202,7 +202,7 @@ class EmbeddedGraphSource:
             conn.changes.viewers.extend(from_sql(row[0]) for row in gone)
             return len(gone)
 
-        return await self._writer.run(work, mirrored=False)
+        return await self._writer.run(work, replicated=False)
 
 
 def _range(found: list[int], negative: bool) -> tuple[int, int] | None:

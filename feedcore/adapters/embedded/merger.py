@@ -28,8 +28,8 @@ from feedcore.adapters.embedded.queue import drop_merged_jobs
 from feedcore.adapters.embedded.runfile import RunFile, RunRow, run_path, write_run
 from feedcore.adapters.embedded.sqlids import from_sql
 from feedcore.clock import Clock, SystemClock
+from feedcore.codecs.runs import REMOVED_BIT, REMOVED_BYTE
 from feedcore.domain.entry import ENTRY_BYTES
-from feedcore.domain.runs import REMOVED_BIT, REMOVED_BYTE
 from feedcore.limits import DAY_MS, MERGE_DELIVERIES_MAX, RETENTION_MS
 
 MERGE_WAIT_S = (
@@ -198,7 +198,7 @@ class Merger:
     ) -> None:
         last, items = rows[-1].seq, sum(row.items for row in rows)
         with transaction(self._conn, self._write_lock) as conn:
-            conn.changes.mirrored = True
+            conn.changes.replicated = True
             for _, recipients in removals:
                 conn.changes.viewers.extend(native.unpack_ids(recipients))
             conn.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", files)
@@ -236,7 +236,7 @@ class Merger:
             lambda sink: native.merge_runs([file.parts() for file in files], sink),
         )
         with transaction(self._conn, self._write_lock) as conn:
-            conn.changes.mirrored = True
+            conn.changes.replicated = True
             gone = [(row.run_id,) for row in group]
             conn.executemany("DELETE FROM runs WHERE run_id = ?", gone)
             if entries:

@@ -1,5 +1,5 @@
-"""PostStore and ContentSource: posts, outboxes, tombstones. Publishing is one transaction, with its
-job.
+"""PostStore and ContentSource: posts, timelines, tombstones. Publishing is one transaction, with
+its job.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from feedcore import native
 from feedcore.adapters.embedded.database import Connection, Writer, bump
+from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
-from feedcore.adapters.embedded.tail import Tail
 from feedcore.clock import Clock
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
@@ -37,10 +37,12 @@ def _content_sql(count: int) -> str:
 class EmbeddedPostStore:
     """See `ports.posts.PostStore`."""
 
-    def __init__(self, conn: sqlite3.Connection, writer: Writer, tail: Tail, clock: Clock) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, writer: Writer, replica: Replica, clock: Clock
+    ) -> None:
         self._conn = conn
         self._writer = writer
-        self._tail = tail
+        self._replica = replica
         self._clock = clock
 
     async def publish(self, post: NewPost) -> Published:
@@ -75,17 +77,17 @@ class EmbeddedPostStore:
         row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
         return Post(content_id, from_sql(row[0]), row[1], row[2]) if row else None
 
-    async def outboxes(
+    async def timelines(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
     ) -> list[bytes]:
         """One array an author, in the order asked for; cut to bounds only by the caller's merge."""
-        self._tail.refresh()
+        self._replica.refresh()
         oldest_day = (self._clock.now_ms() - RETENTION_MS) // DAY_MS
-        return self._tail.outboxes.read(author_ids, min(oldest_day, ids.day(not_below)))
+        return self._replica.timelines.read(author_ids, min(oldest_day, ids.day(not_below)))
 
-    def outbox_reads(self) -> tuple[int, int]:
+    def timeline_reads(self) -> tuple[int, int]:
         """Of the cache."""
-        return self._tail.outboxes.hits, self._tail.outboxes.misses
+        return self._replica.timelines.hits, self._replica.timelines.misses
 
     async def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are applied."""
@@ -103,14 +105,14 @@ class EmbeddedPostStore:
         return PostStats(content_id, from_sql(author), *counts, reach, _MODES[mode], fanned_out_ms)
 
     def tombstones(self) -> native.U64Set:
-        """The tail's set: do not change it."""
-        self._tail.refresh()
-        return self._tail.tombstones
+        """The replica's set: do not change it."""
+        self._replica.refresh()
+        return self._replica.tombstones
 
     def trending(self) -> bytes:
         """As of the last `SignalStore.refresh_trending`."""
-        self._tail.refresh()
-        return self._tail.trending
+        self._replica.refresh()
+        return self._replica.trending
 
     async def content_id_of(self, author_id: int, idempotency_key: str) -> int:
         """By key."""

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 
 from feedcore import native
+from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, write_pairs
 from feedcore.adapters.embedded.graph import BLOCKED_BY, check_relation_room
 from feedcore.adapters.embedded.sqlids import from_sql, pack, to_sql
-from feedcore.adapters.writebehind import WriteBehind
 from feedcore.limits import HOUR_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 
@@ -57,20 +57,20 @@ class EmbeddedPreferenceStore:
     async def set(self, user_id: int, preference: Preference) -> bool:
         """Setting again with another end of a snooze is a change."""
         return await self._writer.run(
-            lambda conn: set_preference(conn, user_id, preference), mirrored=False
+            lambda conn: set_preference(conn, user_id, preference), replicated=False
         )
 
     async def clear(self, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
         """One row."""
         return await self._writer.run(
-            lambda conn: clear_preference(conn, user_id, kind, target_id), mirrored=False
+            lambda conn: clear_preference(conn, user_id, kind, target_id), replicated=False
         )
 
     async def import_preferences(self, rows: Sequence[tuple[int, Preference]]) -> int:
         """In one commit."""
         return await self._writer.run(
             lambda conn: sum(set_preference(conn, user_id, one) for user_id, one in rows),
-            mirrored=False,
+            replicated=False,
         )
 
     def seen(self, user_id: int, now_ms: int) -> None:
@@ -98,7 +98,7 @@ class EmbeddedPreferenceStore:
         def work(conn: sqlite3.Connection) -> None:
             write_pairs(conn, _SEEN, rows)
 
-        await self._writer.run(work, mirrored=False)
+        await self._writer.run(work, replicated=False)
         return len(rows)
 
 
@@ -143,9 +143,7 @@ def set_preference(conn: Connection, user_id: int, preference: Preference) -> bo
     return True
 
 
-def clear_preference(
-    conn: Connection, user_id: int, kind: PreferenceKind, target_id: int
-) -> bool:
+def clear_preference(conn: Connection, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
     """False if it was not set."""
     sql = "DELETE FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
     conn.changes.viewers.append(user_id)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from feedcore.adapters.common.probing import Finding, Probe, State
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.runfile import run_path
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, stored_version
-from feedcore.adapters.probing import Finding, Probe, State
 from feedcore.limits import DISK_RESERVE_BYTES
 
 ENGINE = "store"

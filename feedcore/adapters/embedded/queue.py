@@ -47,7 +47,7 @@ class EmbeddedFanoutQueue:
 
     async def advance(self, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
         """New continuations; finished jobs wait for the merge of all that is delivered by now."""
-        await self._writer.run(lambda conn: _advance(conn, progress, now_ms), mirrored=False)
+        await self._writer.run(lambda conn: _advance(conn, progress, now_ms), replicated=False)
 
     async def fail(self, job: FanoutJob, error: str, now_ms: int) -> None:
         """Counts the attempt and moves the job to the end of the line."""
@@ -62,7 +62,7 @@ class EmbeddedFanoutQueue:
             state = 2 if dead else 0
             conn.execute(sql, (job.attempts + 1, error, now_ms, turn, state, job.job_id))
 
-        await self._writer.run(work, mirrored=False)
+        await self._writer.run(work, replicated=False)
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """By job number, which is the order they were made in."""
@@ -87,7 +87,7 @@ class EmbeddedFanoutQueue:
             found = conn.executemany(f"{sql} AND job_id = ?", [(turn, one) for one in set(job_ids)])
             return found.rowcount
 
-        return await self._writer.run(work, mirrored=False)
+        return await self._writer.run(work, replicated=False)
 
     async def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
         """Of jobs to do."""
@@ -124,9 +124,7 @@ def _next_turn(conn: sqlite3.Connection) -> int:
     return conn.execute("UPDATE versions SET turn = turn + 1 RETURNING turn").fetchone()[0]
 
 
-def _advance(
-    conn: Connection, progress: list[tuple[FanoutJob, int, int]], now_ms: int
-) -> None:
+def _advance(conn: Connection, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
     turn = _next_turn(conn)
     going = [(to_sql(after), new, turn, job.job_id) for job, after, new in progress if after >= 0]
     conn.executemany(
@@ -178,7 +176,7 @@ def _finish_now(conn: Connection, jobs: list[FanoutJob]) -> None:
 
 
 def drop_jobs(conn: Connection, job_ids: Iterable[int]) -> None:
-    """Removes job rows and tells the tails."""
+    """Removes job rows and tells the replicas."""
     rows = [(job_id,) for job_id in job_ids]
     if not rows:
         return

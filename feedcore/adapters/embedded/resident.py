@@ -1,4 +1,4 @@
-"""ResidentSource on the embedded store: one query a user, one a batch of outboxes or contents."""
+"""ResidentSource on the embedded store: one query a user, one a batch of timelines or contents."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from feedcore import native
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.posts import EmbeddedContentSource
 from feedcore.adapters.embedded.preferences import filters_of
+from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.sqlids import to_sql
-from feedcore.adapters.embedded.tail import Tail
 from feedcore.domain import ids
 from feedcore.errors import StoreError
 from feedcore.limits import DAY_MS, RETENTION_MS
 from feedcore.ports import Content, PreferenceKind
-from feedcore.ports.resident import Mirror, ViewerRow
+from feedcore.ports.resident import ReplicaView, ViewerRow
 
 _FOLLOWEES, _AFFINITY, _NOT_BUILT = -1, -2, -3
 _VIEWER = (
@@ -37,12 +37,12 @@ class EmbeddedResidentSource:
     def __init__(
         self,
         conn: sqlite3.Connection,
-        tail: Tail,
+        replica: Replica,
         contents: EmbeddedContentSource,
         engagement: EngagementMap,
     ) -> None:
         self._conn = conn
-        self._tail = tail
+        self._replica = replica
         self._contents = contents
         self._engagement = engagement
 
@@ -52,42 +52,42 @@ class EmbeddedResidentSource:
         return True
 
     @property
-    def mirror_version(self) -> int:
-        """Of the tail."""
-        return self._tail.reads
+    def replica_version(self) -> int:
+        """Of the replica."""
+        return self._replica.reads
 
-    def mirror(self) -> Mirror:
-        """The tail, refreshed. Its sets change in place: take them again when the version does."""
-        tail = self._tail
-        tail.refresh()
-        return Mirror(
-            tail.posted,
-            tail.tail_authors,
-            tail.posts_of,
-            tail.backfills,
-            tail.pulled,
-            tail.pulled_version,
-            tail.tombstones,
+    def replica(self) -> ReplicaView:
+        """The replica, refreshed. Its sets change in place: take them again when the version
+        does.
+        """
+        replica = self._replica
+        replica.refresh()
+        return ReplicaView(
+            replica.posted,
+            replica.overlay_authors,
+            replica.posts_of,
+            replica.backfills,
+            replica.pulled,
+            replica.pulled_version,
+            replica.tombstones,
             self._index(),
         )
 
     def take_published(self) -> list[int]:
-        """Noted by the tail."""
-        published, self._tail.published = self._tail.published, {}
+        """Noted by the replica."""
+        published, self._replica.published = self._replica.published, {}
         return list(published)
 
     def engagement_table(self) -> memoryview:
         """The map of the node."""
         return self._engagement.slots
 
-    async def viewers(
-        self, user_ids: Sequence[int], depth: int, now_ms: int
-    ) -> list[ViewerRow]:
+    async def viewers(self, user_ids: Sequence[int], depth: int, now_ms: int) -> list[ViewerRow]:
         """One statement a user, and then the runs: a feed that a statement calls built is built in
         runs that were there before it.
         """
         rows = [self._conn.execute(_VIEWER, (to_sql(one),)).fetchall() for one in user_ids]
-        self._tail.refresh()
+        self._replica.refresh()
         index = self._index()
         first_day = (now_ms - RETENTION_MS) // DAY_MS
         viewers = []
@@ -97,9 +97,9 @@ class EmbeddedResidentSource:
             viewers.append(_viewer_of(found, entries, index.newest_run, now_ms))
         return viewers
 
-    async def outboxes(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
+    async def timelines(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
         """One query."""
-        found = self._tail.outboxes.load(author_ids, (now_ms - RETENTION_MS) // DAY_MS)
+        found = self._replica.timelines.load(author_ids, (now_ms - RETENTION_MS) // DAY_MS)
         return [found[author_id] for author_id in author_ids]
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
@@ -109,10 +109,10 @@ class EmbeddedResidentSource:
     def _index(self) -> native.RunIndex:
         for _ in range(_REOPENS_MAX):
             try:
-                return self._tail.runs.index()
+                return self._replica.runs.index()
             except FileNotFoundError as error:
                 missing = error
-                self._tail.reload_runs()
+                self._replica.reload_runs()
         raise StoreError(
             f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
         )

@@ -32,7 +32,7 @@ _KEYS = (
     "DELETE FROM idempotency WHERE (author_id, key) IN"
     " (SELECT author_id, key FROM idempotency WHERE content_id < ? LIMIT ?)"
 )
-# Processes that missed more than this many publishes clear their cache of outboxes instead.
+# Processes that missed more than this many publishes clear their cache of timelines instead.
 OUTBOX_CHANGES_KEPT = 100_000
 _OUTBOX_CHANGES = (
     "DELETE FROM outbox_changes WHERE seq IN (SELECT seq FROM outbox_changes"

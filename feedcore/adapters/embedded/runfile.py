@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feedcore import native
+from feedcore.codecs.runs import Run, RunView
 from feedcore.domain.entry import ENTRY_BYTES
-from feedcore.domain.runs import Run, RunView
 from feedcore.errors import StoreError
 
 _HEADER = struct.Struct("<8s16sQQQQII")

@@ -67,7 +67,7 @@ CREATE TABLE author_outbox (
     PRIMARY KEY (author_id, day)
 ) WITHOUT ROWID;
 CREATE INDEX author_outbox_by_day ON author_outbox (day);
--- authors that published, newest last: what processes keep of their outboxes is out of date
+-- authors that published, newest last: what processes keep of their timelines is out of date
 CREATE TABLE outbox_changes (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     author_id INTEGER NOT NULL

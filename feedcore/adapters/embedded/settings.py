@@ -1,4 +1,4 @@
-"""SettingsStore: versioned documents (the newest are in the tail), and authors' modes."""
+"""SettingsStore: versioned documents (the newest are in the replica), and authors' modes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import sqlite3
 
 from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.sqlids import from_sql, to_sql
-from feedcore.adapters.embedded.tail import Tail
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition
 from feedcore.limits import RANKING_VERSIONS_KEPT
@@ -18,21 +18,21 @@ from feedcore.ports.settings import AuthorMode
 class EmbeddedSettingsStore:
     """See `ports.settings.SettingsStore`."""
 
-    def __init__(self, conn: sqlite3.Connection, writer: Writer, tail: Tail) -> None:
+    def __init__(self, conn: sqlite3.Connection, writer: Writer, replica: Replica) -> None:
         self._conn = conn
         self._writer = writer
-        self._tail = tail
+        self._replica = replica
 
     def get(self, name: str) -> dict | None:
         """A copy: changing it changes nothing."""
-        self._tail.refresh()
-        found = self._tail.settings.get(name)
+        self._replica.refresh()
+        found = self._replica.settings.get(name)
         return copy.deepcopy(found[1]) if found else None
 
     def version(self, name: str) -> int:
         """From memory."""
-        self._tail.refresh()
-        found = self._tail.settings.get(name)
+        self._replica.refresh()
+        found = self._replica.settings.get(name)
         return found[0] if found else 0
 
     def at_version(self, name: str, version: int) -> dict | None:

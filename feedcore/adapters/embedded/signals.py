@@ -13,11 +13,11 @@ import struct
 from collections.abc import Sequence
 
 from feedcore import native
+from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, bump, write_pairs
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.preferences import clear_preference, set_preference
 from feedcore.adapters.embedded.sqlids import from_sql, to_sql
-from feedcore.adapters.writebehind import WriteBehind
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.errors import NotFound
@@ -85,7 +85,7 @@ class EmbeddedSignalStore:
                 conn.execute("INSERT INTO interaction_keys VALUES (?, ?, ?, ?)", row)
             return changed
 
-        return await self._writer.run(work, mirrored=False)
+        return await self._writer.run(work, replicated=False)
 
     async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
         """What the post had elsewhere is kept apart from what is counted here."""
@@ -107,7 +107,7 @@ class EmbeddedSignalStore:
                 self._weigh(conn, content)
                 conn.changes.contents.append(content_id)
 
-        await self._writer.run(work, mirrored=False)
+        await self._writer.run(work, replicated=False)
 
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """As `record`, without keys."""
@@ -115,7 +115,7 @@ class EmbeddedSignalStore:
         def work(conn: sqlite3.Connection) -> int:
             return sum(_apply(conn, one) for one in rows if _post_exists(conn, one.content_id))
 
-        return await self._writer.run(work, mirrored=False)
+        return await self._writer.run(work, replicated=False)
 
     def impressions(self, content_ids: Sequence[int]) -> None:
         """Added up in memory until `write_impressions`."""
@@ -156,7 +156,7 @@ class EmbeddedSignalStore:
             write_pairs(conn, _IMPRESSIONS, rows)
 
         try:
-            await self._writer.run(work, mirrored=False)
+            await self._writer.run(work, replicated=False)
         except BaseException:
             self.impressions_dropped += dropped
             raise
@@ -166,7 +166,7 @@ class EmbeddedSignalStore:
         """Oldest first. Asking costs one read if nothing waits."""
         if self._conn.execute("SELECT 1 FROM counter_log LIMIT 1").fetchone() is None:
             return 0
-        return await self._writer.run(lambda conn: self._fold(conn, limit), mirrored=False)
+        return await self._writer.run(lambda conn: self._fold(conn, limit), replicated=False)
 
     def engagement(self, entries: bytes) -> bytes:
         """From the shared map."""

@@ -19,25 +19,25 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded import retention
+from feedcore.adapters.embedded.cache_validation import LocalCacheValidation
 from feedcore.adapters.embedded.database import Writer, connect
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.epochs import EpochMap
 from feedcore.adapters.embedded.feeds import EmbeddedFeedStore
-from feedcore.adapters.embedded.freshness import LocalFreshness
 from feedcore.adapters.embedded.graph import EmbeddedGraphSource
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.merger import Merger
 from feedcore.adapters.embedded.posts import EmbeddedContentSource, EmbeddedPostStore
 from feedcore.adapters.embedded.preferences import EmbeddedPreferenceStore
 from feedcore.adapters.embedded.queue import EmbeddedFanoutQueue
+from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.resident import EmbeddedResidentSource
 from feedcore.adapters.embedded.runfile import RunSet, sync_directory
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, migrate, stored_version
 from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
 from feedcore.adapters.embedded.signals import EmbeddedSignalStore
-from feedcore.adapters.embedded.tail import Tail
-from feedcore.adapters.writebehind import WriteBehind
 from feedcore.clock import Clock
 from feedcore.errors import StoreError
 
@@ -90,19 +90,19 @@ class EmbeddedStore:
         self._epoch_map = EpochMap(data_dir, self.store_id)
         self.epochs = epochs = self._epoch_map.epochs
         self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock", epochs)
-        self._runs, self.tail = runs, Tail(conn, runs)
-        self.freshness = LocalFreshness()
-        self.feeds = EmbeddedFeedStore(conn, writer, self.tail)
-        self.posts = EmbeddedPostStore(conn, writer, self.tail, clock)
+        self._runs, self.replica = runs, Replica(conn, runs)
+        self.validation = LocalCacheValidation()
+        self.feeds = EmbeddedFeedStore(conn, writer, self.replica)
+        self.posts = EmbeddedPostStore(conn, writer, self.replica, clock)
         self.contents = EmbeddedContentSource(conn)
         self.graph = EmbeddedGraphSource(conn, writer)
         self.queue = EmbeddedFanoutQueue(conn, writer)
-        self.settings = EmbeddedSettingsStore(conn, writer, self.tail)
+        self.settings = EmbeddedSettingsStore(conn, writer, self.replica)
         behind = WriteBehind(self._flush)
         self._behind = behind
         self.preferences = EmbeddedPreferenceStore(conn, writer, behind)
         self.signals = EmbeddedSignalStore(conn, writer, self._engagement, behind)
-        self.resident = EmbeddedResidentSource(conn, self.tail, self.contents, self._engagement)
+        self.resident = EmbeddedResidentSource(conn, self.replica, self.contents, self._engagement)
         if writer_role:
             self.merger = Merger(data_dir, self.store_id, clock, epochs)
 

@@ -21,7 +21,7 @@ from functools import partial
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from feedcore.adapters.cluster.jobids import JobIds
+from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.domain.receipt import Origin
 from feedcore.ports import Interaction, InteractionKind

@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from feedcore.adapters.kafka import jobwire
-from feedcore.adapters.kafka.jobwire import Unreadable
+from feedcore.adapters.kafka import job_wire as jobwire
+from feedcore.adapters.kafka.job_wire import Unreadable
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.errors import Unavailable
 from feedcore.ports import Lane, QueueLag

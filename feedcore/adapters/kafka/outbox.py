@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from feedcore.adapters.cluster.jobids import JobIds, minute_of, shard_of
-from feedcore.adapters.cql.session import Session, Statement, Write
-from feedcore.adapters.kafka import jobwire
+from feedcore.adapters.contracts.job_ids import JobIds, minute_of, shard_of
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
+from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.producer import KafkaProducer, Message
 from feedcore.errors import FeedcoreError

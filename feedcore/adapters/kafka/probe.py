@@ -11,10 +11,10 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 
+from feedcore.adapters.common.probing import Finding, Probe, State, reach
 from feedcore.adapters.kafka.lag import LagReader
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.topics import IN_SYNC_MIN
-from feedcore.adapters.probing import Finding, Probe, State, reach
 from feedcore.clock import Clock
 from feedcore.limits import MINUTE_MS
 from feedcore.ports import Lane, QueueLag
@@ -59,9 +59,7 @@ def probes(options: KafkaOptions, clock: Clock) -> list[Probe]:
     ]
 
 
-async def _look(
-    admin: AIOKafkaAdminClient, options: KafkaOptions, clock: Clock
-) -> list[Finding]:
+async def _look(admin: AIOKafkaAdminClient, options: KafkaOptions, clock: Clock) -> list[Finding]:
     begun_s = clock.monotonic()
     cluster = await admin.describe_cluster()
     ms = (clock.monotonic() - begun_s) * 1e3

@@ -25,14 +25,14 @@ from dataclasses import dataclass, replace
 
 from aiokafka import ConsumerRecord
 
-from feedcore.adapters.cluster.announce import Announcer
-from feedcore.adapters.cluster.jobids import timestamp_us
-from feedcore.adapters.cql.session import Session, Statement, Write
-from feedcore.adapters.kafka import jobwire
+from feedcore.adapters.contracts.announcements import Announcer
+from feedcore.adapters.contracts.job_ids import timestamp_us
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
+from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.adapters.kafka.claims import Claims, Partition
 from feedcore.adapters.kafka.consumer import LaneConsumer
-from feedcore.adapters.kafka.deadletters import DeadLetters, id_of_unreadable
-from feedcore.adapters.kafka.jobwire import Unreadable
+from feedcore.adapters.kafka.dead_letters import DeadLetters, id_of_unreadable
+from feedcore.adapters.kafka.job_wire import Unreadable
 from feedcore.adapters.kafka.lag import LagReader
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.outbox import KafkaOutbox, Row

@@ -24,11 +24,11 @@ import logging
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from feedcore.adapters.cluster.jobids import SHARDS
-from feedcore.adapters.cql.session import Consistency, Session, Statement
-from feedcore.adapters.kafka import jobwire
-from feedcore.adapters.kafka.deadletters import DeadLetters
-from feedcore.adapters.kafka.jobwire import Unreadable
+from feedcore.adapters.contracts.job_ids import SHARDS
+from feedcore.adapters.cql.driver.session import Consistency, Session, Statement
+from feedcore.adapters.kafka import job_wire as jobwire
+from feedcore.adapters.kafka.dead_letters import DeadLetters
+from feedcore.adapters.kafka.job_wire import Unreadable
 from feedcore.adapters.kafka.outbox import KafkaOutbox, Row, delete_of
 from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.clock import Clock

@@ -7,7 +7,7 @@ often; events keep their order. If more is owed than can be kept, all of it is d
 event that makes every node forget everything.
 
 Invariants: one payment at a time; nothing is dropped without that event being owed; memory is
-bounded. Not for what this node does for itself (freshness).
+bounded. Not for what this node does for itself (validation).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from feedcore.adapters.redis.batcher import Batcher, Call
 from feedcore.adapters.redis.events import FORGET
 from feedcore.adapters.redis.keys import EPOCH_BYTES, EPOCH_TTL_MS, Keys
-from feedcore.adapters.redis.nodelog import NodeLog
+from feedcore.adapters.redis.node_log import NodeLog
 from feedcore.errors import Unavailable
 from feedcore.resilience import tasks
 

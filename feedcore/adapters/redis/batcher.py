@@ -22,8 +22,8 @@ from typing import Any
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from feedcore.adapters.redis.failure_detector import Trust
 from feedcore.adapters.redis.nodes import FAILURES, Nodes
-from feedcore.adapters.redis.trust import Trust
 from feedcore.errors import Unavailable
 from feedcore.resilience.breaker import Breaker, BreakerState
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from feedcore.adapters.cluster.announce import (
+from feedcore.adapters.contracts.announcements import (
     Deleted,
     Engagement,
     Event,

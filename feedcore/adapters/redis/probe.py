@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feedcore.adapters.probing import Finding, Probe, State, skew
+from feedcore.adapters.common.probing import Finding, Probe, State, skew
 from feedcore.adapters.redis.nodes import SLOTS, Nodes
 from feedcore.clock import Clock
 

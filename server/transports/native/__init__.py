@@ -1,5 +1,5 @@
-"""The native gRPC transport: compiled sessions on libnghttp2 (feedcore._native.h2), asyncio around
-them.
+"""The native gRPC transport: compiled sessions on libnghttp2 (feedcore._native.http2.h2), asyncio
+around them.
 
     bounds       every bound and timer
     library      is the libnghttp2 of this machine good enough

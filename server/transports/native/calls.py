@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from feedcore._native.grpcframe import BadMetadata
-from feedcore._native.h2stream import Row, Stream
+from feedcore._native.http2.grpcframe import BadMetadata
+from feedcore._native.http2.h2stream import Row, Stream
 from feedcore.errors import Overloaded, ReplyTooLarge
 from feedcore.observe import logs
 from feedcore_server.context import CallContext

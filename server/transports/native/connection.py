@@ -17,7 +17,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
-from feedcore._native.h2 import (
+from feedcore._native.http2.h2 import (
     EVENT_CALL,
     EVENT_CLOSED,
     EVENT_FAST_FAILED,
@@ -25,7 +25,7 @@ from feedcore._native.h2 import (
     GOAWAY_INTERNAL,
     Session,
 )
-from feedcore._native.h2stream import Account, Stream
+from feedcore._native.http2.h2stream import Account, Stream
 from feedcore_server.context import CallContext
 from feedcore_server.transports.native.lifecycle import GRACE_OVER, Lifecycle, State
 from feedcore_server.transports.native.tls import identity_of

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from enum import Enum
 
-from feedcore._native.h2 import GOAWAY_CALM, GOAWAY_NO_ERROR, GOAWAY_SETTINGS_TIMEOUT, Session
+from feedcore._native.http2.h2 import GOAWAY_CALM, GOAWAY_NO_ERROR, GOAWAY_SETTINGS_TIMEOUT, Session
 from feedcore_server.transports.native.bounds import Bounds
 
 MAX_AGE, MAX_IDLE = "max_age", "max_idle"  # debug data of GOAWAY; gRPC's other servers send these

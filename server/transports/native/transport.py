@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feedcore._native.grpcframe import encode_metadata
-from feedcore._native.h2stream import Account, CallableFast, FastHandler, Row, Rules
+from feedcore._native.http2.grpcframe import encode_metadata
+from feedcore._native.http2.h2stream import Account, CallableFast, FastHandler, Row, Rules
 from feedcore.clock import Clock
 from feedcore.errors import Behind
 from feedcore.observe import logs

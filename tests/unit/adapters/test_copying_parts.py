@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from feedcore.adapters.cql.copying import Tally
-from feedcore.adapters.cql.session import Statement
-from feedcore.adapters.embedded.copying import _entry_in, _has_media
+from feedcore.adapters.cql.driver.session import Statement
+from feedcore.codecs.content import Media, encode_content
 from feedcore.domain import entry, ids
-from feedcore.domain.content import Media, encode_content
 from feedcore.errors import Unavailable
 from feedcore.limits import HOUR_MS, MINUTE_MS
+from feedcore.migrating.cql_rows import Tally
+from feedcore.migrating.embedded_rows import _entry_in, _has_media
 from feedcore.migrating.patient import ATTEMPTS_MAX, PatientSession
 
 NOW_MS = 1_780_000_000_000

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from feedcore.adapters.cql.flight import Flight
-from feedcore.adapters.cql.migrate import known_migrations, migration_of, split_statements
-from feedcore.adapters.cql.session import Statement
-from feedcore.adapters.cql.settings import PACKED_IN_FLIGHT_MAX, addresses
-from feedcore.adapters.cql.sidebyside import BatchingSession, side_by_side
+from feedcore.adapters.cql.driver.batching import BatchingSession
+from feedcore.adapters.cql.driver.in_flight import Flight
+from feedcore.adapters.cql.driver.options import PACKED_IN_FLIGHT_MAX, addresses
+from feedcore.adapters.cql.driver.session import Statement
+from feedcore.adapters.cql.schema.migrate import known_migrations, migration_of, split_statements
 from feedcore.errors import ConfigError, Overloaded, StoreError
 
 
@@ -65,29 +65,6 @@ async def test_a_place_that_comes_with_the_cancellation_goes_on() -> None:
     assert ended.done()
 
 
-async def test_side_by_side_is_bounded_and_stops_at_an_error() -> None:
-    running = most = 0
-    begun: list[int] = []
-
-    async def run(place: int) -> None:
-        nonlocal running, most
-        begun.append(place)
-        running += 1
-        most = max(most, running)
-        await turns()
-        running -= 1
-        if place == 20:
-            raise StoreError("the twentieth")
-
-    await side_by_side(20, run, 4)
-    assert most == 4 and begun == list(range(20))
-    begun.clear()
-    with pytest.raises(StoreError, match="the twentieth"):
-        await side_by_side(1_000, run, 4)
-    assert running == 0 and len(begun) < 30
-    await side_by_side(0, run, 4)
-
-
 class Slow(BatchingSession):
     """Rows take until `go`."""
 
@@ -111,9 +88,7 @@ class Slow(BatchingSession):
 
 async def test_rows_of_all_fan_outs_together_are_bounded() -> None:
     session, users = Slow(), bytes(8 * 150)
-    calls = [
-        asyncio.create_task(session.write_packed(Statement("x"), users, ())) for _ in range(4)
-    ]
+    calls = [asyncio.create_task(session.write_packed(Statement("x"), users, ())) for _ in range(4)]
     await turns()
     assert session.under_way == PACKED_IN_FLIGHT_MAX
     calls[0].cancel()
@@ -122,25 +97,6 @@ async def test_rows_of_all_fan_outs_together_are_bounded() -> None:
     session.go.set()
     await asyncio.gather(*calls, return_exceptions=True)
     assert session.most == PACKED_IN_FLIGHT_MAX and session.written >= 3 * 150
-
-
-async def test_side_by_side_ends_with_its_caller() -> None:
-    running = 0
-
-    async def run(place: int) -> None:
-        nonlocal running
-        running += 1
-        try:
-            await asyncio.Event().wait()
-        finally:
-            running -= 1
-
-    call = asyncio.create_task(side_by_side(10, run, 4))
-    await turns()
-    assert running == 4
-    call.cancel()
-    await asyncio.wait([call])
-    assert call.cancelled() and running == 0
 
 
 def test_statements_end_with_a_semicolon_at_the_end_of_a_line() -> None:

@@ -9,14 +9,19 @@ import struct
 
 import pytest
 
-from feedcore.adapters.cql.affinity import packed_shares
-from feedcore.adapters.cql.bounded import each, together
-from feedcore.adapters.cql.signed import bigints, from_cql, to_cql
-from feedcore.adapters.cql.stamps import Stamps
-from feedcore.adapters.engagement import PAIR, EngagementTable, engagement_of, weight_of
+from feedcore.adapters.common.engagement_table import (
+    PAIR,
+    EngagementTable,
+    engagement_of,
+    weight_of,
+)
+from feedcore.adapters.cql.counting.affinity import packed_shares
+from feedcore.adapters.cql.driver.ids import bigints, from_cql, to_cql
+from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.domain import entry
 from feedcore.errors import Unavailable
 from feedcore.limits import AFFINITY_AUTHORS_MAX
+from feedcore.resilience.gather import gather_all, gather_bounded
 
 
 async def a_turn() -> None:
@@ -39,9 +44,9 @@ async def test_each_keeps_the_order_and_the_width() -> None:
         under_way -= 1
         return item * 2
 
-    assert await each(range(50), work, 7) == [2 * item for item in range(50)]
+    assert await gather_bounded(range(50), work, 7) == [2 * item for item in range(50)]
     assert most == 7
-    assert await each([], work) == []
+    assert await gather_bounded([], work) == []
 
 
 async def test_the_first_error_is_raised_when_all_that_began_have_ended() -> None:
@@ -57,10 +62,10 @@ async def test_the_first_error_is_raised_when_all_that_began_have_ended() -> Non
             raise Unavailable("two")
 
     with pytest.raises(Unavailable, match="one"):
-        await each(range(20), work, 4)
+        await gather_bounded(range(20), work, 4)
     assert sorted(ended) == [0, 2, 3]
     with pytest.raises(Unavailable, match="one"):
-        await together(work(0), work(1), work(5))
+        await gather_all(work(0), work(1), work(5))
     assert sorted(ended) == [0, 0, 2, 3, 5]
 
 

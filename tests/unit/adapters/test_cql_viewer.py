@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedcore import native
-from feedcore.adapters.cql.idarrays import id_array, signed_ids, targets_array
-from feedcore.adapters.cql.signed import from_cql, to_cql
-from feedcore.adapters.cql.viewer import Kind, decode, set_at_of, set_at_value
+from feedcore.adapters.cql.driver.ids import from_cql, id_array, signed_ids, targets_array, to_cql
+from feedcore.adapters.cql.stores.viewer_partition import Kind, decode, set_at_of, set_at_value
 
 ID = st.one_of(st.integers(1, 12), st.integers(1, 2**64 - 1))
 NOW_MS = 1_000

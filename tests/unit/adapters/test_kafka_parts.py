@@ -12,10 +12,11 @@ from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedcore.adapters.cluster.jobids import SHARDS, JobIds, minute_of, shard_of, timestamp_us
-from feedcore.adapters.kafka import consumer, jobwire
+from feedcore.adapters.contracts.job_ids import SHARDS, JobIds, minute_of, shard_of, timestamp_us
+from feedcore.adapters.kafka import consumer
+from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.adapters.kafka.claims import Claims, Partition
-from feedcore.adapters.kafka.deadletters import id_of_unreadable
+from feedcore.adapters.kafka.dead_letters import id_of_unreadable
 from feedcore.clock import ManualClock
 from feedcore.ports import FanoutJob, JobKind, Lane
 

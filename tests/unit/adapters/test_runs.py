@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedcore import native
-from feedcore.domain import engagement, entry, ids, runs
+from feedcore.codecs import engagement, runs
+from feedcore.domain import entry, ids
 from feedcore.limits import DAY_MS
 
 START = ids.make(1_750_000_000_000, 0, 0, 0)

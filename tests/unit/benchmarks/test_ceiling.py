@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("feedcore._native.h2client", reason="no native transport")
+pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
 
 from feedcore_bench import ceiling  # noqa: E402
 from feedcore_bench.ceiling import CYCLE, H2LOAD, OPEN, PYTHON, Sample  # noqa: E402

@@ -23,11 +23,11 @@ from tests.support.rawframes import (
     prefixed,
 )
 
-h2client = pytest.importorskip("feedcore._native.h2client", reason="no native transport")
-h2 = pytest.importorskip("feedcore._native.h2")
-h2call = pytest.importorskip("feedcore._native.h2call")
-h2stream = pytest.importorskip("feedcore._native.h2stream")
-loadstats = pytest.importorskip("feedcore._native.loadstats")
+h2client = pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
+h2 = pytest.importorskip("feedcore._native.http2.h2")
+h2call = pytest.importorskip("feedcore_bench._native.h2call")
+h2stream = pytest.importorskip("feedcore._native.http2.h2stream")
+loadstats = pytest.importorskip("feedcore_bench._native.loadstats")
 OK, INTERNAL, UNAVAILABLE = 0, 13, 14
 
 

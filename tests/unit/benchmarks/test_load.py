@@ -232,7 +232,9 @@ def test_a_burst_comes_back_when_it_is_told_to() -> None:
 
 
 def test_a_latency_of_which_too_many_calls_had_none_is_missed() -> None:
-    pytest.importorskip("feedcore._native.h2client")  # the engine's, where libnghttp2 is there
+    pytest.importorskip(
+        "feedcore_bench._native.h2client"
+    )  # the engine's, where libnghttp2 is there
     from feedcore_bench.drive import Bench
     from feedcore_bench.run import options_of
 
@@ -403,14 +405,14 @@ def test_a_logarithmic_axis_has_whole_decades() -> None:
 # --- the cluster profile --------------------------------------------------------------------------
 def test_a_sample_counts_for_its_innermost_layer_and_idle_ones_not_at_all() -> None:
     raw = """run (asyncio/base_events.py:1);epoll_wait (libc.so.6) 50
-run (asyncio/base_events.py:1);answer (feedcore/services/hits.py:9);free (libc.so.6) 3
-run (asyncio/base_events.py:1);pages_of (feedcore/adapters/cluster/freshness.py:2) 4
-answer (feedcore/services/hits.py:9);gc_collect_main (libpython3.11.so) 2
+run (asyncio/base_events.py:1);answer (feedcore/services/batched_reads.py:9);free (libc.so.6) 3
+run (asyncio/base_events.py:1);pages_of (feedcore/adapters/cluster/cache_validation.py:2) 4
+answer (feedcore/services/batched_reads.py:9);gc_collect_main (libpython3.11.so) 2
 main (x.c:1) 1
 """
     found = layers.shares(raw)
     assert found == {
-        "freshness and proofs": 0.4, "services": 0.3, "garbage collector": 0.2, "other": 0.1,
+        "validation and proofs": 0.4, "services": 0.3, "garbage collector": 0.2, "other": 0.1,
     }  # fmt: skip
     assert layers.shares("") == {}
 

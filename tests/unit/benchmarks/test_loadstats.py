@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 loadstats = pytest.importorskip(
-    "feedcore._native.loadstats", reason="compiled modules are not built"
+    "feedcore_bench._native.loadstats", reason="compiled modules are not built"
 )
 Histogram, Recorder, Schedule = loadstats.Histogram, loadstats.Recorder, loadstats.Schedule
 PERCENTS = (0.0, 1.0, 50.0, 90.0, 99.0, 99.9, 99.99, 100.0)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from feedcore_pb.v1 import feed_pb2, types_pb2
 
-pagescan = pytest.importorskip("feedcore._native.pagescan", reason="compiled modules are not built")
+pagescan = pytest.importorskip(
+    "feedcore._native.codecs.pagescan", reason="compiled modules are not built"
+)
 scan_page = pagescan.scan_page
 
 IDS = st.integers(1, 2**63 - 1)

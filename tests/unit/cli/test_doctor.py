@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from feedcore.adapters.cql.probe import Peer, judge_replicas, judge_sweep
+from feedcore.adapters.common.probing import Finding, Probe, State, run_probes, skew
+from feedcore.adapters.cql.schema.probe import Peer, judge_replicas, judge_sweep
 from feedcore.adapters.embedded.probe import judge_disk
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.probe import judge_lag, judge_topic
-from feedcore.adapters.probing import Finding, Probe, State, run_probes, skew
 from feedcore.adapters.redis.probe import judge_memory, judge_node, judge_slots
 from feedcore.cli.doctor import document, probes_of, table, verdict
 from feedcore.clock import ManualClock

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from feedcore.cli import main
-from feedcore.cli.planning import FLAGS
-from feedcore.planning.capacity import plan
-from feedcore.planning.figures import SHIPPED, shipped
-from feedcore.planning.workload import DEMO, DESIGN
+from feedcore_planner.capacity import plan
+from feedcore_planner.command import FLAGS
+from feedcore_planner.figures import SHIPPED, shipped
+from feedcore_planner.workload import DEMO, DESIGN
 
 Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[3]
@@ -79,7 +79,7 @@ def test_the_sweep_draws_bars_and_marks_the_least(capsys: Captured) -> None:
 
 
 def test_own_figures(tmp_path: Path, capsys: Captured) -> None:
-    rows = json.loads((ROOT / "feedcore" / "planning" / SHIPPED).read_text(encoding="utf-8"))
+    rows = json.loads((ROOT / "tools" / "planner" / SHIPPED).read_text(encoding="utf-8"))
     rows["spares"]["value"] = 3
     file = tmp_path / "figures.json"
     file.write_text(json.dumps(rows), encoding="utf-8")

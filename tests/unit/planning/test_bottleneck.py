@@ -7,12 +7,12 @@ import math
 import pytest
 
 from feedcore.errors import InvalidField
-from feedcore.planning import bottleneck
-from feedcore.planning.bottleneck import RESOURCES, full_at, one_node_up_to, use, uses
-from feedcore.planning.capacity import ROLES, plan
-from feedcore.planning.figures import shipped
-from feedcore.planning.sweep import THRESHOLDS, sweep
-from feedcore.planning.workload import DESIGN
+from feedcore_planner import bottleneck
+from feedcore_planner.bottleneck import RESOURCES, full_at, one_node_up_to, use, uses
+from feedcore_planner.capacity import ROLES, plan
+from feedcore_planner.figures import shipped
+from feedcore_planner.sweep import THRESHOLDS, sweep
+from feedcore_planner.workload import DESIGN
 
 FIGURES = shipped()
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from feedcore import config, limits
 from feedcore.domain.entry import ENTRY_BYTES
 from feedcore.errors import InvalidField
-from feedcore.planning.capacity import LINES, ROLES, plan
-from feedcore.planning.figures import shipped
-from feedcore.planning.sheet import Line, evaluate
-from feedcore.planning.workload import BOUNDS, DEMO, DESIGN
+from feedcore_planner.capacity import LINES, ROLES, plan
+from feedcore_planner.figures import shipped
+from feedcore_planner.sheet import Line, evaluate
+from feedcore_planner.workload import BOUNDS, DEMO, DESIGN
 
 FIGURES = shipped()
 # What may not shrink when there is more to do.
@@ -96,7 +96,7 @@ def test_loads_are_hot_cold_or_warm() -> None:
         assert min(parts) >= 0
 
 
-def test_outboxes_that_fit_are_not_read() -> None:
+def test_timelines_that_fit_are_not_read() -> None:
     roomy = FIGURES.replace(outbox_cache=100e9, api_node_memory=512e9, outbox_overhead_bytes=140.0)
     made = plan(DESIGN.replace(push_threshold=0), roomy)
     assert made["outbox_bytes"] < 100e9
@@ -204,7 +204,7 @@ def test_inputs_that_contradict_each_other_are_refused() -> None:
 
 def test_constants_are_those_of_the_engine() -> None:
     from feedcore.loading import demo
-    from feedcore.planning import bottleneck
+    from feedcore_planner import bottleneck
 
     assert FIGURES["page_items"] == limits.PAGE_SIZE_DEFAULT
     assert FIGURES["entry_bytes"] == ENTRY_BYTES

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from feedcore.errors import InvalidField
-from feedcore.planning import document
-from feedcore.planning.capacity import plan
-from feedcore.planning.figures import shipped
-from feedcore.planning.workload import DESIGN
+from feedcore_planner import document
+from feedcore_planner.capacity import plan
+from feedcore_planner.figures import shipped
+from feedcore_planner.workload import DESIGN
 
 CAPACITY = Path(__file__).resolve().parents[3] / "docs" / "capacity.md"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from feedcore.errors import InvalidField
-from feedcore.planning.capacity import CONSTANTS, LINES
-from feedcore.planning.figures import Figures, parse, shipped
-from feedcore.planning.workload import BOUNDS
+from feedcore_planner.capacity import CONSTANTS, LINES
+from feedcore_planner.figures import Figures, parse, shipped
+from feedcore_planner.workload import BOUNDS
 
 ROOT = Path(__file__).resolve().parents[3]
 ROW = {

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedcore.errors import InvalidField
-from feedcore.planning.follows import Followers, density
-from feedcore.planning.workload import DEMO, DESIGN
+from feedcore_planner.follows import Followers, density
+from feedcore_planner.workload import DEMO, DESIGN
 
 SAMPLE = 300_000
 SEED = 20_260_101

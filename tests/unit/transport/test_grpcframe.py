@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feedcore._native import grpcframe
+from feedcore._native.http2 import grpcframe
 
 UNIT_NS = {
     "H": 3_600 * 10**9,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from feedcore._native.h2 import EVENT_CALL, Session
-from feedcore._native.h2stream import Account, Row, Rules
+from feedcore._native.http2.h2 import EVENT_CALL, Session
+from feedcore._native.http2.h2stream import Account, Row, Rules
 from feedcore_server.transports.native.bounds import Bounds
 from feedcore_server.transports.native.lifecycle import Lifecycle, State
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("feedcore._native.h2", reason="the native transport is not built")
+pytest.importorskip("feedcore._native.http2.h2", reason="the native transport is not built")
 
 from feedcore_server.transports.native.pressure import Pressure  # noqa: E402
 

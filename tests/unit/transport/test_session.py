@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hyperframe.frame import SettingsFrame
 
-from feedcore._native.grpcframe import BadMetadata
-from feedcore._native.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_FAST_FAILED, Session
-from feedcore._native.h2stream import Account, CallableFast, Row, Rules
+from feedcore._native.http2.grpcframe import BadMetadata
+from feedcore._native.http2.h2 import EVENT_CALL, EVENT_CLOSED, EVENT_FAST_FAILED, Session
+from feedcore._native.http2.h2stream import Account, CallableFast, Row, Rules
 from feedcore_server.transports.native.bounds import Bounds
 from tests.support.callmodel import Model
 from tests.support.modelcall import RESET_CANCEL

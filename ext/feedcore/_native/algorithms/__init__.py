@@ -1,0 +1,1 @@
+"""Merge, judge, score, page: the compiled twins of the domain's functions."""

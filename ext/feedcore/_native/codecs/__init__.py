@@ -1,0 +1,1 @@
+"""Entries, id sets, cursors, protobuf and CQL bytes."""

@@ -1,0 +1,21 @@
+from feedcore._native.feed.resident import Content, Timeline, Viewer
+
+NEEDS: dict[str, int]
+
+class Draft:
+    user_id: int
+    view: int
+    viewer: Viewer | None
+    depth: int
+    missing: list[int]
+    body: bytes
+    item_count: int
+    not_modified: bool
+    silent: bool
+    now_ms: int
+    @property
+    def shape(self) -> bytes: ...
+    def content_ids(self) -> list[int]: ...
+    def give_viewer(self, viewer: Viewer) -> None: ...
+    def give_timelines(self, timelines: dict[int, Timeline]) -> None: ...
+    def give_contents(self, contents: dict[int, Content]) -> None: ...

@@ -1,0 +1,47 @@
+"""A draft: one page, or one check for new content, on its way. Its state table is in `page`.
+
+Invariant: what was given to a draft is its own, whether the caches keep it or not. Not for making
+anything: it only holds.
+"""
+
+from libc.stdlib cimport free
+
+from feedcore._native.feed.resident cimport Page, Viewer
+
+NEEDS = {
+    "done": DONE,
+    "viewer": NEEDS_VIEWER,
+    "depth": NEEDS_DEPTH,
+    "outboxes": NEEDS_OUTBOXES,
+    "contents": NEEDS_CONTENTS,
+    "plain": PLAIN,
+}
+
+
+cdef class Draft:
+    """One answer on its way."""
+
+    def __dealloc__(self):
+        free(self.items)
+
+    @property
+    def shape(self):
+        """What one user's same requests have in common: page size, view and cursor, as bytes."""
+        return (self.page_size << 2 | self.view).to_bytes(4, "little") + self.cursor
+
+    def content_ids(self):
+        """The items on the page, in its order."""
+        cdef Py_ssize_t i
+        return [self.items[i].content_id for i in range(self.item_count)]
+
+    def give_viewer(self, Viewer viewer not None):
+        """What NEEDS_VIEWER or NEEDS_DEPTH asked for."""
+        self.viewer = viewer
+
+    def give_timelines(self, dict timelines not None):
+        """author id -> Timeline, for all `missing`."""
+        self.timelines = timelines if self.timelines is None else {**self.timelines, **timelines}
+
+    def give_contents(self, dict contents not None):
+        """content id -> Content, for all `missing`."""
+        self.contents = contents if self.contents is None else {**self.contents, **contents}

@@ -1,0 +1,135 @@
+"""Fast handlers of FeedService: GetFeed and CheckNew, answered inside the transport's read turn.
+
+A handler answers from a kept page or from resident data, or declines: then the call goes the
+ordinary way, with interceptors, loads and errors. Requests are read where they lie; no Python code
+runs, but for what the page maker does once a change of the store.
+
+Not for: anything that waits, and nothing that refuses: what is wrong with a request is said by the
+ordinary handler.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <time.h>
+    static inline uint64_t fc_monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    }
+    """
+    uint64_t monotonic_ns "fc_monotonic_ns"() noexcept nogil
+
+from feedcore._native.feed.draft cimport Draft
+from feedcore._native.codecs.feedwire cimport (
+    check_request_t,
+    decode_check_request,
+    decode_feed_request,
+    feed_request_t,
+)
+from feedcore._native.http2.h2stream cimport FastHandler, Stream
+from feedcore._native.feed.page cimport PageMaker
+
+
+cdef class Gate:
+    """Who may be answered fast; subclasses look at the caller and its rate. This one admits all."""
+
+    cpdef bint admits(self, uint64_t user_id, Stream stream) except -1:
+        """False: the call goes the ordinary way, whose interceptors decide."""
+        return True
+
+
+cdef enum:
+    EDGES = 16
+
+# Upper edges, in nanoseconds, of how long answers took: a kept page takes one microsecond, a page
+# from resident data tens; what is above the last one is counted with it.
+cdef uint64_t[EDGES] EDGES_NS = [
+    500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000, 50_000_000,
+]
+
+
+cdef class FastFeed(FastHandler):
+    """What both have in common."""
+
+    cdef PageMaker maker
+    cdef Gate gate
+    cdef readonly uint64_t declined
+    cdef uint64_t[EDGES] took
+
+    def __init__(self, PageMaker maker not None, Gate gate not None):
+        self.maker, self.gate = maker, gate
+        self.sheddable = True  # callers show what they have, and come again
+
+    cdef object answer(self, bytes request, Stream stream):
+        cdef uint64_t begun_ns = monotonic_ns(), took_ns
+        cdef bytes body = self.made(request, stream)
+        cdef int edge = 0
+        if body is None:
+            self.declined += 1
+            return None
+        took_ns = monotonic_ns() - begun_ns
+        while edge < EDGES - 1 and took_ns > EDGES_NS[edge]:
+            edge += 1
+        self.took[edge] += 1
+        return body
+
+    cdef bytes made(self, bytes request, Stream stream):
+        """The answer from what is kept, else None."""
+        cdef Draft draft = self.read(request, stream)
+        cdef bytes kept
+        if draft is None:
+            return None
+        self.maker.refresh()
+        kept = self.maker.cached(draft)
+        if kept is not None:
+            return kept
+        return draft.body if self.maker.finish(draft) else None
+
+    cdef Draft read(self, bytes request, Stream stream):
+        """The draft that the request asks for; None to decline."""
+        return None
+
+    def times(self):
+        """[(upper edge in seconds, answers that took so long, and longer than the edge before)]."""
+        return [(EDGES_NS[i] / 1e9, self.took[i]) for i in range(EDGES)]
+
+    def ask(self, bytes request not None):
+        """The answer to an encoded request, or None: for tests and benchmarks, off the wire."""
+        return self.answer(request, None)
+
+
+cdef class FastGetFeed(FastFeed):
+    """See the module."""
+
+    cdef Draft read(self, bytes request, Stream stream):
+        cdef feed_request_t asked
+        if decode_feed_request(
+            <const uint8_t*>PyBytes_AS_STRING(request), PyBytes_GET_SIZE(request), &asked
+        ) != 0 or not self.gate.admits(asked.user_id, stream):
+            return None
+        return self.maker.draft(
+            asked.user_id,
+            asked.page_size,
+            asked.view,
+            PyBytes_FromStringAndSize(<const char*>asked.cursor, asked.cursor_size),
+            PyBytes_FromStringAndSize(<const char*>asked.etag, asked.etag_size),
+        )
+
+
+cdef class FastCheckNew(FastFeed):
+    """See the module."""
+
+    cdef Draft read(self, bytes request, Stream stream):
+        cdef check_request_t asked
+        if decode_check_request(
+            <const uint8_t*>PyBytes_AS_STRING(request), PyBytes_GET_SIZE(request), &asked
+        ) != 0 or not self.gate.admits(asked.user_id, stream):
+            return None
+        return self.maker.check_draft(
+            asked.user_id, PyBytes_FromStringAndSize(<const char*>asked.head, asked.head_size)
+        )

@@ -1,6 +1,0 @@
-from collections.abc import Callable, Sequence
-
-from feedcore.domain.runs import Run
-
-def build_runs(rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[int, bytes, bytes, bytes]]: ...
-def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[bytes, bytes]: ...

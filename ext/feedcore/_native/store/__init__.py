@@ -1,0 +1,1 @@
+"""Run files and the maps that the processes of a node share."""

@@ -1,0 +1,1 @@
+"""What several adapters share: the engagement table, posted authors, probes, write-behind."""

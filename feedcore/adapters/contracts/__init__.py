@@ -1,0 +1,1 @@
+"""What engines need of each other: announcements, job ids, the replica of node-wide state."""

@@ -1,0 +1,1 @@
+"""Interactions and what is counted from them: engagement, affinity, trending, impressions."""

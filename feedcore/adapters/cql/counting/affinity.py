@@ -1,0 +1,68 @@
+"""Affinity: how much of a user's engagement each author got, from the user's own interactions.
+
+Computed anew from the newest interactions and written absolutely to the user's viewer partition,
+with a timestamp from before the reading: of two workers the later one stays. It is a hint to
+ranking: where clocks differ by more than the two are apart, the next interaction puts it right.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from feedcore.adapters.cql.driver.ids import from_cql, to_cql
+from feedcore.adapters.cql.driver.session import Session, Statement
+from feedcore.adapters.cql.driver.write_stamps import Stamps
+from feedcore.adapters.cql.stores import viewer_partition as viewer
+from feedcore.limits import AFFINITY_AUTHORS_MAX
+from feedcore.resilience.gather import gather_all, gather_bounded
+
+INTERACTIONS_READ_MAX = 2_000  # the newest of one user: eight for each author that is kept
+
+_WEIGHTS = (1.0, 2.0, 3.0, 0.1, 0.0)  # by kind, as in engagement; hiding is no affinity
+_SHARE = struct.Struct("<Qf")
+_INTERACTIONS = Statement(
+    "SELECT kind, author_id, active FROM user_interactions WHERE user_id = ?"
+    f" LIMIT {INTERACTIONS_READ_MAX}"
+)
+_AFFINITY = Statement("SELECT value FROM viewer WHERE user_id = ? AND kind = 14 AND target_id = 0")
+
+
+class Affinity:
+    """One a process."""
+
+    def __init__(self, session: Session, stamps: Stamps) -> None:
+        self._session = session
+        self._stamps = stamps
+
+    async def recount(self, user_ids: Sequence[int]) -> list[int]:
+        """The users whose affinity is another than before."""
+        changed = await gather_bounded(user_ids, self._recount)
+        return [user_id for user_id, one in zip(user_ids, changed, strict=True) if one]
+
+    async def _recount(self, user_id: int) -> bool:
+        stamp = self._stamps.next()
+        key = (to_cql(user_id),)
+        rows, old = await gather_all(
+            self._session.read(_INTERACTIONS, key), self._session.read(_AFFINITY, key)
+        )
+        packed = packed_shares(user_id, rows)
+        if packed == (old[0][0] or b"" if old else b""):
+            return False
+        place = (user_id, viewer.Kind.AFFINITY, 0)
+        write = viewer.put(*place, 0, stamp, packed) if packed else viewer.drop(*place, stamp)
+        await self._session.write(write.statement, write.parameters)
+        return True
+
+
+def packed_shares(user_id: int, rows: Sequence[tuple[int, int, bool]]) -> bytes:
+    """Of rows (kind, author, active): packed (u64 author, f32 share) ascending by author."""
+    weights: dict[int, float] = {}
+    for kind, author, active in rows:
+        author_id = from_cql(author)
+        weight = _WEIGHTS[kind - 1]
+        if active and weight and author_id != user_id:
+            weights[author_id] = weights.get(author_id, 0.0) + weight
+    kept = sorted(weights.items(), key=lambda one: (-one[1], one[0]))[:AFFINITY_AUTHORS_MAX]
+    total = sum(weight for _, weight in kept)
+    return b"".join(_SHARE.pack(author_id, weight / total) for author_id, weight in sorted(kept))

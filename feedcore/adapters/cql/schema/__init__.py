@@ -1,0 +1,1 @@
+"""The tables: migrations, values of which a cluster has one, a probe."""

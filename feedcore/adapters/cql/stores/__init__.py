@@ -1,0 +1,1 @@
+"""Ports over CQL tables: posts, feeds, graph, preferences, settings."""

@@ -1,0 +1,95 @@
+"""What a follow is made of: rows, jobs, bounds. Shared by `graph` and `graph_import`."""
+
+from __future__ import annotations
+
+from feedcore.adapters.contracts.job_ids import timestamp_us
+from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.cql.driver.ids import MASK, to_cql
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
+from feedcore.adapters.cql.stores.viewer_partition import Kind, drop, put
+from feedcore.errors import InvalidField
+from feedcore.limits import DAY_MS, FOLLOWEES_MAX, RETENTION_MS
+from feedcore.ports import FanoutJob, JobKind, Lane
+
+_PUBLISHED = Statement("SELECT content_id FROM outbox WHERE author_id = ? AND day IN ? LIMIT 1")
+_ADD_FOLLOWER = Statement(
+    "INSERT INTO followers (author_id, follower_id, since_ms) VALUES (?, ?, ?) USING TIMESTAMP ?"
+)
+_DROP_FOLLOWER = Statement(
+    "DELETE FROM followers USING TIMESTAMP ? WHERE author_id = ? AND follower_id = ?"
+)
+
+
+def check_pair(user_id: int, target_id: int) -> None:
+    """Raises InvalidField."""
+    if user_id == target_id:
+        raise InvalidField("followee_id", f"{target_id}, the user itself", "must be another user")
+    for name, value in (("follower_id", user_id), ("followee_id", target_id)):
+        if not 0 < value <= MASK:
+            raise InvalidField(name, str(value), "1 to 2^64 - 1")
+
+
+def check_followees(count: int) -> None:
+    """Raises InvalidField if one follows more than is allowed."""
+    if count > FOLLOWEES_MAX:
+        raise InvalidField(
+            "followee_id", f"{count} accounts are followed", f"at most {FOLLOWEES_MAX}"
+        )
+
+
+async def published(session: Session, author_id: int, now_ms: int) -> bool:
+    """Whether the author has posts that feeds may hold."""
+    # a publish time may be of tomorrow already: clocks differ by seconds
+    days = list(range((now_ms - RETENTION_MS) // DAY_MS, now_ms // DAY_MS + 2))
+    return bool(await session.read(_PUBLISHED, (to_cql(author_id), days)))
+
+
+def job_of(kind: JobKind, job_id: int, user_id: int, author_id: int, now_ms: int) -> FanoutJob:
+    """A job about one user's feed."""
+    return FanoutJob(
+        job_id=job_id,
+        kind=kind,
+        lane=Lane.ALL,
+        content_id=0,
+        author_id=author_id,
+        user_id=user_id,
+        entry=b"",
+        after=0,
+        delivered=0,
+        attempts=0,
+        created_ms=now_ms,
+    )
+
+
+def add_follower(author_id: int, follower_id: int, now_ms: int, at_us: int) -> Write:
+    """The edge as the followee's fan-out sees it."""
+    return Write(_ADD_FOLLOWER, (to_cql(author_id), to_cql(follower_id), now_ms, at_us))
+
+
+def follow_writes(outbox: JobOutbox, job: FanoutJob, now_ms: int, *, backfill: bool) -> list[Write]:
+    """The edge that the job is about, as of the job; with the job, if it is wanted."""
+    user_id, author_id, at_us = job.user_id, job.author_id, timestamp_us(job.job_id)
+    writes = [
+        put(user_id, Kind.FOLLOWEE, author_id, now_ms, at_us),
+        add_follower(author_id, user_id, now_ms, at_us),
+    ]
+    if backfill:
+        writes.append(put(user_id, Kind.BACKFILL, author_id, job.job_id, at_us))
+        writes.append(outbox.write_of(job))
+    return writes
+
+
+def unfollow_writes(
+    outbox: JobOutbox, job: FanoutJob, written_us: int, *, remove: bool
+) -> list[Write]:
+    """The end of the edge that was written then, and of a backfill that is waited for."""
+    user_id, author_id = job.user_id, job.author_id
+    at_us = max(timestamp_us(job.job_id), written_us + 1)
+    writes = [
+        drop(user_id, Kind.FOLLOWEE, author_id, at_us),
+        drop(user_id, Kind.BACKFILL, author_id, at_us),
+        Write(_DROP_FOLLOWER, (at_us, to_cql(author_id), to_cql(user_id))),
+    ]
+    if remove:
+        writes.append(outbox.write_of(job))
+    return writes

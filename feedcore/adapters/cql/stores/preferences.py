@@ -1,0 +1,196 @@
+"""PreferenceStore: rows of the viewer partition, and when users were seen, written behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from feedcore.adapters.common.write_behind import WriteBehind
+from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.contracts.replica import Replica
+from feedcore.adapters.cql.driver.batching import read_each
+from feedcore.adapters.cql.driver.ids import from_cql, to_cql
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
+from feedcore.adapters.cql.driver.write_stamps import Stamps
+from feedcore.adapters.cql.stores import viewer_partition as viewer
+from feedcore.adapters.cql.stores.activity import Activity, in_parts
+from feedcore.clock import Clock
+from feedcore.limits import DAY_MS, HOUR_MS, SECOND_MS
+from feedcore.ports import Preference, PreferenceKind, ViewerFilters
+from feedcore.resilience.gather import gather_all
+
+SEEN_EVERY_MS = HOUR_MS  # precise enough for "active in the last day"
+SEEN_KEPT_MAX = 200_000  # users whose last write is remembered: about 20 MB; then all are forgotten
+# users that wait to be written: a second of loads at our peak; more are left for their next load
+SEEN_WAITING_MAX = 50_000
+SNOOZE_KEPT_MS = DAY_MS  # a snooze leaves the store by itself, so long after its end
+
+_LIST = Statement(
+    "SELECT kind, target_id, extra, value FROM viewer WHERE user_id = ? AND kind IN (1, 2, 3, 4)"
+)
+_FILTERS = Statement(
+    "SELECT kind, target_id, extra, value FROM viewer"
+    " WHERE user_id = ? AND kind IN (1, 2, 3, 4, 11, 12, 14)",
+    speculative=True,
+)
+
+
+class _Key(NamedTuple):
+    user_id: int
+    kind: int
+    target_id: int
+
+    def row(self) -> tuple[int, int, int]:
+        """As CQL has it."""
+        return to_cql(self.user_id), self.kind, to_cql(self.target_id)
+
+
+class CqlPreferenceStore:
+    """See `ports.preferences.PreferenceStore`. `close` writes what is buffered."""
+
+    def __init__(
+        self,
+        session: Session,
+        outbox: JobOutbox,
+        replica: Replica,
+        clock: Clock,
+    ) -> None:
+        self._session = session
+        self._replica = replica
+        self._stamps = Stamps()
+        self._clock = clock
+        self._activity = Activity(session, outbox, replica)
+        self._behind = WriteBehind(self._flush)
+        self._seen_at: dict[int, int] = {}
+        self._seen_waiting: dict[int, int] = {}
+        self.seen_dropped = 0
+
+    async def close(self) -> None:
+        """Writes who was seen."""
+        await self._behind.close()
+
+    async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
+        """One query."""
+        rows = await self._session.read(_FILTERS, (to_cql(user_id),))
+        return viewer.decode(rows, now_ms).filters
+
+    async def list(self, user_id: int, now_ms: int) -> list[Preference]:
+        """Newest first; snoozes that are over are left out."""
+        found = [
+            Preference(
+                PreferenceKind(kind), from_cql(target), until_ms or 0, viewer.set_at_of(value)
+            )
+            for kind, target, until_ms, value in await self._session.read(_LIST, (to_cql(user_id),))
+            if kind != PreferenceKind.SNOOZE or (until_ms or 0) > now_ms
+        ]
+        return sorted(found, key=lambda one: (-one.set_at_ms, one.kind, one.target_id))
+
+    async def set(self, user_id: int, preference: Preference) -> bool:
+        """Setting again with another end of a snooze is a change."""
+        key = _Key(user_id, int(preference.kind), preference.target_id)
+        row, room = await gather_all(
+            self._session.read(viewer.ROW_AT, key.row()),
+            self._session.read(viewer.ROOM, (to_cql(user_id),)),
+        )
+        if row and row[0][0] == preference.until_ms:
+            await self._say_again(user_id)
+            return False
+        if not row:
+            viewer.check_room(room[0][0])
+        at_us = self._stamps.next(row[0][1] if row else None)
+        await self._write([self._row(user_id, preference, at_us)], [user_id])
+        return True
+
+    async def clear(self, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
+        """One row."""
+        key = _Key(user_id, int(kind), target_id)
+        row = await self._session.read(viewer.ROW_AT, key.row())
+        if not row:
+            await self._say_again(user_id)
+            return False
+        at_us = self._stamps.next(row[0][1])
+        await self._write([viewer.drop(user_id, kind, target_id, at_us)], [user_id])
+        return True
+
+    async def import_preferences(self, rows: Sequence[tuple[int, Preference]]) -> int:
+        """What is there is read first; of rows with one key, the last is written."""
+        keys = {_Key(user, int(one.kind), one.target_id): None for user, one in rows}
+        users = list({user: None for user, _ in rows})
+        found = await read_each(self._session, viewer.ROW_AT, [key.row() for key in keys])
+        counts = await read_each(self._session, viewer.ROOM, [(to_cql(one),) for one in users])
+        until = {key: row[0][0] for key, row in zip(keys, found, strict=True) if row}
+        at_us = {key: row[0][1] for key, row in zip(keys, found, strict=True) if row}
+        room = {user: row[0][0] for user, row in zip(users, counts, strict=True)}
+        changed: dict[_Key, Preference] = {}
+        new = 0
+        for user_id, one in rows:
+            key = _Key(user_id, int(one.kind), one.target_id)
+            if until.get(key) == one.until_ms:
+                continue
+            if key not in until:
+                viewer.check_room(room[user_id])
+                room[user_id] += 1
+            until[key] = one.until_ms
+            changed[key] = one
+            new += 1
+        writes = [
+            self._row(key.user_id, one, self._stamps.next(at_us.get(key)))
+            for key, one in changed.items()
+        ]
+        await self._write(writes, list({key.user_id: None for key in changed}))
+        return new
+
+    def seen(self, user_id: int, now_ms: int) -> None:
+        """Remembered here, written by `write_seen`."""
+        last = self._seen_at.get(user_id)
+        if last is not None and 0 <= now_ms - last < SEEN_EVERY_MS:
+            return
+        if len(self._seen_at) >= SEEN_KEPT_MAX:
+            self._seen_at.clear()
+        self._seen_at[user_id] = now_ms
+        self.seen_anew(user_id, now_ms)
+
+    def seen_anew(self, user_id: int, now_ms: int) -> None:
+        """Written behind."""
+        if len(self._seen_waiting) >= SEEN_WAITING_MAX and user_id not in self._seen_waiting:
+            self.seen_dropped += 1
+            self._seen_at.pop(user_id, None)
+            return
+        self._seen_waiting[user_id] = now_ms
+        self._behind.touch()
+
+    async def write_seen(self) -> int:
+        """Writes what waits; how many users. What could not be written waits for the next time."""
+        waiting, self._seen_waiting = self._seen_waiting, {}
+        try:
+            await in_parts(self._session, self._activity.seen_writes(waiting.items()))
+        except BaseException:
+            self._seen_waiting = waiting | self._seen_waiting
+            raise
+        return len(waiting)
+
+    async def _flush(self) -> None:
+        await self.write_seen()
+
+    def _row(self, user_id: int, one: Preference, at_us: int) -> Write:
+        value = viewer.set_at_value(one.set_at_ms)
+        write = viewer.put(user_id, one.kind, one.target_id, one.until_ms, at_us, value)
+        if one.kind != PreferenceKind.SNOOZE:
+            return write
+        kept_ms = max(one.until_ms - self._clock.now_ms(), 0) + SNOOZE_KEPT_MS
+        return Write(viewer.PUT_FOR, (*write.parameters, kept_ms // SECOND_MS))
+
+    async def _say_again(self, user_id: int) -> None:
+        """Whoever wrote what is there already may have died before saying so, or have said so
+        before it was there.
+        """
+        await self._replica.announce([user_id])
+
+    async def _write(self, writes: Sequence[Write], users: Sequence[int]) -> None:
+        if not writes:
+            return
+        try:
+            await in_parts(self._session, writes)
+        finally:
+            # also where the outcome is not known: what is kept of the users may be outdated
+            await self._replica.announce(users)

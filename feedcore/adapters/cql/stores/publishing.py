@@ -1,0 +1,300 @@
+"""What a publish writes, and in which order: key, batch, announcement, jobs (see posts.py).
+
+Author modes are the replica's as of the call, so that a mode that was set before the publish
+counts. A push is always queued, whatever is known of followers: somebody may be following right
+now, and either their backfill or this post's fan-out must see the other. Who imports claims each
+id, as several importers give out ids of one node number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from feedcore.adapters.contracts.announcements import Posted
+from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.contracts.replica import Replica
+from feedcore.adapters.cql.driver.batching import read_each
+from feedcore.adapters.cql.driver.ids import to_cql
+from feedcore.adapters.cql.driver.session import Session, Statement, Write
+from feedcore.clock import Clock
+from feedcore.domain import entry as entries_of
+from feedcore.domain import ids
+from feedcore.domain.policy import Mode
+from feedcore.errors import IdempotencyConflict, StoreError
+from feedcore.limits import (
+    HOUR_MS,
+    LANE_SPLIT_FOLLOWERS,
+    MINUTE_MS,
+    POST_AGE_MAX_MS,
+    RETENTION_MS,
+    TOMBSTONE_AGE_MAX_MS,
+)
+from feedcore.ports import FanoutJob, JobKind, Lane, NewPost, Published
+from feedcore.resilience.gather import gather_all, gather_bounded
+
+# Public posts of a process and minute that a cold start may show: its page needs 500 of an hour.
+RECENT_A_MINUTE = 30
+# A post is told again when its publish is repeated, until its fan-out has long made it visible.
+TOLD_AGAIN_MS = HOUR_MS
+FREE_IDS_LOOKED_AT = 16  # ids after one that is taken, looked at in one go
+
+_CLAIM_KEY = Statement(
+    "INSERT INTO idempotency (author_id, key, digest, content_id) VALUES (?, ?, ?, ?) IF NOT EXISTS"
+)
+_KEY = Statement("SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?")
+_KNOWN = Statement("SELECT entry, deleted_ms, pulled FROM posts WHERE content_id = ?")
+_CLAIM_ID = Statement(
+    "INSERT INTO posts (content_id, author_id) VALUES (?, ?) IF NOT EXISTS USING TTL ?"
+)
+_POST = Statement(
+    "INSERT INTO posts (content_id, author_id, content, entry, visibility, pulled, lanes, reach)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
+)
+_OUTBOX = Statement(
+    "INSERT INTO outbox (author_id, day, content_id, entry) VALUES (?, ?, ?, ?)"
+    " USING TIMESTAMP ? AND TTL ?"
+)
+_RECENT = Statement("INSERT INTO recent (hour, content_id, entry) VALUES (?, ?, ?)")
+_SIZE = Statement("SELECT followers FROM author_sizes WHERE author_id = ?")
+_FOLLOWERS = Statement(
+    f"SELECT follower_id FROM followers WHERE author_id = ? LIMIT {LANE_SPLIT_FOLLOWERS + 1}"
+)
+
+
+class _Stored(NamedTuple):
+    """What has to be told once the batch is durable."""
+
+    posted: Posted | None  # None: older than any feed holds
+    jobs: list[FanoutJob]
+
+
+class Publisher:
+    """One a process."""
+
+    def __init__(
+        self,
+        session: Session,
+        outbox: JobOutbox,
+        replica: Replica,
+        clock: Clock,
+    ) -> None:
+        self._session = session
+        self._outbox = outbox
+        self._replica = replica
+        self._clock = clock
+        self._recent_minute = 0
+        self._recent = 0
+
+    async def publish(self, post: NewPost) -> Published:
+        """See the port."""
+        _, followers, published = await gather_all(
+            self._replica.observe_node(), self._followers(post.author_id), self._claim_key(post)
+        )
+        if published.replayed:
+            known = await self._known(post.author_id, published.content_id)
+            if known is not None:
+                await self._tell([known])
+                return published
+        await self._tell([await self._store(post, published.content_id, followers)])
+        return published
+
+    async def import_posts(self, posts: Sequence[NewPost]) -> list[Published | None]:
+        """In order as far as it can be seen: ids of one millisecond, and uses of one key."""
+        first_of: dict[tuple[int, str], int] = {}
+        own = [at for at, post in enumerate(posts) if _is_first(post, at, first_of)]
+        await self._replica.observe_node()
+        published = await self._place([posts[at] for at in own])
+        answers: list[Published | None] = [None] * len(posts)
+        for at, one in zip(own, published, strict=True):
+            answers[at] = one
+        for at, post in enumerate(posts):
+            first = first_of.get((post.author_id, post.idempotency_key), at)
+            made = answers[first]
+            if first != at and made is not None and posts[first].digest == post.digest:
+                answers[at] = Published(made.content_id, True)
+        return answers
+
+    async def _place(self, posts: list[NewPost]) -> list[Published | None]:
+        """Posts with different keys, or none: ids, keys, batches."""
+        keyed = [at for at, post in enumerate(posts) if post.idempotency_key]
+        keys = [(to_cql(posts[at].author_id), posts[at].idempotency_key) for at in keyed]
+        rows = await read_each(self._session, _KEY, keys)
+        used = {at: row[0] for at, row in zip(keyed, rows, strict=True) if row}
+        fresh = [at for at in range(len(posts)) if at not in used]
+        places = await self._claim_ids([posts[at] for at in fresh])
+
+        async def claim(one: tuple[int, int]) -> Published | None:
+            at, content_id = one
+            return await self._claim_key_or_none(posts[at], content_id)
+
+        answers: list[Published | None] = [None] * len(posts)
+        claimed = await gather_bounded(list(zip(fresh, places, strict=True)), claim)
+        for at, published in zip(fresh, claimed, strict=True):
+            answers[at] = published
+        for at, (digest, content_id) in used.items():
+            answers[at] = Published(content_id, True) if digest == posts[at].digest else None
+        made = [(post, one) for post, one in zip(posts, answers, strict=True) if one is not None]
+        authors = list({post.author_id for post, _ in made})
+        sizes = dict(zip(authors, await gather_bounded(authors, self._followers), strict=True))
+
+        async def store(one: tuple[NewPost, Published]) -> _Stored:
+            post, published = one
+            if published.replayed:
+                known = await self._known(post.author_id, published.content_id)
+                if known is not None:
+                    return known
+            return await self._store(post, published.content_id, sizes[post.author_id])
+
+        await self._tell(await gather_bounded(made, store))
+        return answers
+
+    async def _claim_key(self, post: NewPost) -> Published:
+        if not post.idempotency_key:
+            return Published(post.content_id, False)
+        published = await self._claim_key_or_none(post, post.content_id)
+        if published is None:
+            raise IdempotencyConflict(
+                "idempotency_key: used for another request of this author; use a new key"
+            )
+        return published
+
+    async def _claim_key_or_none(self, post: NewPost, content_id: int) -> Published | None:
+        if not post.idempotency_key:
+            return Published(content_id, False)
+        row = await self._session.insert_if_absent(
+            _CLAIM_KEY, (to_cql(post.author_id), post.idempotency_key, post.digest, content_id)
+        )
+        if row is None:
+            return Published(content_id, False)
+        if row["digest"] != post.digest:
+            return None
+        # a driver that repeated the claim finds its own
+        return Published(row["content_id"], row["content_id"] != content_id)
+
+    async def _known(self, author_id: int, content_id: int) -> _Stored | None:
+        """What was stored, be it deleted since; None if nothing was. It is told again: who stored
+        it may have died before, or given up while the batch was under way. Its jobs are rows.
+        """
+        rows = await self._session.read(_KNOWN, (content_id,))
+        if not rows or (rows[0][0] is None and rows[0][1] is None):
+            return None
+        entry, deleted_ms, pulled = rows[0]
+        told_for_ms = self._clock.now_ms() - TOLD_AGAIN_MS
+        if deleted_ms is not None or entry is None or ids.time_ms(content_id) < told_for_ms:
+            return _Stored(None, [])
+        return _Stored(Posted(author_id, entry, bool(pulled)), [])
+
+    async def _claim_ids(self, posts: list[NewPost]) -> list[int]:
+        groups: dict[int, list[int]] = {}
+        for at, post in enumerate(posts):
+            groups.setdefault(post.content_id | ids.SEQUENCE_MAX, []).append(at)
+        places = [0] * len(posts)
+
+        async def claim(group: list[int]) -> None:
+            last = 0
+            for at in group:
+                wanted = max(posts[at].content_id, last + 1)
+                places[at] = last = await self._claim_id(posts[at], wanted)
+
+        await gather_bounded(list(groups.values()), claim)
+        return places
+
+    async def _claim_id(self, post: NewPost, wanted: int) -> int:
+        last = post.content_id | ids.SEQUENCE_MAX
+        if wanted <= last and await self._is_claimed(post, wanted):
+            return wanted
+        for at in range(wanted + 1, last + 1, FREE_IDS_LOOKED_AT):
+            part = range(at, min(at + FREE_IDS_LOOKED_AT, last + 1))
+            rows = await read_each(self._session, _KNOWN, [(one,) for one in part])
+            for content_id, row in zip(part, rows, strict=True):
+                if not row and await self._is_claimed(post, content_id):
+                    return content_id
+        raise StoreError(f"content ids from {wanted} to {last} are taken: import fewer a time")
+
+    async def _is_claimed(self, post: NewPost, content_id: int) -> bool:
+        ttl_s = _ttl_s(content_id, POST_AGE_MAX_MS, self._clock.now_ms())
+        key = (content_id, to_cql(post.author_id), ttl_s)
+        return await self._session.insert_if_absent(_CLAIM_ID, key) is None
+
+    async def _followers(self, author_id: int) -> int:
+        """As counted last; an author who was never counted is looked at, up to where it matters."""
+        author = to_cql(author_id)
+        rows = await self._session.read(_SIZE, (author,))
+        if rows and rows[0][0] is not None:
+            return rows[0][0]
+        return len(await self._session.read_packed(_FOLLOWERS, (author,))) // 8
+
+    async def _store(self, post: NewPost, content_id: int, followers: int) -> _Stored:
+        """One logged batch."""
+        mode = Mode(self._replica.state.mode_of(post.author_id).mode)
+        now_ms = self._clock.now_ms()
+        private = post.visibility == entries_of.Visibility.PRIVATE
+        flags = post.visibility | (entries_of.FLAG_MEDIA if post.has_media else 0)
+        entry = entries_of.pack(content_id, post.author_id, post.quality, flags)
+        kept = ids.time_ms(content_id) > now_ms - RETENTION_MS
+        lanes: tuple[Lane, ...] = ()
+        if mode.pushed and kept and not private:
+            split = followers > LANE_SPLIT_FOLLOWERS
+            lanes = (Lane.ACTIVE, Lane.REST) if split else (Lane.ALL,)
+        jobs = [self._job(lane, content_id, post.author_id, entry, now_ms) for lane in lanes]
+        author, stamp = to_cql(post.author_id), ids.time_ms(content_id) * 1_000
+        reach = 0 if mode.pushed or private else followers
+        row = (
+            *(content_id, author, post.content, entry, post.visibility, not mode.pushed),
+            *(len(lanes), reach, stamp, _ttl_s(content_id, POST_AGE_MAX_MS, now_ms)),
+        )
+        writes = [Write(_POST, row)]
+        if kept:
+            ttl_s = _ttl_s(content_id, TOMBSTONE_AGE_MAX_MS, now_ms)
+            outbox = (author, ids.day(content_id), content_id, entry, stamp, ttl_s)
+            writes.append(Write(_OUTBOX, outbox))
+        if kept and post.visibility == entries_of.Visibility.PUBLIC and self._is_sample(content_id):
+            hour = ids.time_ms(content_id) // HOUR_MS
+            writes.append(Write(_RECENT, (hour, content_id, entry)))
+        writes += [self._outbox.write_of(job) for job in jobs]
+        await self._session.batch(writes, logged=True)
+        posted = Posted(post.author_id, entry, mode.pulled) if kept else None
+        return _Stored(posted, jobs)
+
+    def _job(
+        self, lane: Lane, content_id: int, author_id: int, entry: bytes, now_ms: int
+    ) -> FanoutJob:
+        return FanoutJob(
+            job_id=self._outbox.next_job_id(),
+            kind=JobKind.POST,
+            lane=lane,
+            content_id=content_id,
+            author_id=author_id,
+            user_id=0,
+            entry=entry,
+            after=0,
+            delivered=0,
+            attempts=0,
+            created_ms=now_ms,
+        )
+
+    def _is_sample(self, content_id: int) -> bool:
+        minute = ids.time_ms(content_id) // MINUTE_MS
+        if minute != self._recent_minute:
+            self._recent_minute, self._recent = minute, 0
+        self._recent += 1
+        return self._recent <= RECENT_A_MINUTE
+
+    async def _tell(self, stored: list[_Stored]) -> None:
+        posted = [one.posted for one in stored if one.posted is not None]
+        if posted:
+            await self._replica.announce(events=posted)
+            self._outbox.relay([job for one in stored for job in one.jobs])
+
+
+def _ttl_s(content_id: int, age_max_ms: int, now_ms: int) -> int:
+    """What is left of it: never 0, which would mean for ever."""
+    return max((ids.time_ms(content_id) + age_max_ms - now_ms) // 1_000, 1)
+
+
+def _is_first(post: NewPost, at: int, first_of: dict[tuple[int, str], int]) -> bool:
+    """Whether no post before this one has its key."""
+    if not post.idempotency_key:
+        return True
+    return first_of.setdefault((post.author_id, post.idempotency_key), at) == at

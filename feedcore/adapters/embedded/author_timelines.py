@@ -1,0 +1,94 @@
+"""Author timelines, read through a cache that is bounded in bytes and never stale.
+
+Outboxes of pulled authors are read by all their followers: the same few hundred bytes again and
+again. A publish notes its author in `outbox_changes`, in its own commit; the replica forgets the
+noted authors here before each read. So an entry that is here is what SQLite holds. Oldest go first
+when the cache is full. Not for bounds: a timeline is kept whole, from the oldest day of the
+retention on.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from feedcore import native
+from feedcore.adapters.embedded.sqlids import marks, to_sql
+from feedcore.limits import OUTBOX_CACHE_BYTES
+
+_AUTHORS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
+_OVERHEAD_BYTES = 150  # of a dictionary slot, an int and a bytes object
+
+
+@lru_cache(maxsize=512)
+def _sql(count: int) -> str:
+    return (
+        f"SELECT author_id, entries FROM author_outbox WHERE author_id IN ({marks(count)})"
+        " AND day >= ?"
+    )
+
+
+class TimelineCache:
+    """One a process; belongs to the thread that owns the connection."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+        self._timelines: dict[int, bytes] = {}
+        self._bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def forget(self, author_ids: Iterable[int]) -> None:
+        """They published: read them anew."""
+        for author_id in author_ids:
+            self._drop(author_id)
+
+    def clear(self) -> None:
+        """Nothing is known of what changed."""
+        self._timelines.clear()
+        self._bytes = 0
+
+    def read(self, author_ids: Sequence[int], first_day: int) -> list[bytes]:
+        """Entries of each, newest first, in the order asked for; b"" if there are none."""
+        known = self._timelines.get
+        found = [known(author_id) for author_id in author_ids]
+        missed = found.count(None)
+        self.misses += missed
+        self.hits += len(found) - missed
+        if not missed:
+            return found  # type: ignore[return-value]
+        missing = [a for a, entries in zip(author_ids, found, strict=True) if entries is None]
+        loaded = self.load(missing, first_day)
+        for author_id, entries in loaded.items():
+            self._keep(author_id, entries)
+        return [
+            loaded[author_id] if entries is None else entries
+            for author_id, entries in zip(author_ids, found, strict=True)
+        ]
+
+    def load(self, author_ids: Sequence[int], first_day: int) -> dict[int, bytes]:
+        """author -> entries, newest first, b"" if there are none; past the cache."""
+        days: dict[int, bytes] = {}
+        asked = [to_sql(author_id) for author_id in author_ids]
+        for start in range(0, len(asked), _AUTHORS_PER_QUERY):
+            part = asked[start : start + _AUTHORS_PER_QUERY]
+            for author, entries in self._conn.execute(_sql(len(part)), (*part, first_day)):
+                days[author] = entries + days[author] if author in days else entries
+        sort = native.sort_entries
+        return {
+            author_id: sort(days[key]) if key in days else b""
+            for author_id, key in zip(author_ids, asked, strict=True)
+        }
+
+    def _keep(self, author_id: int, entries: bytes) -> None:
+        self._drop(author_id)
+        self._timelines[author_id] = entries
+        self._bytes += len(entries) + _OVERHEAD_BYTES
+        while self._bytes > OUTBOX_CACHE_BYTES:
+            self._drop(next(iter(self._timelines)))
+
+    def _drop(self, author_id: int) -> None:
+        entries = self._timelines.pop(author_id, None)
+        if entries is not None:
+            self._bytes -= len(entries) + _OVERHEAD_BYTES

@@ -1,0 +1,242 @@
+"""The replica: what a process keeps in memory of the store, made current before each read.
+
+Holds posts with a job row (the overlay over the stored feeds), authors being backfilled, pulled
+authors, tombstones, newest settings, and which runs count. `refresh` asks SQLite whether anybody
+committed since (PRAGMA data_version); if so it reads what changed, all in one snapshot. Hence a job
+row that is gone and the run that took its deliveries over are seen together, never one without the
+other.
+
+Belongs to one thread: the one that owns the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+
+from feedcore import native
+from feedcore.adapters.common.posted_authors import PUBLISHED_KEPT, PostedAuthors
+from feedcore.adapters.embedded.author_timelines import TimelineCache
+from feedcore.adapters.embedded.runfile import RunRow, RunSet
+from feedcore.adapters.embedded.sqlids import from_sql
+
+_VERSIONS = (
+    "SELECT jobs_dropped, modes, tombstones, settings, runs, trending, backlog FROM versions"
+)
+_JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE job_id > ?"
+_RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
+
+
+class Replica:
+    """The replica. Every attribute is current as of the last `refresh`."""
+
+    def __init__(self, conn: sqlite3.Connection, runs: RunSet) -> None:
+        self._conn = conn
+        self.runs = runs
+        self._data_version = -1
+        self._last_job = 0
+        self._last_drop = 0
+        self._last_tombstone = 0
+        self._tombstone_floor = 0
+        self._versions: tuple[int, ...] = (-1,) * 7
+        self._jobs: dict[int, tuple[str, int, int, bytes]] = {}
+        self._posts: dict[int, dict[int, bytes]] = {}
+        self.overlay_authors = native.U64Set()
+        self.backfills: dict[int, dict[int, int]] = {}
+        self.pulled = native.U64Set()
+        self.tombstones = native.U64Set()
+        self.settings: dict[str, tuple[int, dict]] = {}
+        self.trending = b""
+        self.timelines = TimelineCache(conn)
+        self._last_timeline = -1
+        self._held = False
+        self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
+        self.posted = PostedAuthors()
+        self.reads = 0  # changes that were read so far
+
+    @property
+    def pulled_version(self) -> int:
+        """Changes with the set of pulled authors."""
+        return self._versions[1]
+
+    @property
+    def backlog(self) -> int:
+        """Deliveries not yet merged."""
+        return max(self._versions[6], 0)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside is of one moment: the replica is refreshed once, at the
+        beginning.
+        """
+        if self._held:
+            yield
+            return
+        self._conn.execute("BEGIN")
+        try:
+            self.refresh()
+            self._held = True
+            yield
+        finally:
+            self._held = False
+            self._conn.execute("COMMIT")
+
+    def refresh(self) -> None:
+        """Makes everything current; a few microseconds if nothing was committed."""
+        if self._held:
+            return
+        version = self._conn.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._data_version:
+            self._read_changes()
+            # a commit between the two statements is read now and once more: harmless
+            self._data_version = version
+
+    def reload_runs(self) -> None:
+        """After a file turned out to be gone: another process merged or expired it."""
+        if self._held:
+            # the moment that is held speaks of files that are gone: go on with a later one
+            self._conn.execute("COMMIT")
+            self._conn.execute("BEGIN")
+            self._held = False
+            self._reread_runs()
+            self._held = True
+        else:
+            self._reread_runs()
+
+    def _reread_runs(self) -> None:
+        self._data_version = -1
+        self._versions = (*self._versions[:4], -1, *self._versions[5:])
+        self.refresh()
+
+    def posts_of(self, authors: list[int]) -> bytes:
+        """Entries of the posts with a job row by these authors, newest first."""
+        found = [entry for author in authors for entry in self._posts[author].values()]
+        return native.sort_entries(b"".join(found)) if found else b""
+
+    def _read_changes(self) -> None:
+        conn = self._conn
+        own = not conn.in_transaction
+        if own:
+            conn.execute("BEGIN")
+        try:
+            before, now = self._versions, conn.execute(_VERSIONS).fetchone()
+            if before[0] != now[0]:
+                self._read_drops()
+            self._forget_timelines()
+            self._add_jobs(conn.execute(_JOBS, (self._last_job,)).fetchall())
+            if before[1] != now[1]:
+                rows = conn.execute("SELECT author_id FROM authors WHERE mode IN (1, 2)")
+                self.pulled = native.U64Set([from_sql(row[0]) for row in rows])
+            if before[2] != now[2]:
+                self._read_tombstones(reload=before[2] < 0)
+            if before[3] != now[3]:
+                self._read_settings()
+            if before[4] != now[4]:
+                self.runs.replace([RunRow(*row) for row in conn.execute(_RUNS)])
+            if before[5] != now[5]:
+                row = conn.execute("SELECT value FROM blobs WHERE name = 'trending'").fetchone()
+                self.trending = row[0] if row else b""
+            self._versions = now
+            self.reads += 1
+        finally:
+            if own:
+                conn.execute("COMMIT")
+
+    def _forget_timelines(self) -> None:
+        # two queries: SQLite finds one end of an index at once, and reads all of it for both
+        sql = (
+            "SELECT coalesce((SELECT min(seq) FROM outbox_changes), 0),"
+            " coalesce((SELECT max(seq) FROM outbox_changes), 0)"
+        )
+        oldest, newest = self._conn.execute(sql).fetchone()
+        if newest == self._last_timeline:
+            return
+        if self._last_timeline < oldest - 1:
+            self.timelines.clear()
+        else:
+            sql = "SELECT author_id FROM outbox_changes WHERE seq > ?"
+            changed = self._conn.execute(sql, (self._last_timeline,)).fetchall()
+            authors = [from_sql(row[0]) for row in changed]
+            self.timelines.forget(authors)
+            self._note_published(authors)
+        self._last_timeline = newest
+
+    def _note_published(self, authors: list[int]) -> None:
+        for author_id in authors:
+            if author_id in self.pulled:
+                self.published.pop(author_id, None)
+                self.published[author_id] = None
+                if len(self.published) > PUBLISHED_KEPT:
+                    del self.published[next(iter(self.published))]
+
+    def _add_jobs(self, rows: list[tuple[int, str, int, int, bytes]]) -> None:
+        for job_id, kind, author, user, entry in rows:
+            author_id, user_id = from_sql(author), from_sql(user)
+            self._last_job = max(self._last_job, job_id)
+            self._jobs[job_id] = (kind, author_id, user_id, entry)
+            if kind == "post":
+                if author_id not in self._posts:
+                    self._posts[author_id] = {}
+                    self.overlay_authors.add(author_id)
+                self._posts[author_id][job_id] = entry
+                self.posted.add(author_id)
+            elif kind == "backfill":
+                self.backfills.setdefault(user_id, {})[job_id] = author_id
+
+    def _read_drops(self) -> None:
+        row = self._conn.execute("SELECT min(seq) FROM job_drops").fetchone()
+        if row[0] is None or row[0] > self._last_drop + 1:
+            # older drops were forgotten already: compare with what is there
+            alive = {row[0] for row in self._conn.execute("SELECT job_id FROM fanout_jobs")}
+            self._drop([job_id for job_id in self._jobs if job_id not in alive])
+            newest = "SELECT coalesce(max(seq), 0) FROM job_drops"
+            self._last_drop = self._conn.execute(newest).fetchone()[0]
+            return
+        sql = "SELECT seq, job_id FROM job_drops WHERE seq > ? ORDER BY seq"
+        rows = self._conn.execute(sql, (self._last_drop,)).fetchall()
+        if rows:
+            self._last_drop = rows[-1][0]
+            self._drop([job_id for _, job_id in rows])
+
+    def _drop(self, job_ids: list[int]) -> None:
+        for job_id in job_ids:
+            job = self._jobs.pop(job_id, None)
+            # a job that was made and dropped since the last refresh was never added, and will not
+            # be
+            if job is None:
+                continue
+            kind, author_id, user_id, _ = job
+            if kind == "post":
+                posts = self._posts[author_id]
+                del posts[job_id]
+                if not posts:
+                    del self._posts[author_id]
+                    self.overlay_authors.discard(author_id)
+            elif kind == "backfill":
+                mine = self.backfills[user_id]
+                del mine[job_id]
+                if not mine:
+                    del self.backfills[user_id]
+
+    def _read_tombstones(self, *, reload: bool) -> None:
+        oldest = self._conn.execute(
+            "SELECT value FROM blobs WHERE name = 'tombstone_floor'"
+        ).fetchone()
+        floor = int.from_bytes(oldest[0], "big") if oldest else 0
+        if reload or floor != self._tombstone_floor:
+            self.tombstones = native.U64Set()
+            self._last_tombstone = 0
+        self._tombstone_floor = floor
+        sql = "SELECT seq, content_id FROM tombstones WHERE seq > ? ORDER BY seq"
+        for seq, content_id in self._conn.execute(sql, (self._last_tombstone,)):
+            self.tombstones.add(content_id)
+            self._last_tombstone = seq
+
+    def _read_settings(self) -> None:
+        sql = "SELECT name, max(version), document FROM settings GROUP BY name"
+        self.settings = {
+            name: (version, json.loads(document))
+            for name, version, document in self._conn.execute(sql)
+        }

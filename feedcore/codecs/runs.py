@@ -1,0 +1,173 @@
+"""Runs: immutable sorted slices of many users' feeds, built from deliveries and merged into larger
+ones.
+
+A run is three arrays: *users* (u64 LE, ascending), *offsets* (u32 LE, one more than users; entry
+numbers) and *entries* (20 bytes each; for every user newest first, no duplicates). All entries of a
+run are of one day. An entry whose REMOVED bit is set is gone: readers skip it, merging leaves it
+out.
+
+This is the twin of `feedcore._native.store.runs`. Not here: files and who owns them (the store's
+business).
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from feedcore.domain.ids import day as day_of
+
+ENTRY_BYTES = 20
+REMOVED_BYTE = 18  # offset of the high byte of the flags
+REMOVED_BIT = 0x80  # flags bit 15: never set in an entry that leaves the store
+SINK_BYTES = 4 * 1024 * 1024  # merged entries are handed over in pieces of this size: bounds memory
+_U64_MASK = (1 << 64) - 1
+
+Run = tuple[bytes, bytes, bytes]
+
+
+class RunView(NamedTuple):
+    """One run as it is mapped. `has_removed`: some of its entries may have the REMOVED bit."""
+
+    run_id: int
+    day: int
+    users: memoryview  # of u64
+    offsets: memoryview  # of u32
+    entries: memoryview
+    has_removed: bool
+
+
+def build_runs(rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[int, bytes, bytes, bytes]]:
+    """(day, users, offsets, entries) for each day, ascending, of (entries, recipients) rows.
+
+    Every entry of a row goes to every recipient of it (an id array). Duplicates are written once.
+    """
+    days: dict[int, dict[bytes, list[bytes]]] = {}
+    for entries, recipients in rows:
+        for at in range(0, len(entries), ENTRY_BYTES):
+            entry = entries[at : at + ENTRY_BYTES]
+            content_id = _U64_MASK - int.from_bytes(entry[:8], "big")
+            days.setdefault(day_of(content_id), {}).setdefault(entry, []).append(recipients)
+    return [(day, *_build_day(days[day])) for day in sorted(days)]
+
+
+def _build_day(posts: dict[bytes, list[bytes]]) -> Run:
+    feeds: dict[int, list[bytes]] = {}
+    for entry in sorted(posts):
+        for recipients in posts[entry]:
+            for user in memoryview(recipients).cast("Q"):
+                feed = feeds.setdefault(user, [])
+                if not feed or feed[-1] != entry:
+                    feed.append(entry)
+    users = sorted(feeds)
+    offsets = array("I", [0])
+    for user in users:
+        offsets.append(offsets[-1] + len(feeds[user]))
+    entries = b"".join(b"".join(feeds[user]) for user in users)
+    return array("Q", users).tobytes(), offsets.tobytes(), entries
+
+
+def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[bytes, bytes]:
+    """Merges runs of one day: entries go to `sink` piece by piece; returns (users, offsets).
+
+    The same content in several runs is written once. Users who have nothing left are left out.
+    """
+    cursors: dict[int, list[tuple[int, int]]] = {}
+    opened = []
+    for number, (users, offsets, entries) in enumerate(runs):
+        offset_view = memoryview(offsets).cast("B").cast("I")
+        opened.append((offset_view, memoryview(entries)))
+        for at, user in enumerate(memoryview(users).cast("B").cast("Q")):
+            cursors.setdefault(user, []).append((number, at))
+    out_users, out_offsets, pending = array("Q"), array("I", [0]), bytearray()
+    for user in sorted(cursors):
+        kept: dict[bytes, bytes] = {}
+        for number, at in cursors[user]:
+            offset_view, entry_view = opened[number]
+            for place in range(offset_view[at], offset_view[at + 1]):
+                entry = bytes(entry_view[place * ENTRY_BYTES : (place + 1) * ENTRY_BYTES])
+                if not entry[REMOVED_BYTE] & REMOVED_BIT:
+                    kept.setdefault(entry[:8], entry)
+        if not kept:
+            continue
+        out_users.append(user)
+        out_offsets.append(out_offsets[-1] + len(kept))
+        for key in sorted(kept):
+            pending += kept[key]
+        if len(pending) >= SINK_BYTES:
+            sink(bytes(pending))
+            pending.clear()
+    if pending:
+        sink(bytes(pending))
+    return out_users.tobytes(), out_offsets.tobytes()
+
+
+def live_entries(entries: bytes) -> bytes:
+    """Without the removed ones."""
+    return b"".join(
+        entries[at : at + ENTRY_BYTES]
+        for at in range(0, len(entries), ENTRY_BYTES)
+        if not entries[at + REMOVED_BYTE] & REMOVED_BIT
+    )
+
+
+def first_at_or_below(entries: bytes, at_or_below: int) -> int:
+    """Number of entries that are newer than content id `at_or_below`: where a page begins."""
+    key = struct.pack(">Q", _U64_MASK - at_or_below)
+    low, high = 0, len(entries) // ENTRY_BYTES
+    while low < high:
+        middle = (low + high) // 2
+        if entries[middle * ENTRY_BYTES : middle * ENTRY_BYTES + 8] < key:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+class RunIndex:
+    """Looks users up in a set of mapped runs, newest day first. Holds the views it is given."""
+
+    def __init__(self, views: Sequence[RunView]) -> None:
+        self._views = sorted(views, key=lambda view: (-view.day, view.run_id))
+        self.newest_run = max((view.run_id for view in views), default=0)
+
+    def window(
+        self, user_id: int, first_day: int, last_day: int, at_or_below: int, limit: int
+    ) -> list[bytes]:
+        """Slices that together hold the newest `limit` entries at or below, of days in bounds."""
+        found: list[bytes] = []
+        have = longest = day = 0
+        for view in self._views:
+            if view.day > last_day:
+                continue
+            if view.day != day:
+                have, longest, day = have + longest, 0, view.day
+            if view.day < first_day or have >= limit:
+                break
+            entries = _slice(view, user_id)
+            if entries and view.day == last_day:
+                entries = entries[first_at_or_below(entries, at_or_below) * ENTRY_BYTES :]
+            entries = entries[: limit * ENTRY_BYTES]
+            if entries:
+                found.append(entries)
+                # a content in two runs counts twice here: hence the least a day can hold is its
+                # longest slice
+                longest = max(longest, len(entries) // ENTRY_BYTES)
+        return found
+
+    def since(self, user_id: int, seen_run: int) -> list[bytes]:
+        """The user's slices of runs that are newer than `seen_run`."""
+        found = [_slice(view, user_id) for view in self._views if view.run_id > seen_run]
+        return [entries for entries in found if entries]
+
+
+def _slice(view: RunView, user_id: int) -> bytes:
+    at = bisect_left(view.users, user_id)
+    if at == len(view.users) or view.users[at] != user_id:
+        return b""
+    start, end = view.offsets[at] * ENTRY_BYTES, view.offsets[at + 1] * ENTRY_BYTES
+    entries = bytes(view.entries[start:end])
+    return live_entries(entries) if view.has_removed else entries
