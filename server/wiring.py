@@ -149,8 +149,8 @@ def build_registry(
     reflection = ReflectionHandlers()
     registry = Registry()
     feed = FeedHandlers(engine.feed, engine.preferences, engine.resident, events, clock)
-    if events is not None and engine.resident is not None and engine.resident.hits is not None:
-        engine.resident.hits.on_page = page_teller(engine, events, clock)
+    if events is not None and engine.resident is not None and engine.resident.batched is not None:
+        engine.resident.batched.on_page = page_teller(engine, events, clock)
     publish = PublishHandlers(engine.publish, events)
     for module, name, handlers in (
         (feed_pb2, "FeedService", feed),

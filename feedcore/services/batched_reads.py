@@ -1,15 +1,17 @@
-"""First answers of feeds over a network: all pages that were asked for in one turn of the loop,
-with one question to what is shared.
+"""Batched reads: the first attempt at feed pages where the store is behind a network. All GetFeed
+requests of one turn of the event loop ask the shared epochs and the shared page cache one question.
 
-    a request        is answered here if the page, as of now, is
-    of any shape     kept by this worker, and current
-                     in the shared page cache, and current (ports.validation)
-                     made of what this worker keeps, with nothing to be loaded
-    else             not: the ordinary call begins anew, with its deadline, its log line and its
-                     errors
+A request is answered here if its page, as of now, is
 
-Invariant: what answers here is what `services.resident` would answer in the same turn. Not for
-loading, nor for anything that is wrong with a request.
+    cached by this worker, and current
+    in the shared page cache, and current (`ports.cache_validation`)
+    made of the resident set, with nothing to be loaded
+
+Every other request is declined: the ordinary handler begins anew, with its deadline, its log line
+and its errors.
+
+Invariant: an answer given here is the answer that `services.resident` would give in the same turn.
+Not for loading, nor for requests that must be refused.
 """
 
 from __future__ import annotations
@@ -32,86 +34,88 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HAND_TURNS = 20  # of the upkeep, a second: a page that is asked for all the time counts once
-KNOWN_MAX = 100_000  # 20 MB
+HAND_OVER_TURNS = 20  # of the upkeep: once a second, however often a page is read
+ANSWERED_HERE_MAX = 100_000  # 20 MB
+VALIDATE_ONLY = b""  # as a shape: asks whether the resident set is current, and for no page
 _DONE = NEEDS["done"]
-ANYTHING = b""  # as a shape: no page is asked for, only whether what is kept counts
 
 
-class Hits:
+class BatchedReads:
     """One a worker."""
 
     def __init__(
-        self, maker: PageMaker, validation: CacheValidation, seen: Any, *, keeps: bool
+        self, maker: PageMaker, validation: CacheValidation, seen: Any, *, caches: bool
     ) -> None:
-        """`seen(user_id, now_ms)` notes that a user was here; `keeps`: this worker keeps pages."""
+        """`seen(user_id, now_ms)` notes that a user was here; `caches`: this worker has a page
+        cache of its own.
+        """
         self._maker = maker
-        self._keeps = keeps
-        self._known: dict[tuple[int, bytes], None] = {}  # answered from this worker's memory last
+        self._caches = caches
+        # (user_id, shape) of requests that this worker's own memory has answered last
+        self._answered_here: dict[tuple[int, bytes], None] = {}
         self.validation = validation
         self._seen = seen
-        self._shown: dict[bytes, int] = {}  # id array of a shared page -> times served
-        self._handing: dict[bytes, int] = {}  # what is being handed over
+        self._impressions: dict[bytes, int] = {}  # id array of a shared page -> times served
+        self._handing_over: dict[bytes, int] = {}  # impressions that the upkeep is taking
         self._turns = 0
         self.shared_pages = 0
         self.shared_items = 0
         self.shown_dropped = 0
         self.declined = 0
-        # told of each page that was served here: the draft, and content ids in their order
+        # called with each page that was served here: the draft, and content ids in their order
         self.on_page: Callable[[Draft, Sequence[int]], None] | None = None
 
     async def answer(self, requests: Sequence[bytes]) -> list[bytes | None]:
-        """Encoded replies to encoded GetFeedRequests, None for those that are not answered here."""
-        drafts: list[Draft | None] = []
-        asked: list[tuple[int, bytes]] = []
-        begin, known = self._maker.begin, self._known
-        for request in requests:
-            fields = decode_get_feed(request)
-            draft = None
-            if fields is not None:
-                user_id, page_size, cursor, view, etag = fields
-                draft = begin(user_id, page_size, view, cursor, etag)
-            drafts.append(draft)
-            if draft is not None:
-                shape = draft.shape
-                kept = etag or (user_id, shape) in known
-                asked.append((user_id, ANYTHING if kept else shape))
+        """Encoded replies to encoded GetFeedRequests; None for each request that is declined."""
+        begun = [self._begin(request) for request in requests]
+        questions = [(draft.user_id, shape) for draft, shape in begun if draft is not None]
         try:
-            found = iter(await self.validation.pages_of(asked))
+            found = iter(await self.validation.pages_of(questions))
         except Unavailable:
             self.declined += len(requests)
             return [None] * len(requests)
-        wanted = iter(asked)
         replies = [
-            None if one is None else self._reply(one, next(found), asked=bool(next(wanted)[1]))
-            for one in drafts
+            None if draft is None else self._reply(draft, shape, next(found))
+            for draft, shape in begun
         ]
         self.declined += replies.count(None)
         return replies
 
-    def _reply(self, draft: Draft, found: bytes | None, *, asked: bool) -> bytes | None:
-        """`found`: None if nothing can be said, empty if there is no page, but what this worker
-        keeps counts; `asked`: for the page.
+    def _begin(self, request: bytes) -> tuple[Draft | None, bytes]:
+        """A draft of the reply, None to decline, and the shape to ask the shared cache for."""
+        fields = decode_get_feed(request)
+        if fields is None:
+            return None, VALIDATE_ONLY
+        user_id, page_size, cursor, view, etag = fields
+        draft = self._maker.begin(user_id, page_size, view, cursor, etag)
+        if draft is None or etag:  # a caller with an etag has a page: it may be the current one
+            return draft, VALIDATE_ONLY
+        shape = draft.shape
+        return draft, VALIDATE_ONLY if (user_id, shape) in self._answered_here else shape
+
+    def _reply(self, draft: Draft, shape: bytes, found: bytes | None) -> bytes | None:
+        """`found` is what the shared cache answered for the shape: None means that it can say
+        nothing, empty bytes that there is no page but the resident set is current.
         """
         if found is None:
             return None
-        if found and self.served(draft, found) is not None:
+        if found and self.count_shared(draft, found) is not None:
             return found
         maker = self._maker
         body = maker.kept(draft)
         if body is None and maker.go_on(draft) == _DONE:
             body = draft.body
-        self.made(draft, body, shares=asked)
+        self.on_generated(draft, body, shares=shape != VALIDATE_ONLY)
         return body
 
-    def knows(self, draft: Draft) -> bool:
-        """Whether this worker has answered the same from its own memory last: then it is not worth
-        asking for the page.
+    def validates_only(self, draft: Draft) -> bool:
+        """Whether this worker's own memory answered the same request last: then the shared cache is
+        asked for validation only, not for the page.
         """
-        return (draft.user_id, draft.shape) in self._known
+        return (draft.user_id, draft.shape) in self._answered_here
 
-    def served(self, draft: Draft, body: bytes) -> int | None:
-        """Counts a page that another load has left as served; how many items it has, None if it
+    def count_shared(self, draft: Draft, body: bytes) -> int | None:
+        """Counts a page of the shared cache as served. Returns how many items it has, None if it
         cannot be used.
         """
         try:
@@ -122,11 +126,11 @@ class Hits:
         self.shared_pages += 1
         count = len(shown) // 8
         self.shared_items += count
-        times = self._shown.get(shown)
+        times = self._impressions.get(shown)
         if times is not None:
-            self._shown[shown] = times + 1
-        elif len(self._shown) < SHOWN_PAGES_MAX:
-            self._shown[shown] = 1
+            self._impressions[shown] = times + 1
+        elif len(self._impressions) < SHOWN_PAGES_MAX:
+            self._impressions[shown] = 1
         else:
             self.shown_dropped += count
         self._seen(draft.user_id, draft.now_ms)
@@ -134,34 +138,36 @@ class Hits:
             self.on_page(draft, memoryview(shown).cast("Q").tolist())
         return count
 
-    def made(self, draft: Draft, body: bytes | None, *, shares: bool) -> None:
-        """After a page was made or found here, or could not be (None). `shares`: it was asked for:
-        it is left to others, if nothing that it shows changed while it was made.
+    def on_generated(self, draft: Draft, body: bytes | None, *, shares: bool) -> None:
+        """The caller generated a page or found it in this worker's cache; None: it could not.
+
+        `shares`: the shared cache was asked for the page, so that this one is left there for other
+        nodes, if nothing that it shows changed while it was generated.
         """
-        what = draft.user_id, draft.shape
+        key = draft.user_id, draft.shape
         if body is not None and self.on_page is not None and not draft.not_modified:
             self.on_page(draft, memoryview(scan_page(body)[0]).cast("Q").tolist())
         if shares and body is not None and self._maker.is_current(draft):
             content_ids = native.pack_ids(draft.content_ids())
             assert draft.viewer is not None
             followees, _ = draft.viewer.dump()
-            self.validation.keep_page(*what, body, content_ids, followees)
+            self.validation.keep_page(*key, body, content_ids, followees)
         elif shares:
-            self.validation.keep_none(*what)
-        if self._keeps and body is not None:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            self._known[what] = None
+            self.validation.keep_none(*key)
+        if self._caches and body is not None:
+            if len(self._answered_here) >= ANSWERED_HERE_MAX:
+                self._answered_here.clear()
+            self._answered_here[key] = None
         else:
-            self._known.pop(what, None)
+            self._answered_here.pop(key, None)
 
     def take_shown(self, most: int) -> tuple[list[tuple[bytes, int]], int]:
         """[(id array, times)] of at most `most` shared pages served since, and how many are
         left.
         """
         self._turns += 1
-        if not self._handing and self._turns >= HAND_TURNS:
-            self._handing, self._shown, self._turns = self._shown, {}, 0
-        handing = self._handing
-        taken = [handing.popitem() for _ in range(min(most, len(handing)))]
-        return taken, len(handing) + len(self._shown)
+        if not self._handing_over and self._turns >= HAND_OVER_TURNS:
+            self._handing_over, self._impressions, self._turns = self._impressions, {}, 0
+        pages = self._handing_over
+        taken = [pages.popitem() for _ in range(min(most, len(pages)))]
+        return taken, len(pages) + len(self._impressions)

@@ -38,7 +38,7 @@ from feedcore.ports import CacheValidation, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience import deadline, tasks
 from feedcore.resilience.coalescing import Coalescer
-from feedcore.services.batched_reads import Hits
+from feedcore.services.batched_reads import BatchedReads
 from feedcore.services.feed import FeedPage, FeedService, NewContent
 from feedcore.services.resident_budget import CacheBudget
 
@@ -195,10 +195,10 @@ class ResidentFeed:
         self.loads = _Loads(self.resident, source, clock)
         self._source = source
         self.local = source.local  # what a page needs is on this machine
-        self.hits: Hits | None = None
+        self.batched: BatchedReads | None = None  # None for a local store
         if not source.local:
-            keeps = budget.pages_bytes > 0
-            self.hits = Hits(self.maker, validation, preferences.seen, keeps=keeps)
+            caches = budget.pages_bytes > 0
+            self.batched = BatchedReads(self.maker, validation, preferences.seen, caches=caches)
         if source.local and budget.resident_bytes:
             self.maker.load_now = self.loads.load_now
         self.prewarmed = 0
@@ -228,14 +228,14 @@ class ResidentFeed:
     ) -> FeedPage:
         """See `FeedService.get_feed`."""
         draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
-        hits = self.hits
-        if draft is None or hits is None:
+        reads = self.batched
+        if draft is None or reads is None:
             page = await self._local_page(draft) if draft is not None else None
             return page or await self._plain_page(user_id, page_size, cursor, view, if_none_match)
         limit = asyncio.timeout_at(_store_deadline())
         try:
             async with limit:
-                page = await self._shared_page(draft, hits, asked=not if_none_match)
+                page = await self._shared_page(draft, reads, asked=not if_none_match)
                 return page or await self._plain_page(
                     user_id, page_size, cursor, view, if_none_match
                 )
@@ -245,7 +245,7 @@ class ResidentFeed:
             if not limit.expired():
                 raise
             failed = Unavailable("the store did not answer in time")
-        stale = await self._stale_page(draft, hits)
+        stale = await self._stale_page(draft, reads)
         if stale is None:
             raise failed
         return stale
@@ -254,29 +254,31 @@ class ResidentFeed:
         body = await self._body_of(draft)
         return None if body is None else _compiled_page(draft, body)
 
-    async def _shared_page(self, draft: Draft, hits: Hits, *, asked: bool) -> FeedPage | None:
+    async def _shared_page(
+        self, draft: Draft, reads: BatchedReads, *, asked: bool
+    ) -> FeedPage | None:
         """`asked`: the caller has no page yet."""
-        shares = asked and not hits.knows(draft)
+        shares = asked and not reads.validates_only(draft)
         if not shares:
-            await hits.validation.observe_viewer(draft.user_id)
-        elif found := await hits.validation.page(draft.user_id, draft.shape):
-            if (items := hits.served(draft, found)) is not None:
+            await reads.validation.observe_viewer(draft.user_id)
+        elif found := await reads.validation.page(draft.user_id, draft.shape):
+            if (items := reads.count_shared(draft, found)) is not None:
                 return FeedPage(found, items, "stored", False, False, 0, 0, True)
         body = None
         try:
             body = await self._body_of(draft)
         finally:
-            hits.made(draft, body, shares=shares)
+            reads.on_generated(draft, body, shares=shares)
         if body is None:
             return None
-        if hits.validation.is_bypassed(draft.user_id):
+        if reads.validation.is_bypassed(draft.user_id):
             return _compiled_page(draft, body + BYPASS_NOTE, degraded=True)
         return _compiled_page(draft, body)
 
-    async def _stale_page(self, draft: Draft, hits: Hits) -> FeedPage | None:
+    async def _stale_page(self, draft: Draft, reads: BatchedReads) -> FeedPage | None:
         """What is left when nothing can be made."""
-        stale = await hits.validation.stale_page(draft.user_id, draft.shape)
-        items = hits.served(draft, stale.body) if stale is not None else None
+        stale = await reads.validation.stale_page(draft.user_id, draft.shape)
+        items = reads.count_shared(draft, stale.body) if stale is not None else None
         if stale is None or items is None:
             return None
         self.stale_pages += 1
@@ -300,8 +302,8 @@ class ResidentFeed:
         """See `FeedService.check_new`; as wire bytes of feedcore.v1.CheckNewResponse if they were
         made compiled.
         """
-        if self.hits is not None and 0 < user_id <= USER_ID_MAX:
-            await self.hits.validation.observe_viewer(user_id)
+        if self.batched is not None and 0 < user_id <= USER_ID_MAX:
+            await self.batched.validation.observe_viewer(user_id)
         draft = self.maker.begin_check(user_id, head)
         if draft is not None:
             kept = self.maker.kept(draft)
@@ -372,8 +374,8 @@ class ResidentFeed:
     def count_shown(self) -> int:
         """Hands a slice of the impressions over; how many pages are left."""
         taken, left = self.maker.take_shown(SHOWN_PER_SLICE)
-        if self.hits is not None:
-            shared, more = self.hits.take_shown(SHOWN_PER_SLICE)
+        if self.batched is not None:
+            shared, more = self.batched.take_shown(SHOWN_PER_SLICE)
             taken, left = [*taken, *shared], left + more
         if taken:
             self._signals.impressions_of(taken)

@@ -72,8 +72,8 @@ class FeedHandlers:
         """Handlers of many calls at once, by method name: where a page costs a question to a
         server that all can share.
         """
-        hits = self._resident.hits if self._resident is not None else None
-        return {} if hits is None else {"GetFeed": hits.answer}
+        reads = self._resident.batched if self._resident is not None else None
+        return {} if reads is None else {"GetFeed": reads.answer}
 
     async def get_feed(self, request: pb.GetFeedRequest, call: CallContext) -> bytes:
         """The page comes encoded from the service: no message object is built."""
@@ -97,7 +97,7 @@ class FeedHandlers:
         if (
             self._events is not None
             and self._clock is not None
-            and not (page.not_modified or page.compiled)  # compiled pages are told of by hits
+            and not (page.not_modified or page.compiled)  # batched_reads reports compiled pages
         ):
             self._events.page_served(
                 request.user_id,

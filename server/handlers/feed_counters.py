@@ -27,13 +27,15 @@ class FeedCounters:
     def publish(self) -> None:
         """Brings the metrics up to date."""
         feed, maker, totals = self._feed, self._feed.maker, self._totals
-        shared = feed.hits.shared_pages if feed.hits is not None else 0
-        items = feed.hits.shared_items if feed.hits is not None else 0
+        shared = feed.batched.shared_pages if feed.batched is not None else 0
+        items = feed.batched.shared_items if feed.batched is not None else 0
         pages = maker.pages_kept + maker.pages_made + shared
         totals.add(metrics.FEED_PAGES.labels("stored"), "pages", pages)
         totals.add(metrics.FEED_ITEMS, "items", maker.items_served + items)
         totals.add(metrics.FEED_NOT_MODIFIED, "not modified", maker.not_modified)
-        dropped = maker.shown_dropped + (feed.hits.shown_dropped if feed.hits is not None else 0)
+        dropped = maker.shown_dropped + (
+            feed.batched.shown_dropped if feed.batched is not None else 0
+        )
         totals.add(metrics.IMPRESSIONS_DROPPED, "impressions dropped", dropped)
         for operation, source, count in (
             ("GetFeed", "kept", maker.pages_kept),

@@ -177,8 +177,8 @@ async def test_a_page_is_asked_for_before_anything_is_read_and_left_to_others(
     world.asked.clear()
     other = await second.get_feed(READER, 20, "", 0, "")
     assert (other.body, other.items, world.asked) == (page.body, 3, ["page"])
-    assert second.hits is not None
-    assert (second.hits.shared_pages, second.maker.pages_made) == (1, 0)
+    assert second.batched is not None
+    assert (second.batched.shared_pages, second.maker.pages_made) == (1, 0)
     await world.store.signals.write_impressions()
     await world.store.signals.apply_counters(100, world.clock.now_ms())
     for worker in (first, second):
@@ -252,7 +252,7 @@ async def test_every_compiled_page_is_told_once(world: World) -> None:
     first, second = world.engine().resident, world.engine().resident
     told: list[list[int]] = []
     for worker in (first, second):
-        worker.hits.on_page = lambda draft, ids: told.append(list(ids))
+        worker.batched.on_page = lambda draft, ids: told.append(list(ids))
     for worker in (first, first, second):  # made, kept, left by the other
         await worker.get_feed(READER, 20, "", 0, "")
     assert [sorted(one) for one in told] == [sorted(made)] * 3
@@ -281,20 +281,24 @@ async def test_many_are_answered_at_once_as_each_would_be(world: World) -> None:
     first, second = world.engine().resident, world.engine().resident
     full = feed_pb2.GetFeedRequest(user_id=READER, page_size=20).SerializeToString()
     refused = feed_pb2.GetFeedRequest(user_id=0).SerializeToString()
-    assert await first.hits.answer([full, refused, b"\xff"]) == [None, None, None], "not loaded"
+    assert await first.batched.answer([full, refused, b"\xff"]) == [None, None, None], "not loaded"
     assert "keep_page" not in world.asked and "keep_none" in world.asked
     page = await first.get_feed(READER, 20, "", 0, "")
-    assert await second.hits.answer([full, refused, full]) == [page.body, None, page.body]
-    assert (second.hits.shared_pages, second.maker.pages_made, second.hits.declined) == (2, 0, 1)
-    assert await first.hits.answer([full]) == [page.body]
-    assert first.hits.shared_pages == 0, "it is kept here: nobody is asked for it"
+    assert await second.batched.answer([full, refused, full]) == [page.body, None, page.body]
+    assert (second.batched.shared_pages, second.maker.pages_made, second.batched.declined) == (
+        2,
+        0,
+        1,
+    )
+    assert await first.batched.answer([full]) == [page.body]
+    assert first.batched.shared_pages == 0, "it is kept here: nobody is asked for it"
     etag = feed_pb2.GetFeedResponse.FromString(page.body).etag
     request = feed_pb2.GetFeedRequest(user_id=READER, page_size=20, if_none_match=etag)
-    (same,) = await first.hits.answer([request.SerializeToString()])
+    (same,) = await first.batched.answer([request.SerializeToString()])
     assert feed_pb2.GetFeedResponse.FromString(same).not_modified
     await world.engine(local=True).publish.delete(AUTHOR, made[0])
     world.validation.pages.clear()
-    (anew,) = await first.hits.answer([full])
+    (anew,) = await first.batched.answer([full])
     assert anew is None or made[0] not in ids_of(anew), "what is deleted is shown no more"
 
 
@@ -319,8 +323,8 @@ async def test_a_damaged_page_is_made_anew(world: World) -> None:
     ((key, (body, content_ids)),) = world.validation.pages.items()
     world.validation.pages[key] = body[:-3], content_ids
     assert (await second.get_feed(READER, 20, "", 0, "")).body == page.body
-    assert second.hits is not None
-    assert (second.hits.shared_pages, second.maker.pages_made) == (0, 1)
+    assert second.batched is not None
+    assert (second.batched.shared_pages, second.maker.pages_made) == (0, 1)
 
 
 @compiled
