@@ -108,6 +108,7 @@ BANS = [
         Ban(pattern, PROSE, NOT_REWRITTEN, instead)
         for pattern, instead in (
             (r"\bclass Hits\b|\.hits\.|\bANYTHING\b", "batched reads; VALIDATE_ONLY"),
+            (r"\b[Ff]reshness\b(?!-s)|\bFRESHNESS|_freshness_(?!s\b)", "cache validation"),
         )
     ),
 ]

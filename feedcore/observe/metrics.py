@@ -182,13 +182,13 @@ SHARED_CACHE_REFUSED = Counter(
 SHARED_CACHE_FAILURES = Counter(
     "feedcore_shared_cache_failures_total", "Round trips to Redis without an answer in time."
 )
-FRESHNESS_BYPASSED = Counter(
-    "feedcore_freshness_bypassed_total",
-    "Loads for which nothing kept of the user was used, because Redis could not be relied on.",
+VALIDATION_BYPASSED = Counter(
+    "feedcore_cache_validation_bypassed_total",
+    "Loads that used nothing cached of the user, because Redis could not be relied on.",
 )
-FRESHNESS_FORGOTTEN = Counter(
-    "feedcore_freshness_forgotten_total",
-    "Times that everything kept was forgotten, after Redis was away, restarted, or lost its log.",
+VALIDATION_INVALIDATED = Counter(
+    "feedcore_cache_validation_invalidated_total",
+    "Times that all cached data was invalidated: Redis was away, restarted, or lost its log.",
 )
 ANNOUNCEMENTS_OWED = Gauge(
     "feedcore_announcements_owed",

@@ -14,7 +14,7 @@ from feedcore.clock import SystemClock
 from feedcore.codecs.epochs import AUTHOR, FEED
 from feedcore.domain import ids
 from tests.cluster.redisworld import Node, Truth, Writer
-from tests.cluster.test_redis_freshness import _until
+from tests.cluster.test_redis_validation import _until
 from tests.support.redisserver import RedisServer
 
 SHORT_S = 0.15  # of a batch, where Redis is away on purpose

@@ -60,7 +60,7 @@ def test_storage_and_cores_by_hand() -> None:
     assert made["fanout_nodes"] == math.ceil(seconds / 0.6 / 16) + 2
 
 
-def test_a_peak_ends_with_the_backlog_that_freshness_allows() -> None:
+def test_a_peak_ends_with_the_backlog_that_the_lag_allows() -> None:
     made = plan(DESIGN.replace(freshness_s=300.0), FIGURES)
     left = (made["deliveries_peak"] - made["deliveries_rate"]) * DESIGN.peak_s
     assert left == pytest.approx(made["queue_backlog"])

@@ -369,7 +369,7 @@ async def test_a_local_store_is_asked_nothing_and_alone_has_fast_handlers(world:
     assert fast_feed(world.engine()) == {}
 
 
-async def test_without_freshness_nothing_is_read(world: World) -> None:
+async def test_without_cache_validation_nothing_is_read(world: World) -> None:
     await world.posts(1)
     engine, store = world.engine(validation=Away([])), world.store
     page = feed_pb2.GetFeedResponse.FromString(
