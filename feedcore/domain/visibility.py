@@ -7,12 +7,11 @@ apply. Not for cutting at retention: the merge does that by bounds.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from enum import IntEnum
 from typing import NamedTuple
 
 from feedcore.domain.entry import VISIBILITY_MASK, Visibility, rows
-from feedcore.domain.idset import unpack_ids
+from feedcore.domain.idset import U64Set, unpack_ids
 
 
 class Verdict(IntEnum):
@@ -40,7 +39,7 @@ class Audience(NamedTuple):
     require_follow: bool
 
 
-def judge(entries: bytes, audience: Audience, tombstones: Container[int]) -> bytes:
+def judge(entries: bytes, audience: Audience, tombstones: U64Set) -> bytes:
     """One Verdict byte an entry, in their order."""
     viewer = audience.viewer_id
     followees = frozenset(unpack_ids(audience.followees))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from feedcore.domain.idset import U64Set
+
 
 @dataclass(frozen=True, slots=True)
 class NewPost:
@@ -105,8 +107,8 @@ class PostStore(Protocol):
     async def stats(self, content_id: int) -> PostStats | None:
         """Counters, or None if there is no such post."""
 
-    def tombstones(self):
-        """A set-like `native.U64Set` of deleted content ids, current as of this call."""
+    def tombstones(self) -> U64Set:
+        """Deleted content ids, current as of this call. The caller does not change the set."""
 
     def trending(self) -> bytes:
         """Entries (newest first) of the posts with the most engagement lately: at most

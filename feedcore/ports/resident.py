@@ -4,9 +4,10 @@ share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
+from feedcore.domain.idset import U64Set
 from feedcore.ports.content import Content
 from feedcore.ports.preferences import ViewerFilters
 
@@ -27,24 +28,46 @@ class ViewerRow(NamedTuple):
     seen_run: int
 
 
+class PostedAuthors(Protocol):
+    """Authors of pushed posts in the order they were seen, the newest some thousand."""
+
+    @property
+    def authors(self) -> list[int]:
+        """One a post."""
+
+    @property
+    def first(self) -> int:
+        """The number of the first of `authors` that is kept: numbers only grow."""
+
+
+class RunLookup(Protocol):
+    """The stored runs of the embedded store; one without runs answers that there are none."""
+
+    @property
+    def newest_run(self) -> int:
+        """0 if there is none."""
+
+    def since(self, user_id: int, seen_run: int) -> list[bytes]:
+        """The user's slices of runs that are newer than `seen_run`."""
+
+
 class ReplicaView(NamedTuple):
     """What is the same for all users, as of one moment of the store.
 
     `overlay_authors`: authors with posts that are acknowledged and not yet in the stored feeds;
-    `posts_of(authors)` gives those posts' entries; `posted` numbers the authors of pushed posts in
-    the order they were seen, the newest some thousand. `backfills`: users who wait for older posts
+    `posts_of(authors)` gives those posts' entries. `backfills`: users who wait for older posts
     of somebody they followed lately. `pulled`: authors whose timelines are merged by readers; it
-    changes with `pulled_version`. `index`: lookups in the stored runs.
+    changes with `pulled_version`.
     """
 
-    posted: Any  # with `authors`, a list, and `first`, the number of its first one
-    overlay_authors: Any
-    posts_of: Any
-    backfills: dict[int, Any]
-    pulled: Any
+    posted: PostedAuthors
+    overlay_authors: U64Set
+    posts_of: Callable[[list[int]], bytes]
+    backfills: dict[int, dict[int, int]]  # user -> job -> author
+    pulled: U64Set
     pulled_version: int
-    tombstones: Any
-    index: Any
+    tombstones: U64Set
+    runs: RunLookup
 
 
 class ResidentSource(Protocol):

@@ -4,7 +4,9 @@ author modes.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+JsonObject = dict[str, Any]  # a document as `json.loads` gives it; who reads one validates it
 
 
 class AuthorMode(NamedTuple):
@@ -23,17 +25,17 @@ class SettingsStore(Protocol):
     next read.
     """
 
-    def get(self, name: str) -> dict | None:
+    def get(self, name: str) -> JsonObject | None:
         """The newest document of that name, or None."""
 
     def version(self, name: str) -> int:
         """The version of the newest document, 0 if none."""
 
-    def at_version(self, name: str, version: int) -> dict | None:
+    def at_version(self, name: str, version: int) -> JsonObject | None:
         """An older document, or None if it is no longer kept."""
 
     async def put(
-        self, name: str, document: dict, now_ms: int, expected_version: int | None = None
+        self, name: str, document: JsonObject, now_ms: int, expected_version: int | None = None
     ) -> int:
         """Stores a new version and returns it. FailedPrecondition if `expected_version` is not the
         newest.

@@ -7,7 +7,6 @@ code.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -46,19 +45,33 @@ if TYPE_CHECKING:
 class Store(Protocol):
     """What a profile provides: one object for each port, and a secret that signs cursors."""
 
-    feeds: FeedStore
-    posts: PostStore
-    contents: ContentSource
-    graph: GraphSource
-    preferences: PreferenceStore
-    signals: SignalStore
-    queue: FanoutQueue
-    settings: SettingsStore
-    resident: ResidentSource
-    validation: CacheValidation
-    epochs: native.Epochs
-    secret: bytes
-    counts: Callable[[], Awaitable[dict[str, int]]]
+    @property
+    def feeds(self) -> FeedStore: ...
+    @property
+    def posts(self) -> PostStore: ...
+    @property
+    def contents(self) -> ContentSource: ...
+    @property
+    def graph(self) -> GraphSource: ...
+    @property
+    def preferences(self) -> PreferenceStore: ...
+    @property
+    def signals(self) -> SignalStore: ...
+    @property
+    def queue(self) -> FanoutQueue: ...
+    @property
+    def settings(self) -> SettingsStore: ...
+    @property
+    def resident(self) -> ResidentSource: ...
+    @property
+    def validation(self) -> CacheValidation: ...
+    @property
+    def epochs(self) -> native.Epochs: ...
+    @property
+    def secret(self) -> bytes: ...
+
+    async def counts(self) -> dict[str, int]:
+        """Figures for an operator, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,23 +37,38 @@ CLAIMS_MAX = 20  # more claims than any suite needs to see all its jobs
 class Ports(Protocol):
     """All ports of one opened store."""
 
-    feeds: FeedStore
-    posts: PostStore
-    contents: ContentSource
-    graph: GraphSource
-    preferences: PreferenceStore
-    signals: SignalStore
-    queue: FanoutQueue
-    settings: SettingsStore
-    validation: CacheValidation
+    @property
+    def feeds(self) -> FeedStore: ...
+    @property
+    def posts(self) -> PostStore: ...
+    @property
+    def contents(self) -> ContentSource: ...
+    @property
+    def graph(self) -> GraphSource: ...
+    @property
+    def preferences(self) -> PreferenceStore: ...
+    @property
+    def signals(self) -> SignalStore: ...
+    @property
+    def queue(self) -> FanoutQueue: ...
+    @property
+    def settings(self) -> SettingsStore: ...
+    @property
+    def validation(self) -> CacheValidation: ...
 
 
 class Engine(Protocol):
     """One engine under test."""
 
-    store: Ports
-    other: Ports  # the same data, opened once more: what another process of the node sees
-    clock: ManualClock
+    @property
+    def store(self) -> Ports: ...
+
+    @property
+    def other(self) -> Ports:
+        """The same data, opened once more: what another process of the node sees."""
+
+    @property
+    def clock(self) -> ManualClock: ...
 
     async def settle(self) -> None:
         """Finishes what happens behind: merges, relays of jobs to the queue."""

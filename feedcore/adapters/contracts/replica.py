@@ -8,17 +8,18 @@ have made durable. Not for what is kept of one user: that is cache validation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from feedcore.adapters.contracts.announcements import Announcer
-from feedcore.ports.settings import AuthorMode
+from feedcore.domain.idset import U64Set
+from feedcore.ports.settings import AuthorMode, JsonObject
 
 
 class Document(NamedTuple):
     """One version of a settings document."""
 
     version: int
-    document: dict
+    document: JsonObject
 
 
 class SystemOfRecord(Protocol):
@@ -48,12 +49,12 @@ class ReplicaState(Protocol):
     """Reads of memory, as of the last `Replica.shared` or later."""
 
     @property
-    def pulled(self) -> Any:
-        """Authors in mode PULL or DRAINING, a `native.U64Set`."""
+    def pulled(self) -> U64Set:
+        """Authors in mode PULL or DRAINING."""
 
     @property
-    def overlay_authors(self) -> Any:
-        """Authors of `posts_of`, a `native.U64Set`."""
+    def overlay_authors(self) -> U64Set:
+        """Authors of `posts_of`."""
 
     @property
     def documents(self) -> Mapping[str, Sequence[Document]]:
@@ -64,8 +65,8 @@ class ReplicaState(Protocol):
         """Authors that are not PUSH."""
 
     @property
-    def tombstones(self) -> Any:
-        """Deleted content ids, a `native.U64Set`: do not change it."""
+    def tombstones(self) -> U64Set:
+        """Deleted content ids: do not change it."""
 
     @property
     def trending(self) -> bytes:

@@ -21,6 +21,7 @@ from feedcore.adapters.common.posted_authors import PUBLISHED_KEPT, PostedAuthor
 from feedcore.adapters.embedded.author_timelines import TimelineCache
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
 from feedcore.adapters.embedded.sqlids import from_sql
+from feedcore.ports.settings import JsonObject
 
 _VERSIONS = (
     "SELECT jobs_dropped, modes, tombstones, settings, runs, trending, backlog FROM versions"
@@ -47,7 +48,7 @@ class Replica:
         self.backfills: dict[int, dict[int, int]] = {}
         self.pulled = native.U64Set()
         self.tombstones = native.U64Set()
-        self.settings: dict[str, tuple[int, dict]] = {}
+        self.settings: dict[str, tuple[int, JsonObject]] = {}
         self.trending = b""
         self.timelines = TimelineCache(conn)
         self._last_timeline = -1

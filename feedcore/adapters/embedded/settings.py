@@ -12,7 +12,7 @@ from feedcore.adapters.embedded.sqlids import from_sql, to_sql
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition
 from feedcore.limits import RANKING_VERSIONS_KEPT
-from feedcore.ports.settings import AuthorMode
+from feedcore.ports.settings import AuthorMode, JsonObject
 
 
 class EmbeddedSettingsStore:
@@ -23,7 +23,7 @@ class EmbeddedSettingsStore:
         self._writer = writer
         self._replica = replica
 
-    def get(self, name: str) -> dict | None:
+    def get(self, name: str) -> JsonObject | None:
         """A copy: changing it changes nothing."""
         self._replica.refresh()
         found = self._replica.settings.get(name)
@@ -35,14 +35,14 @@ class EmbeddedSettingsStore:
         found = self._replica.settings.get(name)
         return found[0] if found else 0
 
-    def at_version(self, name: str, version: int) -> dict | None:
+    def at_version(self, name: str, version: int) -> JsonObject | None:
         """One row."""
         sql = "SELECT document FROM settings WHERE name = ? AND version = ?"
         row = self._conn.execute(sql, (name, version)).fetchone()
         return json.loads(row[0]) if row else None
 
     async def put(
-        self, name: str, document: dict, now_ms: int, expected_version: int | None = None
+        self, name: str, document: JsonObject, now_ms: int, expected_version: int | None = None
     ) -> int:
         """The oldest of more than RANKING_VERSIONS_KEPT versions goes."""
         text = json.dumps(document, sort_keys=True)

@@ -111,7 +111,7 @@ cdef class PageMaker:
         self.replica, self.replica_version = replica, self.source.replica_version
         self.overlay_authors, self.pulled = replica.overlay_authors, replica.pulled
         self.tombstones, self.backfills = replica.tombstones, replica.backfills
-        self.pulled_version, self.index = replica.pulled_version, replica.index
+        self.pulled_version, self.index = replica.pulled_version, replica.runs
         self.posted, self.posted_first = replica.posted.authors, replica.posted.first
         self.posted_end = self.posted_first + len(self.posted)
         self.ranking_version = self.config.version

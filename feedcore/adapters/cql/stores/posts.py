@@ -12,8 +12,9 @@ A publish without a key that got no answer is not repeated here: it may have hap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from feedcore import native
 from feedcore.adapters.contracts.announcements import Deleted
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
@@ -163,7 +164,7 @@ class CqlPostStore:
         mode, reach, finished_ms = _delivered(content_id, row, fanout)
         return PostStats(content_id, row.author_id, *counted, impressions, reach, mode, finished_ms)
 
-    def tombstones(self) -> Any:
+    def tombstones(self) -> native.U64Set:
         """The replica's set: do not change it."""
         return self._replica.state.tombstones
 

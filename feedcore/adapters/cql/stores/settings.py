@@ -21,7 +21,7 @@ from feedcore.clock import Clock
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition, Unavailable
 from feedcore.limits import RANKING_VERSIONS_KEPT
-from feedcore.ports.settings import AuthorMode
+from feedcore.ports.settings import AuthorMode, JsonObject
 from feedcore.resilience.gather import gather_all
 
 ATTEMPTS_MAX = 16  # puts of the same document at once that one put makes way for
@@ -94,7 +94,7 @@ class CqlSettingsStore:
         self._stamps = Stamps()
         self._review = AuthorReview(session, replica, clock, self._stamps)
 
-    def get(self, name: str) -> dict | None:
+    def get(self, name: str) -> JsonObject | None:
         """A copy: changing it changes nothing."""
         found = self._replica.state.documents.get(name)
         return copy.deepcopy(found[0].document) if found else None
@@ -104,7 +104,7 @@ class CqlSettingsStore:
         found = self._replica.state.documents.get(name)
         return found[0].version if found else 0
 
-    def at_version(self, name: str, version: int) -> dict | None:
+    def at_version(self, name: str, version: int) -> JsonObject | None:
         """Versions have no gaps: its place is known."""
         found = self._replica.state.documents.get(name) or ()
         place = found[0].version - version if found else -1
@@ -113,7 +113,7 @@ class CqlSettingsStore:
         return None
 
     async def put(
-        self, name: str, document: dict, now_ms: int, expected_version: int | None = None
+        self, name: str, document: JsonObject, now_ms: int, expected_version: int | None = None
     ) -> int:
         """The oldest of more than RANKING_VERSIONS_KEPT versions goes.
 
