@@ -7,7 +7,7 @@ PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
 .PHONY: build build-bench run fuzz test-asan test test-all test-unit bench bench-cluster bench-full bench-micro bench-transport bench-small \
-    services services-stop test-cluster lint clean help
+    services services-stop test-cluster lint wheel clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-asan    the native transport's suites with sanitizers"
 	@echo "make fuzz         coverage-guided fuzzing of it, SECONDS=60 each"
 	@echo "make lint         ruff"
+	@echo "make wheel        dist/: a wheel with libnghttp2 inside and a source archive, tried in an empty environment"
 	@echo "make clean        what was built, not your data"
 
 build: .venv/.compiled
@@ -127,6 +128,11 @@ fuzz: build-bench
 	    --build-temp build/fuzz/temp
 	$(PY) -m tests.fuzz.run session --seconds $(SECONDS)
 	$(PY) -m tests.fuzz.run framing --seconds $(SECONDS)
+
+# Compiles everything anew, from the source archive.
+wheel: build
+	@sh scripts/make_wheel.sh
+	@sh scripts/try_wheel.sh
 
 lint: build
 	$(PY) -m ruff check .

@@ -6,6 +6,7 @@ too old: grpc.aio carries calls then. scripts/compiling.py has the environment v
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -39,12 +40,46 @@ def packages() -> dict[str, str]:
     return found
 
 
+def requirements() -> list[str]:
+    """What an installation needs. Generated code refuses a grpcio or protobuf that is older than
+    the compiler that made it, so their lower bounds are read from that code.
+    """
+    made = ROOT / "feedcore_pb" / "v1"
+    grpc = _found(r"GRPC_GENERATED_VERSION = '([\d.]+)'", made / "feed_pb2_grpc.py")
+    protobuf = _found(r"# Protobuf Python Version: ([\d.]+)", made / "feed_pb2.py")
+    return [
+        f"grpcio>={grpc},<2",
+        f"grpcio-health-checking>={grpc},<2",
+        f"grpcio-reflection>={grpc},<2",
+        f"protobuf>={protobuf},<{int(protobuf.split('.')[0]) + 1}",
+        "uvloop>=0.20,<1",
+        "click>=8.1,<9",
+        "rich>=13.7,<16",
+        "pydantic>=2.8,<3",
+        "prometheus-client>=0.20,<1",
+        "structlog>=25.1",
+        "opentelemetry-api>=1.25,<2",
+    ]
+
+
+def _found(pattern: str, path: Path) -> str:
+    found = re.search(pattern, path.read_text(encoding="utf-8"))
+    if found is None:
+        raise SystemExit(f"{path}: no {pattern}")
+    return found[1]
+
+
 generate(ROOT / "proto", ROOT / "feedcore_pb")
 PACKAGES = packages()
 setup(
     packages=sorted(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"feedcore.adapters.cql.schema": ["migrations/*.cql"]},
+    include_package_data=False,
+    package_data={
+        "": ["*.pyi", "py.typed"],
+        "feedcore.adapters.cql.schema": ["migrations/*.cql"],
+    },
+    install_requires=requirements(),
     ext_modules=extensions(ROOT / "ext", ROOT, NEED_NGHTTP2),
     cmdclass={"build_ext": CompileSideBySide},
 )

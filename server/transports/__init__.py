@@ -4,6 +4,7 @@ more."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from feedcore.errors import ConfigError
@@ -47,9 +48,11 @@ def native_usable() -> tuple[bool, str]:
     if not COMPILED:
         return False, "compiled modules are missing, or switched off by FEEDCORE_NO_EXTENSIONS"
     try:
-        from feedcore._native.http2.h2 import library_version
+        from feedcore._native.http2 import h2
     except ImportError as error:
         return False, f"the native transport is not built ({error}); it needs libnghttp2"
-    from feedcore_server.transports.native.library import installed_revision, judge
+    from feedcore_server.transports.native.library import carried, installed_revision, judge
 
-    return judge(library_version()[0], installed_revision())
+    if carried(Path(h2.__file__)):
+        return True, ""
+    return judge(h2.library_version()[0], installed_revision())

@@ -19,6 +19,7 @@ PACKAGE = "libnghttp2-14"
 # Debian's revision of an older release that has every mend: (release, revision within it).
 MENDED_REVISIONS = {"1.52.0-1+deb12u": 3}
 DPKG_STATUS = Path("/var/lib/dpkg/status")
+CARRIED = "feedcore.libs"  # where a wheel has its copy, beside the packages
 
 
 class Finding(NamedTuple):
@@ -38,6 +39,13 @@ def installed_revision(status: Path = DPKG_STATUS) -> str:
     paragraph = rf"^Package: {PACKAGE}\n(?:\S.*\n| .*\n)*?Version: (\S+)$"
     found = re.search(paragraph, text, re.MULTILINE)
     return found[1] if found else ""
+
+
+def carried(module: Path) -> bool:
+    """Whether the compiled module `feedcore/_native/http2/*.so` came in a wheel with a copy of the
+    library. scripts/make_wheel.sh puts in none that `judge` would complain of.
+    """
+    return any((module.parents[3] / CARRIED).glob("libnghttp2-*"))
 
 
 def judge(version_number: int, revision: str) -> Finding:

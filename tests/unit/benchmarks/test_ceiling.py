@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
 
@@ -46,3 +47,16 @@ def test_a_wrong_reply_is_refused(status: int, size: int) -> None:
     checked.done(1, 0, status, b"12345"[:size], 1, 1, "")
     with pytest.raises(RuntimeError, match="1 wrong"):
         ceiling.right(found, checked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flags", [[], ["--small"]])
+def test_without_its_tools_it_skips_with_a_word(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    done = CliRunner().invoke(ceiling.main, flags)
+    assert done.exit_code == 0
+    assert done.output == (
+        "ceiling: SKIPPED, nghttpd and h2load missing: apt-get install nghttp2-server"
+        " nghttp2-client\n"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feedcore_server.transports.native.library import installed_revision, judge
+from feedcore_server.transports.native.library import carried, installed_revision, judge
 
 STATUS = """Package: libnghttp2-13
 Status: deinstall ok config-files
@@ -53,3 +53,12 @@ def test_the_revision_is_read_from_dpkg(tmp_path: Path) -> None:
     status.write_text("Package: zlib1g\nVersion: 1\n")
     assert installed_revision(status) == ""
     assert installed_revision(tmp_path / "absent") == ""
+
+
+def test_a_copy_in_a_wheel_is_known_by_its_place(tmp_path: Path) -> None:
+    module = tmp_path / "feedcore" / "_native" / "http2" / "h2.so"
+    assert not carried(module)
+    (tmp_path / "feedcore.libs").mkdir()
+    assert not carried(module)
+    (tmp_path / "feedcore.libs" / "libnghttp2-0a1b2c.so.14.24.1").touch()
+    assert carried(module)
