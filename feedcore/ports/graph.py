@@ -34,6 +34,11 @@ class GraphSource(Protocol):
     async def follower_count(self, user_id: int) -> int:
         """How many follow the user."""
 
+    async def audience(self, author_id: int) -> int:
+        """About how many follow the author, for a publish: as counted last, or exact up to
+        LANE_SPLIT_FOLLOWERS + 1. Never counts millions.
+        """
+
     async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """Followers with id > after, ascending."""
 

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from feedcore.domain.idset import U64Set
-
-
-@dataclass(frozen=True, slots=True)
-class NewPost:
-    """A validated post. `content` is a wire-encoded feedcore.v1.Content; `digest` tells two
-    requests apart.
-
-    The time of publishing is read from `content_id`. `visibility` is `domain.entry.Visibility`.
-    `idempotency_key` may be empty: then nothing is deduplicated.
-    """
-
-    content_id: int
-    author_id: int
-    content: bytes
-    digest: bytes
-    visibility: int
-    quality: float
-    idempotency_key: str
-    has_media: bool = False
+from feedcore.domain.publish_plan import NewPost
 
 
 class Published(NamedTuple):
@@ -71,7 +52,8 @@ class PostStore(Protocol):
     """Posts are partitioned by content_id, timelines by (author_id, day)."""
 
     async def publish(self, post: NewPost) -> Published:
-        """Commits post, timeline row and fan-out event together; durable on return.
+        """Commits post, timeline row and fan-out jobs together, as `domain.publish_plan` says;
+        durable on return.
 
         Raises IdempotencyConflict (same key, other digest), StoreFull, Overloaded. The push/pull
         mode of the author is read inside the same commit.

@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
 
-
-class Lane(IntEnum):
-    """Which followers a job delivers to. Stored: never renumber."""
-
-    ALL = 0
-    ACTIVE = 1
-    REST = 2
-
-
-class JobKind(StrEnum):
-    """POST: deliver `content_id` of `author_id` to followers. BACKFILL: the author's timeline to
-    `user_id`. REMOVE: take the author's items out of the feed of `user_id`. REBUILD: refill the
-    feed of `user_id`.
-    """
-
-    POST = "post"
-    BACKFILL = "backfill"
-    REMOVE = "remove"
-    REBUILD = "rebuild"
+from feedcore.domain.jobs import JobKind, Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +14,15 @@ class FanoutJob:
 
     job_id: int
     kind: JobKind
-    lane: Lane
-    content_id: int
-    author_id: int
-    user_id: int
-    entry: bytes
-    after: int  # continuation: followers with a larger id are still to come
-    delivered: int
-    attempts: int
-    created_ms: int
+    lane: Lane = Lane.ALL
+    content_id: int = 0
+    author_id: int = 0
+    user_id: int = 0
+    entry: bytes = b""
+    after: int = 0  # continuation: followers with a larger id are still to come
+    delivered: int = 0
+    attempts: int = 0
+    created_ms: int = 0
 
 
 class DeadLetter(NamedTuple):

@@ -7,7 +7,8 @@ place and reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from feedcore.clock import Clock
@@ -26,9 +27,10 @@ from feedcore.ports import (
     PreferenceStore,
     SignalStore,
 )
+from feedcore.resilience.gather import gather_bounded
 from feedcore.services.admission import check_id, check_idempotency_key, check_two_users
 from feedcore.services.policy import PolicyReview
-from feedcore.services.publish import QUALITY_TEXT
+from feedcore.services.publish import QUALITY_TEXT, audience_of
 
 IMPORT_NODE = (
     127  # the last of 128 nodes is kept for imports, so that no live worker can give the same id
@@ -142,7 +144,12 @@ class ImportService:
                 posts.append((index, row, self._new_post(row, now_ms)))
             except FeedcoreError as error:
                 outcome.refused.append(("posts", index, str(error)))
-        published = await self._posts.import_posts([post for _, _, post in posts])
+        authors = list({post.author_id for _, _, post in posts})
+        sizes = await gather_bounded(authors, partial(audience_of, self._graph))
+        followers = dict(zip(authors, sizes, strict=True))
+        published = await self._posts.import_posts(
+            [replace(post, followers=followers[post.author_id]) for _, _, post in posts]
+        )
         counts = []
         for (index, row, _), result in zip(posts, published, strict=True):
             if result is None:

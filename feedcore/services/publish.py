@@ -15,7 +15,7 @@ from feedcore.codecs.content import Media, digest, encode_content
 from feedcore.domain import ids
 from feedcore.domain.entry import Visibility
 from feedcore.domain.ids import IdGenerator
-from feedcore.errors import NotFound, NotPermitted
+from feedcore.errors import NotFound, NotPermitted, Overloaded, Unavailable
 from feedcore.ports import ContentSource, GraphSource, NewPost, PostStats, PostStore
 from feedcore.services.admission import check_id, check_idempotency_key
 
@@ -40,6 +40,16 @@ class Item(NamedTuple):
     likes: int
     comments: int
     shares: int
+
+
+async def audience_of(graph: GraphSource, author_id: int) -> int:
+    """About how many follow the author; 0 while the graph does not answer: it decides how a post
+    is fanned out, not whether, so that nobody waits with publishing for a graph that is away.
+    """
+    try:
+        return await graph.audience(author_id)
+    except (Unavailable, Overloaded):
+        return 0
 
 
 class PublishService:
@@ -73,6 +83,8 @@ class PublishService:
         check_id("author_id", author_id)
         check_idempotency_key(idempotency_key)
         content = encode_content(body, media, visibility)
+        private = visibility == Visibility.PRIVATE
+        followers = 0 if private else await audience_of(self._graph, author_id)
         post = NewPost(
             content_id=self._ids.next(self._clock.now_ms()),
             author_id=author_id,
@@ -82,6 +94,7 @@ class PublishService:
             quality=QUALITY_MEDIA if media else QUALITY_TEXT,
             idempotency_key=idempotency_key,
             has_media=bool(media),
+            followers=followers,
         )
         published = await self._posts.publish(post)
         # Readers overlay posts that are not delivered yet, so followers see it from this moment on.

@@ -99,7 +99,7 @@ async def test_a_replay_does_not_bring_a_deleted_post_back(engine: PostsEngine) 
     again = post(engine.clock, 9, key="k", seq=3)
     assert await engine.other.posts.publish(again) == Published(made.content_id, True)
     # a publisher that hung since before the deletion, and sends its batch now
-    await engine.other.posts._publisher._store(first, made.content_id, 0)
+    await engine.other.posts._publisher._store(first, made.content_id)
     for store in (engine.store, engine.other):
         assert await store.posts.get(made.content_id) is None
         assert await store.posts.stats(made.content_id) is None
@@ -149,7 +149,9 @@ async def test_lanes_split_above_the_bound_counted_or_not(engine: PostsEngine) -
         rows = [Write(insert, (author_id, follower)) for follower in range(1, size + 1)]
         await engine.session.write_many(rows)
     for author_id in (1, 2, 3, 4):
-        await engine.store.posts.publish(post(engine.clock, author_id, seq=author_id))
+        followers = await engine.store.graph.audience(author_id)
+        new = post(engine.clock, author_id, seq=author_id, followers=followers)
+        await engine.store.posts.publish(new)
     jobs = await engine.jobs(tuple(Lane), 100)
     lanes = [sorted(job.lane for job in jobs if job.author_id == author) for author in (1, 2, 3, 4)]
     split = [Lane.ACTIVE, Lane.REST]

@@ -97,11 +97,14 @@ def post(
     visibility: int = 0,
     body: bytes = b"hi",
     age_ms: int = 0,
+    followers: int = 0,
 ) -> NewPost:
     """A post made `age_ms` before now."""
     content_id = ids.make(clock.now_ms() - age_ms, 0, 1, seq)
     content = b"\x0a" + bytes([len(body)]) + body
-    return NewPost(content_id, author_id, content, digest, visibility, 1.0, key)
+    return NewPost(
+        content_id, author_id, content, digest, visibility, 1.0, key, followers=followers
+    )
 
 
 def entry_of(content_id: int, author_id: int) -> bytes:

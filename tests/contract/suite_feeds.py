@@ -223,7 +223,8 @@ class QueueContract:
         engine.clock.advance(10 * 86_400_000)
         ports.preferences.seen(105, engine.clock.now_ms())
         await engine.write_seen()
-        made = await ports.posts.publish(post(engine.clock, 9))
+        followers = await ports.graph.audience(9)
+        made = await ports.posts.publish(post(engine.clock, 9, followers=followers))
         recent = engine.clock.now_ms() - 86_400_000
         for lane in (Lane.ACTIVE, Lane.REST):
             (job,) = await jobs_of(engine, JobKind.POST, 1, (lane,))

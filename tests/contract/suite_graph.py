@@ -6,6 +6,7 @@ import pytest
 
 from feedcore import native
 from feedcore.errors import InvalidField, NotPermitted
+from feedcore.limits import LANE_SPLIT_FOLLOWERS
 from feedcore.ports import JobKind, Lane
 from tests.contract.engine import Engine, jobs_of, post
 
@@ -25,6 +26,15 @@ class GraphContract:
         assert await engine.other.graph.followees(1) == b""
         assert (await engine.other.graph.followers(9, 0, 10)).ids == b""
         assert await engine.other.graph.follower_count(9) == 0
+
+    async def test_the_audience_is_exact_up_to_where_lanes_split(self, engine: Engine) -> None:
+        graph, now = engine.store.graph, engine.clock.now_ms()
+        assert await graph.audience(9) == 0
+        many = range(1, LANE_SPLIT_FOLLOWERS + 3)
+        await graph.import_follows([(user, 9_001) for user in many[:-2]], now)
+        await graph.import_follows([(user, 9_002) for user in many], now)
+        assert await engine.other.graph.audience(9_001) == LANE_SPLIT_FOLLOWERS
+        assert await engine.other.graph.audience(9_002) > LANE_SPLIT_FOLLOWERS
 
     async def test_following_oneself_is_refused(self, engine: Engine) -> None:
         with pytest.raises(InvalidField, match="followee_id"):

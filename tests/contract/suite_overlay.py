@@ -68,6 +68,8 @@ class OverlayContract:
     async def test_jobs_of_one_pair_are_claimed_one_at_a_time(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
         await ports.posts.publish(post(engine.clock, 9))
+        (delivery,) = await ports.queue.claim(tuple(Lane), 10)
+        await ports.queue.advance([(delivery, -1, 0)], now)
         for change in (ports.graph.follow, ports.graph.unfollow, ports.graph.follow):
             await change(1, 9, now)
         for kind in (JobKind.BACKFILL, JobKind.REMOVE, JobKind.BACKFILL):

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from feedcore import native
 from feedcore.domain import entry, ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import IdempotencyConflict, NotFound, NotPermitted
-from feedcore.limits import CLOCK_AHEAD_MAX_MS
+from feedcore.limits import CLOCK_AHEAD_MAX_MS, RETENTION_MS
 from feedcore.ports import JobKind, Published
 from feedcore.ports.settings import AuthorMode
 from tests.contract.engine import ALL, Engine, jobs_of, no_more, post
@@ -131,7 +132,7 @@ class PostContract:
         for mode in (Mode.PULL, Mode.DRAINING, Mode.PUSH):
             await ports.settings.set_author_modes([AuthorMode(9, int(mode), 0, 0)])
             engine.clock.advance(1)
-            made = await engine.other.posts.publish(post(engine.clock, 9))
+            made = await engine.other.posts.publish(post(engine.clock, 9, followers=1))
             if mode is Mode.PULL:
                 assert await no_more(engine, JobKind.POST)
             else:
@@ -142,6 +143,30 @@ class PostContract:
             assert stats is not None
             assert stats.mode == ("pull" if mode is Mode.PULL else "push")
             assert stats.reach == (1 if mode is Mode.PULL else 0)
+
+    async def test_a_push_waits_for_who_follows_meanwhile(self, engine: Engine) -> None:
+        # the follow found no post, and the count that the post came with knew no follower
+        new = post(engine.clock, 9, followers=0)
+        await engine.store.graph.follow(1, 9, engine.clock.now_ms())
+        assert await no_more(engine, JobKind.BACKFILL)
+        await engine.store.posts.publish(new)
+        (job,) = await jobs_of(engine, JobKind.POST, 1)
+        page = await engine.store.graph.push_recipients(9, 0, 10, job.lane, 0)
+        assert native.unpack_ids(page.ids) == [1]
+        lonely = await engine.store.posts.publish(post(engine.clock, 8, seq=5))
+        await engine.store.queue.advance([(job, -1, 1)], engine.clock.now_ms())
+        (job,) = await jobs_of(engine, JobKind.POST, 1)
+        assert job.content_id == lonely.content_id
+
+    async def test_what_no_feed_holds_any_more_is_a_post_only(self, engine: Engine) -> None:
+        old = post(engine.clock, 9, age_ms=RETENTION_MS + 1)
+        (made,) = await engine.store.posts.import_posts([old])
+        assert made == Published(old.content_id, False)
+        assert await engine.other.posts.timelines([9], ALL, 0, 500) == [b""]
+        assert await no_more(engine, JobKind.POST)
+        stats = await engine.other.posts.stats(old.content_id)
+        assert stats is not None
+        assert stats.fanned_out_ms == ids.time_ms(old.content_id)
 
     async def test_a_private_post_goes_to_nobody(self, engine: Engine) -> None:
         await engine.store.graph.follow(1, 9, engine.clock.now_ms())

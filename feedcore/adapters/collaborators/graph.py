@@ -90,6 +90,10 @@ class CollaboratorGraphSource:
         request = pb.GetFollowerCountsRequest(user_ids=[user_id])
         return await self._service.ask("GetFollowerCounts", request, read)
 
+    async def audience(self, author_id: int) -> int:
+        """The service's count."""
+        return await self.follower_count(author_id)
+
     async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """As many calls as it takes."""
         return await self._listed("ListFollowers", user_id, after, limit)

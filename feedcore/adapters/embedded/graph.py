@@ -57,6 +57,10 @@ class EmbeddedGraphSource:
         row = self._conn.execute(sql, (to_sql(user_id),)).fetchone()
         return row[0] if row else 0
 
+    async def audience(self, author_id: int) -> int:
+        """The same count."""
+        return await self.follower_count(author_id)
+
     async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """A range of the reverse rows."""
         found = ascending(self._conn, _FOLLOWERS, (to_sql(user_id),), after, limit)

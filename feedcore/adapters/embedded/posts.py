@@ -13,13 +13,18 @@ from feedcore.adapters.embedded.database import Connection, Writer, bump
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
 from feedcore.clock import Clock
-from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
-from feedcore.errors import IdempotencyConflict, NotFound, NotPermitted, StoreError
-from feedcore.limits import DAY_MS, LANE_SPLIT_FOLLOWERS, RETENTION_MS
+from feedcore.domain.publish_plan import (
+    NO_SUCH_POST,
+    check_replay,
+    deletion_refused,
+    plan_publish,
+)
+from feedcore.errors import IdempotencyConflict, NotFound, StoreError
+from feedcore.limits import DAY_MS, RETENTION_MS
 from feedcore.ports import Content, NewPost, Post, PostStats, Published
-from feedcore.ports.queue import JobKind, Lane
+from feedcore.ports.queue import JobKind
 
 _IDS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
 _MODES = ("push", "pull")
@@ -155,53 +160,40 @@ def _publish(conn: Connection, post: NewPost, now_ms: int) -> Published:
         sql = "SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?"
         row = conn.execute(sql, (author, post.idempotency_key)).fetchone()
         if row is not None:
-            if row[0] != post.digest:
-                raise IdempotencyConflict(
-                    "idempotency_key: used for another request of this author; use a new key"
-                )
+            check_replay(post, row[0])
             return Published(row[1], True)
     content_id = _free_id(conn, post.content_id)
     if post.idempotency_key:
         key_row = (author, post.idempotency_key, post.digest, content_id)
         conn.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", key_row)
-    row = conn.execute(
-        "SELECT followers, mode FROM authors WHERE author_id = ?", (author,)
-    ).fetchone()
-    followers, mode = row if row else (0, int(Mode.PUSH))
-    private = post.visibility == entries_of.Visibility.PRIVATE
-    pulled = mode == Mode.PULL
-    queued = followers > 0 and not pulled and not private
-    flags = post.visibility | (entries_of.FLAG_MEDIA if post.has_media else 0)
-    entry = entries_of.pack(content_id, post.author_id, post.quality, flags)
+    row = conn.execute("SELECT mode FROM authors WHERE author_id = ?", (author,)).fetchone()
+    plan = plan_publish(post, content_id, row[0] if row else Mode.PUSH, now_ms)
     conn.execute(
         "INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            content_id,
-            author,
-            post.visibility,
-            int(pulled),
-            followers if pulled and not private else 0,
-            0 if queued or pulled else now_ms,
-            post.content,
+            *(content_id, author, post.visibility, int(plan.pulled)),
+            *(plan.reach, plan.finished_ms, post.content),
         ),
     )
-    conn.execute(
-        "INSERT INTO author_outbox VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
-        " SET entries = CAST(excluded.entries || entries AS BLOB)",
-        (author, ids.day(content_id), entry),
-    )
-    conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (author,))
-    conn.changes.authors.append(post.author_id)
-    conn.changes.feeds.append(post.author_id)
     conn.changes.contents.append(content_id)
-    if queued:
-        lanes = (Lane.ACTIVE, Lane.REST) if followers > LANE_SPLIT_FOLLOWERS else (Lane.ALL,)
-        conn.executemany(
-            "INSERT INTO fanout_jobs"
-            " (kind, lane, content_id, author_id, user_id, entry, created_ms)"
-            " VALUES (?, ?, ?, ?, 0, ?, ?)",
-            [(JobKind.POST.value, int(lane), content_id, author, entry, now_ms) for lane in lanes],
+    if plan.kept:
+        conn.execute(
+            "INSERT INTO author_outbox VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET entries = CAST(excluded.entries || entries AS BLOB)",
+            (author, ids.day(content_id), plan.entry),
         )
+        conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (author,))
+        conn.changes.authors.append(post.author_id)
+        conn.changes.feeds.append(post.author_id)
+    conn.executemany(
+        "INSERT INTO fanout_jobs"
+        " (kind, lane, content_id, author_id, user_id, entry, created_ms)"
+        " VALUES (?, ?, ?, ?, 0, ?, ?)",
+        [
+            (JobKind.POST.value, int(lane), content_id, author, plan.entry, now_ms)
+            for lane in plan.lanes
+        ],
+    )
     return Published(content_id, False)
 
 
@@ -229,11 +221,9 @@ def _delete(conn: Connection, author_id: int, content_id: int, now_ms: int) -> N
         ).fetchone()
     )
     if known is None:
-        raise NotFound("content_id: no such post")
+        raise NotFound(NO_SUCH_POST)
     if from_sql(known[0]) != author_id:
-        if not _is_author(conn, author_id):
-            raise NotFound("author_id: no such author")
-        raise NotPermitted("author_id: the post belongs to another author")
+        raise deletion_refused(author_known=_is_author(conn, author_id))
     if row is None:
         return
     conn.execute(

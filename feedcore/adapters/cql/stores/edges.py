@@ -9,7 +9,7 @@ from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores.viewer_partition import Kind, drop, put
 from feedcore.errors import InvalidField
 from feedcore.limits import DAY_MS, FOLLOWEES_MAX, RETENTION_MS
-from feedcore.ports import FanoutJob, JobKind, Lane
+from feedcore.ports import FanoutJob, JobKind
 
 _PUBLISHED = Statement("SELECT content_id FROM outbox WHERE author_id = ? AND day IN ? LIMIT 1")
 _ADD_FOLLOWER = Statement(
@@ -46,19 +46,7 @@ async def published(session: Session, author_id: int, now_ms: int) -> bool:
 
 def job_of(kind: JobKind, job_id: int, user_id: int, author_id: int, now_ms: int) -> FanoutJob:
     """A job about one user's feed."""
-    return FanoutJob(
-        job_id=job_id,
-        kind=kind,
-        lane=Lane.ALL,
-        content_id=0,
-        author_id=author_id,
-        user_id=user_id,
-        entry=b"",
-        after=0,
-        delivered=0,
-        attempts=0,
-        created_ms=now_ms,
-    )
+    return FanoutJob(job_id, kind, author_id=author_id, user_id=user_id, created_ms=now_ms)
 
 
 def add_follower(author_id: int, follower_id: int, now_ms: int, at_us: int) -> Write:

@@ -46,7 +46,7 @@ from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import Clock
 from feedcore.domain.policy import Mode
 from feedcore.errors import NotPermitted, Unavailable
-from feedcore.limits import USER_ID_MAX
+from feedcore.limits import LANE_SPLIT_FOLLOWERS, USER_ID_MAX
 from feedcore.ports import FanoutJob, GraphPage, JobKind
 from feedcore.resilience.gather import gather_all
 
@@ -63,6 +63,7 @@ _FOLLOWEE_RANGE = Statement(
     " AND target_id >= ? AND target_id <= ? LIMIT ?"
 )
 _FOLLOWER_COUNT = Statement("SELECT count(*) FROM followers WHERE author_id = ?")
+_SIZE = Statement("SELECT followers FROM author_sizes WHERE author_id = ?")
 _FOLLOWER_FIRST = Statement("SELECT follower_id FROM followers WHERE author_id = ? LIMIT ?")
 _FOLLOWER_RANGE = Statement(
     "SELECT follower_id FROM followers WHERE author_id = ?"
@@ -97,6 +98,15 @@ class CqlGraphSource:
     async def follower_count(self, user_id: int) -> int:
         """Counted by the replicas: a second for some millions."""
         return (await self._session.read(_FOLLOWER_COUNT, (to_cql(user_id),)))[0][0]
+
+    async def audience(self, author_id: int) -> int:
+        """An author who was never counted is looked at, up to where it matters."""
+        author = to_cql(author_id)
+        rows = await self._session.read(_SIZE, (author,))
+        if rows and rows[0][0] is not None:
+            return rows[0][0]
+        look = (author, LANE_SPLIT_FOLLOWERS + 1)
+        return len(await self._session.read_packed(_FOLLOWER_FIRST, look)) // 8
 
     async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """A range of the partition."""

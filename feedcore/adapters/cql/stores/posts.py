@@ -27,7 +27,8 @@ from feedcore.adapters.cql.stores.node_ids import NodeIds
 from feedcore.adapters.cql.stores.publishing import Publisher
 from feedcore.clock import Clock
 from feedcore.domain import ids
-from feedcore.errors import NotFound, NotPermitted
+from feedcore.domain.publish_plan import NO_SUCH_POST, deletion_refused
+from feedcore.errors import NotFound
 from feedcore.limits import HOUR_MS, POST_AGE_MAX_MS
 from feedcore.ports import NewPost, Post, PostStats, Published
 from feedcore.resilience.gather import gather_all
@@ -110,11 +111,10 @@ class CqlPostStore:
         """Tombstone first: from then on no page shows it, whatever becomes of the rest."""
         row = await self._row(content_id)
         if row is None or (row.entry is None and row.deleted_ms is None):
-            raise NotFound("content_id: no such post")
+            raise NotFound(NO_SUCH_POST)
         if row.author_id != author_id:
-            if not await self._is_author(author_id, now_ms):
-                raise NotFound("author_id: no such author")
-            raise NotPermitted("author_id: the post belongs to another author")
+            known = await self._is_author(author_id, now_ms)
+            raise deletion_refused(author_known=known)
         if row.deleted_ms is None:
             await self._session.write(_TOMBSTONE, (now_ms // HOUR_MS, now_ms, content_id))
             stamp = self._stamps.next(row.written_us)

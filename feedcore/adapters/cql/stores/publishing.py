@@ -1,9 +1,8 @@
 """What a publish writes, and in which order: key, batch, announcement, jobs (see posts.py).
 
-Author modes are the replica's as of the call, so that a mode that was set before the publish
-counts. A push is always queued, whatever is known of followers: somebody may be following right
-now, and either their backfill or this post's fan-out must see the other. Who imports claims each
-id, as several importers give out ids of one node number.
+What is written of a post is `domain.publish_plan`'s decision. Author modes are the replica's as of
+the call, so that a mode that was set before the publish counts. An importer claims each id, as
+several importers give out ids of one node number.
 """
 
 from __future__ import annotations
@@ -18,19 +17,16 @@ from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.ids import to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.clock import Clock
-from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
-from feedcore.domain.policy import Mode
+from feedcore.domain.publish_plan import check_replay, plan_publish
 from feedcore.errors import IdempotencyConflict, StoreError
 from feedcore.limits import (
     HOUR_MS,
-    LANE_SPLIT_FOLLOWERS,
     MINUTE_MS,
     POST_AGE_MAX_MS,
-    RETENTION_MS,
     TOMBSTONE_AGE_MAX_MS,
 )
-from feedcore.ports import FanoutJob, JobKind, Lane, NewPost, Published
+from feedcore.ports import FanoutJob, JobKind, NewPost, Published
 from feedcore.resilience.gather import gather_all, gather_bounded
 
 # Public posts of a process and minute that a cold start may show: its page needs 500 of an hour.
@@ -56,10 +52,6 @@ _OUTBOX = Statement(
     " USING TIMESTAMP ? AND TTL ?"
 )
 _RECENT = Statement("INSERT INTO recent (hour, content_id, entry) VALUES (?, ?, ?)")
-_SIZE = Statement("SELECT followers FROM author_sizes WHERE author_id = ?")
-_FOLLOWERS = Statement(
-    f"SELECT follower_id FROM followers WHERE author_id = ? LIMIT {LANE_SPLIT_FOLLOWERS + 1}"
-)
 
 
 class _Stored(NamedTuple):
@@ -88,15 +80,15 @@ class Publisher:
 
     async def publish(self, post: NewPost) -> Published:
         """See the port."""
-        _, followers, published = await gather_all(
-            self._replica.observe_node(), self._followers(post.author_id), self._claim_key(post)
+        _, published = await gather_all(
+            self._replica.observe_node(), self._claim_key(post, post.content_id)
         )
         if published.replayed:
             known = await self._known(post.author_id, published.content_id)
             if known is not None:
                 await self._tell([known])
                 return published
-        await self._tell([await self._store(post, published.content_id, followers)])
+        await self._tell([await self._store(post, published.content_id)])
         return published
 
     async def import_posts(self, posts: Sequence[NewPost]) -> list[Published | None]:
@@ -126,7 +118,10 @@ class Publisher:
 
         async def claim(one: tuple[int, int]) -> Published | None:
             at, content_id = one
-            return await self._claim_key_or_none(posts[at], content_id)
+            try:
+                return await self._claim_key(posts[at], content_id)
+            except IdempotencyConflict:
+                return None
 
         answers: list[Published | None] = [None] * len(posts)
         claimed = await gather_bounded(list(zip(fresh, places, strict=True)), claim)
@@ -135,8 +130,6 @@ class Publisher:
         for at, (digest, content_id) in used.items():
             answers[at] = Published(content_id, True) if digest == posts[at].digest else None
         made = [(post, one) for post, one in zip(posts, answers, strict=True) if one is not None]
-        authors = list({post.author_id for post, _ in made})
-        sizes = dict(zip(authors, await gather_bounded(authors, self._followers), strict=True))
 
         async def store(one: tuple[NewPost, Published]) -> _Stored:
             post, published = one
@@ -144,22 +137,13 @@ class Publisher:
                 known = await self._known(post.author_id, published.content_id)
                 if known is not None:
                     return known
-            return await self._store(post, published.content_id, sizes[post.author_id])
+            return await self._store(post, published.content_id)
 
         await self._tell(await gather_bounded(made, store))
         return answers
 
-    async def _claim_key(self, post: NewPost) -> Published:
-        if not post.idempotency_key:
-            return Published(post.content_id, False)
-        published = await self._claim_key_or_none(post, post.content_id)
-        if published is None:
-            raise IdempotencyConflict(
-                "idempotency_key: used for another request of this author; use a new key"
-            )
-        return published
-
-    async def _claim_key_or_none(self, post: NewPost, content_id: int) -> Published | None:
+    async def _claim_key(self, post: NewPost, content_id: int) -> Published:
+        """Raises IdempotencyConflict."""
         if not post.idempotency_key:
             return Published(content_id, False)
         row = await self._session.insert_if_absent(
@@ -167,8 +151,7 @@ class Publisher:
         )
         if row is None:
             return Published(content_id, False)
-        if row["digest"] != post.digest:
-            return None
+        check_replay(post, row["digest"])
         # a driver that repeated the claim finds its own
         return Published(row["content_id"], row["content_id"] != content_id)
 
@@ -217,62 +200,40 @@ class Publisher:
         key = (content_id, to_cql(post.author_id), ttl_s)
         return await self._session.insert_if_absent(_CLAIM_ID, key) is None
 
-    async def _followers(self, author_id: int) -> int:
-        """As counted last; an author who was never counted is looked at, up to where it matters."""
-        author = to_cql(author_id)
-        rows = await self._session.read(_SIZE, (author,))
-        if rows and rows[0][0] is not None:
-            return rows[0][0]
-        return len(await self._session.read_packed(_FOLLOWERS, (author,))) // 8
-
-    async def _store(self, post: NewPost, content_id: int, followers: int) -> _Stored:
+    async def _store(self, post: NewPost, content_id: int) -> _Stored:
         """One logged batch."""
-        mode = Mode(self._replica.state.mode_of(post.author_id).mode)
         now_ms = self._clock.now_ms()
-        private = post.visibility == entries_of.Visibility.PRIVATE
-        flags = post.visibility | (entries_of.FLAG_MEDIA if post.has_media else 0)
-        entry = entries_of.pack(content_id, post.author_id, post.quality, flags)
-        kept = ids.time_ms(content_id) > now_ms - RETENTION_MS
-        lanes: tuple[Lane, ...] = ()
-        if mode.pushed and kept and not private:
-            split = followers > LANE_SPLIT_FOLLOWERS
-            lanes = (Lane.ACTIVE, Lane.REST) if split else (Lane.ALL,)
-        jobs = [self._job(lane, content_id, post.author_id, entry, now_ms) for lane in lanes]
+        mode = self._replica.state.mode_of(post.author_id).mode
+        plan = plan_publish(post, content_id, mode, now_ms)
+        jobs = [
+            FanoutJob(
+                job_id=self._outbox.next_job_id(),
+                kind=JobKind.POST,
+                lane=lane,
+                content_id=content_id,
+                author_id=post.author_id,
+                entry=plan.entry,
+                created_ms=now_ms,
+            )
+            for lane in plan.lanes
+        ]
         author, stamp = to_cql(post.author_id), ids.time_ms(content_id) * 1_000
-        reach = 0 if mode.pushed or private else followers
         row = (
-            *(content_id, author, post.content, entry, post.visibility, not mode.pushed),
-            *(len(lanes), reach, stamp, _ttl_s(content_id, POST_AGE_MAX_MS, now_ms)),
+            *(content_id, author, post.content, plan.entry, post.visibility, plan.pulled),
+            *(len(jobs), plan.reach, stamp, _ttl_s(content_id, POST_AGE_MAX_MS, now_ms)),
         )
         writes = [Write(_POST, row)]
-        if kept:
+        if plan.kept:
             ttl_s = _ttl_s(content_id, TOMBSTONE_AGE_MAX_MS, now_ms)
-            outbox = (author, ids.day(content_id), content_id, entry, stamp, ttl_s)
+            outbox = (author, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
             writes.append(Write(_OUTBOX, outbox))
-        if kept and post.visibility == entries_of.Visibility.PUBLIC and self._is_sample(content_id):
+        if plan.discoverable and self._is_sample(content_id):
             hour = ids.time_ms(content_id) // HOUR_MS
-            writes.append(Write(_RECENT, (hour, content_id, entry)))
+            writes.append(Write(_RECENT, (hour, content_id, plan.entry)))
         writes += [self._outbox.write_of(job) for job in jobs]
         await self._session.batch(writes, logged=True)
-        posted = Posted(post.author_id, entry, mode.pulled) if kept else None
+        posted = Posted(post.author_id, plan.entry, plan.mode.pulled) if plan.kept else None
         return _Stored(posted, jobs)
-
-    def _job(
-        self, lane: Lane, content_id: int, author_id: int, entry: bytes, now_ms: int
-    ) -> FanoutJob:
-        return FanoutJob(
-            job_id=self._outbox.next_job_id(),
-            kind=JobKind.POST,
-            lane=lane,
-            content_id=content_id,
-            author_id=author_id,
-            user_id=0,
-            entry=entry,
-            after=0,
-            delivered=0,
-            attempts=0,
-            created_ms=now_ms,
-        )
 
     def _is_sample(self, content_id: int) -> bool:
         minute = ids.time_ms(content_id) // MINUTE_MS
