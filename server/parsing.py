@@ -7,6 +7,8 @@ fails is walked once more here.
 
 from __future__ import annotations
 
+from typing import cast
+
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
@@ -21,12 +23,14 @@ def parse(request_class: type[Message], raw: bytes) -> Message:
     try:
         return request_class.FromString(raw)
     except DecodeError as error:
-        fault = _bad_string(request_class.DESCRIPTOR, raw, 0)
+        descriptor = cast(Descriptor, request_class.DESCRIPTOR)  # one of its two classes
+        fault = _bad_string(descriptor, raw, 0)
         if fault is not None:
             raise InvalidField(fault, "not valid UTF-8", "strings are UTF-8") from error
-        name = request_class.DESCRIPTOR.full_name
         raise InvalidField(
-            "request", f"{len(raw)} bytes that do not parse", f"must be one encoded {name}"
+            "request",
+            f"{len(raw)} bytes that do not parse",
+            f"must be one encoded {descriptor.full_name}",
         ) from error
 
 
@@ -47,7 +51,7 @@ def _bad_string(descriptor: Descriptor, raw: bytes, depth: int) -> str | None:
                 value.decode("utf-8")
             except UnicodeDecodeError:
                 return field.name
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        elif field.message_type is not None:
             inner = _bad_string(field.message_type, value, depth + 1)
             if inner is not None:
                 return f"{field.name}.{inner}"

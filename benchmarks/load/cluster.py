@@ -34,7 +34,7 @@ from feedcore.services.hot import HotSettings
 from feedcore_bench import clusterworld, layers, live
 from feedcore_bench import engines as engines_of
 from feedcore_bench.building import IMPORT_NODE
-from feedcore_bench.drive import Bench, Options
+from feedcore_bench.drive import Bench, Options, Shape
 from feedcore_bench.results import Phase, Results
 from feedcore_bench.scenarios import (
     COLD_SHAPE,
@@ -52,7 +52,7 @@ from feedcore_bench.server import Series, Server, pinned, serving
 from feedcore_bench.workloads import FirstPages
 from feedcore_bench.world import Say, Spec, World
 
-HOT_SHAPE = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
+HOT_SHAPE: Shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
 # An etag that no page has: whoever has one that is not current gets a page made for them alone,
 # never one of the shared cache. So `warm` measures the making.
 OUTDATED = "outdated"
@@ -198,7 +198,9 @@ def warm(bench: ClusterBench) -> None:
 def cold(bench: ClusterBench) -> None:
     """Everybody once a round, after Redis has forgotten all pages and rows."""
     world = bench.world(window_spec(bench))
-    rates, costs, slow = [], [], []
+    rates: list[float] = []
+    costs: list[float] = []
+    slow: list[float] = []
     with bench.serve(world, settings={**COLD_OFF, "server.role": "api"}) as server:
         until_s = time.monotonic() + 2 * bench.options.seconds
         while len(rates) < ROUNDS_MAX and (len(rates) < 2 or time.monotonic() < until_s):
@@ -286,7 +288,7 @@ def _middle(
     scenario: str,
     name: str,
     workload: FirstPages,
-    shape: dict[str, int],
+    shape: Shape,
 ) -> Phase:
     """The phase of the median rate, of several closed loops."""
     count = 1 if bench.options.tiny else ROUNDS
@@ -299,7 +301,7 @@ def _closed(
     server: Server,
     workload: FirstPages,
     seconds: float,
-    shape: dict[str, int],
+    shape: Shape,
 ) -> None:
     """Load that is not measured."""
     bench.closed(

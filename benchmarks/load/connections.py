@@ -56,6 +56,7 @@ class Connections:
         # resolved once: names are looked up before the clock runs
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         self._family, self._address = found[0][0], found[0][4]
+        self._text = address
         self._templates, self._streams, self._plain = list(templates), streams, plain
         self.wanted = wanted
         self.recorder: Recorder
@@ -77,9 +78,7 @@ class Connections:
             self.handle(self.poll(POLL_S))
             if self.last_fault or time.monotonic() > deadline:
                 self.close("no connection")
-                raise ConnectionError(
-                    f"{self._address[0]}:{self._address[1]}: {self.last_fault or 'no answer'}"
-                )
+                raise ConnectionError(f"{self._text}: {self.last_fault or 'no answer'}")
 
     def replace(self, now_ns: int) -> None:
         """Opens connections that are wanted and not there, unless one has just failed."""
@@ -196,11 +195,10 @@ class Connections:
         if not connection.connected:
             return True
         blocked = False
+        data: memoryview | bytes = b""
         try:
-            while True:
-                data: memoryview | bytes | None = connection.rest or connection.client.pull()
-                if data is None:
-                    break
+            while pulled := connection.rest or connection.client.pull():
+                data = pulled
                 sent = connection.sock.send(data)
                 self.bytes_out += sent
                 connection.rest = None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from feedcore_bench import engine, methods
 from feedcore_bench.checks import Checker
@@ -55,6 +55,13 @@ class Options:
     tiny: bool = False
     profile: str = "embedded"
     posts_per_user: float = 2.5
+
+
+class Shape(TypedDict):
+    """How many calls a closed loop keeps in flight: connections times streams of each."""
+
+    connections: int
+    streams: int
 
 
 class Bench:

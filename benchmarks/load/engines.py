@@ -58,7 +58,11 @@ class Engines:
         found: dict[str, psutil.Process] = {}
         wanted = {self.redis: "redis", self.kafka: "kafka", self.cassandra: "cassandra"}
         for connection in psutil.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN or connection.pid is None:
+            if (
+                connection.status != psutil.CONN_LISTEN
+                or connection.pid is None
+                or not connection.laddr
+            ):
                 continue
             name = wanted.get(f"{connection.laddr.ip.rpartition(':')[2]}:{connection.laddr.port}")
             if name is not None:

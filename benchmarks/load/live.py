@@ -239,7 +239,9 @@ def _fetches(bench: Bench, before: dict[str, float], after: dict[str, float], sh
 def publish(server: Server, author: int, body: str) -> int:
     """One post, outside of any load."""
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        call = channel.unary_unary(methods.PATHS[methods.PUBLISH])
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            methods.PATHS[methods.PUBLISH]
+        )
         reply = call(methods.publish(author, body), timeout=30, wait_for_ready=True)
     return publish_pb2.PublishResponse.FromString(reply).content_id
 

@@ -18,12 +18,16 @@ PATHS = (
 )
 NAMES = tuple(path.rsplit("/", 1)[1] for path in PATHS)
 
-FULL, COMPACT, IDS = 0, 1, 2
+FULL, COMPACT, IDS = feed_pb2.VIEW_FULL, feed_pb2.VIEW_COMPACT, feed_pb2.VIEW_IDS
 OK, NOT_FOUND, RESOURCE_EXHAUSTED = 0, 5, 8  # gRPC status codes
 
 
 def get_feed(
-    user: int, size: int = 0, cursor: str = "", view: int = FULL, if_none_match: str = ""
+    user: int,
+    size: int = 0,
+    cursor: str = "",
+    view: feed_pb2.View = FULL,
+    if_none_match: str = "",
 ) -> bytes:
     """GetFeedRequest."""
     return feed_pb2.GetFeedRequest(
@@ -36,14 +40,14 @@ def check_new(user: int, head: str) -> bytes:
     return feed_pb2.CheckNewRequest(user_id=user, head=head).SerializeToString()
 
 
-def interact(user: int, content_id: int, kind: int) -> bytes:
+def interact(user: int, content_id: int, kind: feed_pb2.InteractionKind) -> bytes:
     """RecordInteractionRequest."""
     return feed_pb2.RecordInteractionRequest(
         user_id=user, content_id=content_id, kind=kind
     ).SerializeToString()
 
 
-def prefer(user: int, author: int, kind: int) -> bytes:
+def prefer(user: int, author: int, kind: feed_pb2.PreferenceKind) -> bytes:
     """SetPreferenceRequest."""
     return feed_pb2.SetPreferenceRequest(
         user_id=user, target_user_id=author, kind=kind

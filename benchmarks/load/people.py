@@ -106,7 +106,7 @@ class Session:
             yield from self._post()
 
     def load(
-        self, view: int, cursor: str = "", first: bool = False, if_none_match: str = ""
+        self, view: feed_pb2.View, cursor: str = "", first: bool = False, if_none_match: str = ""
     ) -> Generator[Call, Answer, Page | None]:
         """A page, judged. None if there was none."""
         call = (

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import random
 import statistics
-from typing import Any
+from collections.abc import Mapping
 
 from feedcore_bench import ceiling as ceilings
-from feedcore_bench.drive import Bench
+from feedcore_bench.drive import Bench, Shape
 from feedcore_bench.results import Phase
 from feedcore_bench.server import Server
 from feedcore_bench.workloads import FirstPages
@@ -26,9 +26,8 @@ HOT_CONNECTIONS, HOT_STREAMS = 8, 32
 AIO_CONNECTIONS, AIO_STREAMS = 8, 8  # grpc.aio gains nothing from more
 AIO_SECONDS_MAX = 5.0
 # Calls in flight of a closed loop: enough to keep a worker busy, less work than it would refuse.
-WARM_SHAPE = {"connections": 8, "streams": 8}
-COLD_SHAPE = {"connections": 8, "streams": 4}
-TOUCH: dict[str, Any] = {"connections": 4, "streams": 4, "warm_up_s": 0.0, "keep": False}
+WARM_SHAPE: Shape = {"connections": 8, "streams": 8}
+COLD_SHAPE: Shape = {"connections": 8, "streams": 4}
 OFF = {"cache__pages_mb": 0}
 ALL_OFF = {"cache__pages_mb": 0, "cache__resident_mb": 0}
 NO_SETTING = "this server has no setting {}: what it caches by default stays on"
@@ -49,7 +48,7 @@ def window_spec(bench: Bench) -> Spec:
     return Spec(WINDOWS, bench.options.window_users, bench.options.seed)
 
 
-def settings(bench: Bench, scenario: str, wanted: dict[str, object]) -> dict[str, object]:
+def settings(bench: Bench, scenario: str, wanted: Mapping[str, object]) -> dict[str, object]:
     """Those that the server has; says which it has not."""
     for key in wanted:
         if not bench.has(key.replace("__", ".")):
@@ -66,18 +65,30 @@ def pages(bench: Bench, scenario: str, users: list[int]) -> FirstPages:
 
 def touch(bench: Bench, server: Server, scenario: str, workload: FirstPages, users: int) -> Phase:
     """Loads every user once, uncounted: what can be resident is."""
-    seconds = 0.5
-    phase = bench.closed(server, scenario, "first loads", workload, seconds=seconds, **TOUCH)
+
+    def load_for(seconds: float) -> Phase:
+        return bench.closed(
+            server,
+            scenario,
+            "first loads",
+            workload,
+            seconds=seconds,
+            connections=4,
+            streams=4,
+            warm_up_s=0.0,
+            keep=False,
+        )
+
+    phase = load_for(0.5)
     while workload.rounds < 1.0:
         left = (1.0 - workload.rounds) * users
-        seconds = min(20.0, max(0.5, left / max(phase.rate, 100.0) * 1.1))
-        phase = bench.closed(server, scenario, "first loads", workload, seconds=seconds, **TOUCH)
+        phase = load_for(min(20.0, max(0.5, left / max(phase.rate, 100.0) * 1.1)))
     bench.settle(server)
     return phase
 
 
 def ceiling_and_share(
-    bench: Bench, server: Server, scenario: str, workload: FirstPages, shape: dict[str, int]
+    bench: Bench, server: Server, scenario: str, workload: FirstPages, shape: Shape
 ) -> None:
     """The closed loop, then the open one at 80 % of it; both into the values."""
     ceiling = bench.closed(server, scenario, "ceiling", workload, **shape)
@@ -94,7 +105,7 @@ def hot(bench: Bench) -> None:
     with bench.serve(world) as server:
         workload = pages(bench, "hot", users)
         touch(bench, server, "hot", workload, len(users))
-        shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
+        shape: Shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
         ceiling = bench.closed(server, "hot", "ceiling", workload, **shape)
         values["hot.rate"] = ceiling.rate
         rate = min(HOT_RATE, ceiling.rate / 4) if bench.options.tiny else HOT_RATE

@@ -17,6 +17,7 @@ from feedcore.loading.demo_text import sentence
 from feedcore_bench import methods
 from feedcore_bench.checks import Checker, scan
 from feedcore_bench.people import HINT, Crowd, Script, Scripted, published_id
+from feedcore_pb.v1 import feed_pb2
 
 MS, NS = 1_000_000, 1_000_000_000
 RETRY = re.compile(r"retry after (\d+) ms\]")
@@ -40,7 +41,7 @@ class FirstPages:
         checker: Checker,
         *,
         size: int = 20,
-        view: int = methods.FULL,
+        view: feed_pb2.View = methods.FULL,
         must_have_items: bool = True,
         etag: str = "",
     ) -> None:
@@ -62,7 +63,7 @@ class FirstPages:
         """How often every user was asked for."""
         return self.answered / len(self._users)
 
-    def next(self) -> tuple[int, bytes, Any]:
+    def next(self) -> tuple[int, bytes, Any] | None:
         """For the engine."""
         at = self._at
         self._at = at + 1 if at + 1 < len(self._requests) else 0

@@ -157,16 +157,16 @@ def settings(
     server: Server,
 ) -> None:
     """Show or change the hot settings. They are kept in the store and win over start values."""
-    changes = {
-        "push_threshold": push_threshold,
-        "hysteresis_percent": hysteresis_percent,
-        "rest_lane_paused": pause_rest_lane,
-        "fanout_paused": pause_fanout,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
+    # None: not given, so not in the message
+    changes = admin_pb2.SetSettingsRequest(
+        push_threshold=push_threshold,
+        hysteresis_percent=hysteresis_percent,
+        rest_lane_paused=pause_rest_lane,
+        fanout_paused=pause_fanout,
+    )
     with admin_stub(server) as stub:
-        if given:
-            answer = stub.SetSettings(admin_pb2.SetSettingsRequest(**given), timeout=CALL_TIMEOUT_S)
+        if changes.ListFields():
+            answer = stub.SetSettings(changes, timeout=CALL_TIMEOUT_S)
         else:
             answer = stub.GetSettings(admin_pb2.GetSettingsRequest(), timeout=CALL_TIMEOUT_S)
     if as_json:
@@ -175,7 +175,7 @@ def settings(
     table = Table(
         "setting", "value", title=f"hot settings, version {answer.version}", title_justify="left"
     )
-    for name in changes:
+    for name in changes.DESCRIPTOR.fields_by_name:
         value = getattr(answer, name)
         table.add_row(name, str(value).lower() if isinstance(value, bool) else f"{value:,}")
     out.print(table)

@@ -22,7 +22,7 @@ from feedcore.clock import SystemClock
 from feedcore.errors import Unavailable
 from feedcore.limits import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from feedcore_pb.collaborators.v1 import graph_pb2, graph_pb2_grpc
-from feedcore_pb.v1 import feed_pb2, feed_pb2_grpc, publish_pb2, publish_pb2_grpc, types_pb2
+from feedcore_pb.v1 import feed_pb2, feed_pb2_grpc, publish_pb2, publish_pb2_grpc
 
 NEXT_KEYS = (" ", "\r", "\n")
 
@@ -115,7 +115,7 @@ def post(
         author_id=author,
         body=text,
         idempotency_key=idempotency_key,
-        visibility=types_pb2.Visibility.Value(f"VISIBILITY_{visibility.upper()}"),
+        visibility=f"VISIBILITY_{visibility.upper()}",
     )
     with connected(server) as channel:
         answer = publish_pb2_grpc.PublishServiceStub(channel).Publish(

@@ -39,7 +39,7 @@ def _encode_source(source: SourceReport) -> bytes:
         _name(source.name)
         + uint_field(2, source.ok)
         + uint_field(3, source.stale_ms)
-        + uint_field(4, source.count)
+        + uint_field(4, source.items)
         + text_field(5, source.error)
     )
 

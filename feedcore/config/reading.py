@@ -86,6 +86,7 @@ def _text(value: Any) -> str:
 
 def _fields() -> Iterator[tuple[str, Any]]:
     for section, outer in Settings.model_fields.items():
+        assert outer.annotation is not None  # each section is a class
         for name, field in outer.annotation.model_fields.items():
             yield f"{section}.{name}", field
 

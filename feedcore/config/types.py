@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    JsonValue,
     PlainSerializer,
     SecretStr,
     SerializationInfo,
@@ -68,7 +69,7 @@ def _serialize_secret(value: SecretStr, info: SerializationInfo) -> str:
 
 REVEAL = "reveal secrets"  # serialization context of the pipe to child processes
 Secret = Annotated[SecretStr, PlainSerializer(_serialize_secret)]
-HOT = {"hot": True}
+HOT: dict[str, JsonValue] = {"hot": True}
 
 
 class Section(BaseModel):

@@ -23,7 +23,7 @@ class SourceReport(NamedTuple):
 
     name: str
     ok: bool
-    count: int
+    items: int
     stale_ms: int = 0
     error: str = ""
 
@@ -57,7 +57,7 @@ class Receipt:
             if old.name == name:
                 self.sources[index] = old._replace(
                     ok=old.ok and new.ok,
-                    count=old.count + count,
+                    items=old.items + count,
                     stale_ms=max(old.stale_ms, stale_ms),
                     error=old.error or error,
                 )

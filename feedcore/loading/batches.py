@@ -38,7 +38,8 @@ class Batch:
         return len(self.follows) + len(self.mutes) + len(self.posts) + len(self.interactions)
 
 
-class Refusal(NamedTuple):
+@dataclass(frozen=True)
+class Refusal:
     """A row the import service refused: list name, index in it, reason."""
 
     list_name: str

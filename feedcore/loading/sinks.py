@@ -42,10 +42,12 @@ class ServerSink:
             call.cancel()
 
     async def _receipt(
-        self, call: grpc.aio.StreamStreamCall, under_way: deque[Batch]
+        self,
+        call: grpc.aio.StreamStreamCall[admin_pb2.ImportBatch, admin_pb2.ImportReceipt],
+        under_way: deque[Batch],
     ) -> tuple[Batch, Receipt]:
         answer = await call.read()
-        if answer is grpc.aio.EOF:
+        if not isinstance(answer, admin_pb2.ImportReceipt):
             # The status of a stream that ended early is where its error is.
             code, details = await call.code(), await call.details()
             raise ConnectionError(f"the server ended the import: {code.name}: {details}")

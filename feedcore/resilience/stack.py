@@ -204,7 +204,7 @@ class Stack(Generic[T]):
     ) -> R:
         """One attempt, and what its breaker hears of it."""
         breaker, begun_s = endpoint.breaker, loop_now()
-        report = breaker.withdrawn
+        report: Callable[[int | None], None] = breaker.withdrawn
         try:
             result = await attempt(endpoint.target)
             report = breaker.succeeded

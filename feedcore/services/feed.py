@@ -79,11 +79,11 @@ class FeedPage(NamedTuple):
 
 
 class NewContent(NamedTuple):
-    """Visible items newer than a head: `count` at most CHECK_NEW_COUNT_MAX, `capped` if there are
+    """Visible items newer than a head: `items` at most CHECK_NEW_COUNT_MAX, `capped` if there are
     more.
     """
 
-    count: int
+    items: int
     capped: bool
     newest_published_at_ms: int
     newest_content_id: int

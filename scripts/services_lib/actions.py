@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import ports, process
@@ -115,7 +116,7 @@ def bring_up(state: State, kind: str) -> None:
     engine, nodes = ENGINES[kind], state.of(kind)
     for wave in engine.waves(nodes):
         launch(state, [node for node in wave if not node.alive()])
-        process.wait_until(wave, lambda wave=wave: node_problems(wave), engine.ready_s)
+        process.wait_until(wave, partial(node_problems, wave), engine.ready_s)
     engine.settle(nodes)
     process.wait_until(nodes, lambda: engine.set_problem(nodes), engine.ready_s)
 

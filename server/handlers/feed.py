@@ -127,9 +127,9 @@ class FeedHandlers:
         new = await self._feed.check_new(request.user_id, request.head)
         if isinstance(new, bytes):
             return new
-        call.note(items=new.count)
+        call.note(items=new.items)
         return pb.CheckNewResponse(
-            count=new.count,
+            count=new.items,
             capped=new.capped,
             newest_published_at_ms=new.newest_published_at_ms,
             newest_content_id=new.newest_content_id,

@@ -16,7 +16,8 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
@@ -31,7 +32,8 @@ EXIT_ORPHANED = 79  # the supervisor is gone
 EXIT_FAULT = 70  # EX_SOFTWARE: something behind the calls has failed
 
 
-class Child(NamedTuple):
+@dataclass(frozen=True)
+class Child:
     """What a child process was told: its number, the node of its ids, the port to listen on (or
     the channel that brings its connections, -1 for none), and where to answer."""
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from feedcore.config import REVEAL, Settings
 from feedcore.observe import metrics
@@ -25,7 +25,8 @@ API, FANOUT = "api", "fanout"
 MODULES = {API: "feedcore_server.processes.worker", FANOUT: "feedcore_server.processes.fanout"}
 
 
-class Spec(NamedTuple):
+@dataclass(frozen=True)
+class Spec:
     """Which child."""
 
     role: str

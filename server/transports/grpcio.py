@@ -140,7 +140,8 @@ async def _one(raw: bytes) -> AsyncIterator[bytes]:
 
 
 def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> CallContext:
-    remaining_s = context.time_remaining()
+    # grpc.aio gives None to a call without a deadline, whatever its types say
+    remaining_s: float | None = context.time_remaining()
     if remaining_s is not None and remaining_s > limits.DEADLINE_MAX_S:
         remaining_s = None
     return CallContext(

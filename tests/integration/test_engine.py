@@ -155,17 +155,17 @@ async def test_check_new_counts_what_is_visible_and_caps(world: World) -> None:
     await world.engine.graph.follow(READER, OTHER)
     await world.publish(AUTHOR)
     head = (await world.page()).head
-    assert (await world.engine.feed.check_new(READER, head)).count == 0
+    assert (await world.engine.feed.check_new(READER, head)).items == 0
     newest = await world.publish(AUTHOR)
     mute = PreferenceKind.MUTE
     await world.engine.preferences.set_preference(READER, mute, True, OTHER, 0)
     await world.publish(OTHER)
     new = await world.engine.feed.check_new(READER, head)
-    assert (new.count, new.capped, new.newest_content_id) == (1, False, newest)
+    assert (new.items, new.capped, new.newest_content_id) == (1, False, newest)
     for _ in range(120):
         await world.publish(AUTHOR)
     new = await world.engine.feed.check_new(READER, head)
-    assert (new.count, new.capped) == (99, True)
+    assert (new.items, new.capped) == (99, True)
 
 
 class ContentsAway:

@@ -86,7 +86,7 @@ async def test_candidates_are_what_passed_the_filters_and_scores_go_back_to_thei
         Candidate(POSTS[3], 13, 3.0, 0.0, 1.3, True),
     ]
     await scored(scorer, receipt)
-    assert [(source.name, source.ok, source.count) for source in receipt.sources] == [
+    assert [(source.name, source.ok, source.items) for source in receipt.sources] == [
         ("ranking", True, 6)
     ]
     assert not receipt.degraded
@@ -100,7 +100,7 @@ async def test_once_it_failed_the_page_is_ours(error: Exception) -> None:
     assert await scored(scorer, receipt) == await scored(scorer, receipt) == own()
     assert len(model.asked) == 2, "a page does not ask again"
     (source,) = receipt.sources
-    assert not source.ok and source.count == 3 and receipt.degraded
+    assert not source.ok and source.items == 3 and receipt.degraded
     assert source.error == f"ranking fallback: {error}"
 
 

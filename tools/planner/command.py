@@ -201,8 +201,7 @@ def table_of(rows: document.Rows, title: str, left: tuple[int, ...] = (0,)) -> T
     """Rows as a terminal's table: the first is the head, columns not in `left` are numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for number, name in enumerate(rows[0]):
-        aligned = "left" if number in left else "right"
-        table.add_column(name, justify=aligned, overflow="fold")
+        table.add_column(name, justify="left" if number in left else "right", overflow="fold")
     for row in rows[1:]:
         bold = row[0].startswith("**")
         cells = [Text(cell.removeprefix("**").removesuffix("**")) for cell in row]

@@ -269,7 +269,8 @@ def sweep_text(made: Sweep) -> str:
 
 def derivation_text(made: Plan) -> str:
     """Each line with its formula and value, under its group."""
-    parts, group = [], ""
+    parts: list[str] = []
+    group = ""
     for step in made.steps:
         if step.line.group != group:
             group = step.line.group

@@ -105,7 +105,7 @@ class Cassandra:
 
     @in_words
     def set_problem(self, nodes: list[Node]) -> str | None:
-        versions = set()
+        versions: set[bytes | None] = set()
         for node in nodes:
             with connect(node) as connection:
                 session = Session(connection)

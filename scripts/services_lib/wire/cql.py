@@ -38,7 +38,7 @@ class Session:
         answer = self._connection.read(size)
         if answered == 0:
             reader = _Reader(answer)
-            raise WireError(f"CQL error 0x{reader.int():04x}: {reader.string()}")
+            raise WireError(f"CQL error 0x{reader.number():04x}: {reader.string()}")
         if flags & 0x08:
             # Warnings come before the result.
             reader = _Reader(answer)
@@ -61,7 +61,7 @@ class _Reader:
         self.at += size
         return self.data[self.at - size : self.at]
 
-    def int(self) -> int:
+    def number(self) -> int:
         return int(struct.unpack(">i", self.take(4))[0])
 
     def short(self) -> int:
@@ -70,8 +70,8 @@ class _Reader:
     def string(self) -> str:
         return self.take(self.short()).decode()
 
-    def bytes(self) -> bytes | None:
-        size = self.int()
+    def blob(self) -> bytes | None:
+        size = self.number()
         return None if size < 0 else self.take(size)
 
     def skip_type(self) -> None:
@@ -83,11 +83,11 @@ class _Reader:
 
 
 def _rows(reader: _Reader) -> list[list[bytes | None]]:
-    if reader.int() != ROWS:
+    if reader.number() != ROWS:
         return []
-    flags, columns = reader.int(), reader.int()
+    flags, columns = reader.number(), reader.number()
     if flags & 0x02:
-        reader.bytes()
+        reader.blob()
     if flags & 0x01:
         reader.string(), reader.string()
     for _ in range(columns):
@@ -95,4 +95,4 @@ def _rows(reader: _Reader) -> list[list[bytes | None]]:
             reader.string(), reader.string()
         reader.string()
         reader.skip_type()
-    return [[reader.bytes() for _ in range(columns)] for _ in range(reader.int())]
+    return [[reader.blob() for _ in range(columns)] for _ in range(reader.number())]

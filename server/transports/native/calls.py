@@ -110,7 +110,7 @@ class Calls:
         """Answers, or begins the ordinary call; without replies each call ends."""
         self._in_batches -= len(batch)
         answered = 0
-        connections = {}
+        connections: dict[Connection, None] = {}
         for place, (connection, stream, request) in enumerate(batch):
             connection.session.ended()
             connections[connection] = None

@@ -1,0 +1,67 @@
+"""Runs mypy over the product, the load generator, the planner and the scripts, under their import
+names.
+
+Folders are not named like the packages that they become (server is feedcore_server), so that mypy
+would check them under the wrong names. Links below build/typing have the right ones; they are
+made anew by each run, and need no install. Rules are in pyproject.toml. Not for tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LINKS = ROOT / "build" / "typing"
+# Import name -> folder. A package within another one comes after it.
+PACKAGES = {
+    "feedcore": "feedcore",
+    "feedcore._native": "ext/feedcore/_native",
+    "feedcore_bench": "benchmarks/load",
+    "feedcore_bench._native": "benchmarks/ext/feedcore_bench/_native",
+    "feedcore_pb": "feedcore_pb",
+    "feedcore_planner": "tools/planner",
+    "feedcore_server": "server",
+    "services_lib": "scripts/services_lib",
+}
+MODULES = {path.stem: path for path in sorted((ROOT / "scripts").glob("*.py"))}
+
+
+def link_packages() -> None:
+    """Makes build/typing, in which each package has its import name."""
+    shutil.rmtree(LINKS, ignore_errors=True)
+    LINKS.mkdir(parents=True)
+    for name, folder in PACKAGES.items():
+        package = LINKS.joinpath(*name.split("."))
+        package.mkdir()
+        for member in (ROOT / folder).iterdir():
+            if member.suffix in (".py", ".pyi") or (member / "__init__.py").exists():
+                (package / member.name).symlink_to(member)
+    for path in MODULES.values():
+        (LINKS / path.name).symlink_to(path)
+
+
+def main(arguments: list[str]) -> int:
+    """mypy's exit code; `arguments` go to mypy."""
+    link_packages()
+    command = [sys.executable, "-m", "mypy", *arguments]
+    command += [word for name in PACKAGES if "." not in name for word in ("-p", name)]
+    command += [word for name in MODULES for word in ("-m", name)]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(_with_real_paths(run.stdout), end="")
+    return run.returncode
+
+
+def _with_real_paths(report: str) -> str:
+    """mypy's report, with the files' own paths instead of those of the links."""
+    # The longest name first: feedcore/_native is not below feedcore.
+    for name, folder in sorted(PACKAGES.items(), reverse=True):
+        linked = LINKS.relative_to(ROOT).joinpath(*name.split("."))
+        report = report.replace(f"{linked}/", f"{folder}/")
+    return report.replace(f"{LINKS.relative_to(ROOT)}/", "scripts/")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
