@@ -1,6 +1,6 @@
-"""Composition root of one API worker: store -> services -> handlers -> interceptors -> transport.
+"""Maps an engine to gRPC methods: services -> handlers -> interceptors -> method table.
 
-The only place that knows all of them. Everything that is opened here is closed by `Api.close`.
+Not for opening anything: `feedcore.compose` opens the engine, and `processes` the transport.
 """
 
 from __future__ import annotations
@@ -8,24 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from feedcore.clock import Clock
-from feedcore.config import CacheSettings, FanoutSettings, Settings
-from feedcore.domain.ids import time_ms
+from feedcore.compose import Engine
+from feedcore.config import ServerSettings
 from feedcore.domain.receipt import Origin
-from feedcore.errors import ClockWentBack
-from feedcore.limits import CLOCK_AHEAD_MAX_MS
 from feedcore.observe import logs
-from feedcore.outside import Outside
 from feedcore.ports.events import EventSink
-from feedcore.profiles import open_store
-from feedcore.services.engine import Engine, build_engine
-from feedcore.services.hot import HotSettings
-from feedcore.services.resident_budget import CacheBudget
 from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2, ranking_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
 from feedcore_server.dispatch import Dispatcher, Interceptor
@@ -47,9 +41,7 @@ from feedcore_server.registry import FastHandler, Registry
 
 if TYPE_CHECKING:
     from feedcore._native.feed.draft import Draft
-    from feedcore.profiles import AnyStore
 
-MEGABYTE = 1 << 20
 SHAPE_BYTES = 4  # of a draft's shape: page size and view; the cursor follows
 
 
@@ -63,9 +55,6 @@ class Stops(Protocol):
 class Api:
     """One worker's side of the server, ready to be carried by a transport."""
 
-    store: AnyStore
-    outside: Outside
-    engine: Engine
     dispatcher: Dispatcher
     health: HealthHandlers
 
@@ -75,58 +64,17 @@ class Api:
         await asyncio.sleep(min(LAME_DUCK_S, grace_s))
         await transport.stop(grace_s)
 
-    async def close(self) -> None:
-        """Closes the store; after the transport has stopped."""
-        if self.engine.resident is not None:
-            await self.engine.resident.close()
-        await self.outside.close()
-        await self.store.close()
 
-
-def budget_of(cache: CacheSettings) -> CacheBudget:
-    """Bytes a worker."""
-    return CacheBudget(cache.pages_mb * MEGABYTE, cache.resident_mb * MEGABYTE)
-
-
-def hot_start(fanout: FanoutSettings) -> HotSettings:
-    """Hot settings until an operator changes them."""
-    return HotSettings(
-        push_threshold=fanout.push_threshold,
-        hysteresis_percent=fanout.hysteresis_percent,
-        rest_lane_paused=fanout.rest_lane_paused,
-        fanout_paused=fanout.paused,
-    )
-
-
-async def open_worker(
-    settings: Settings, node: int, clock: Clock, waiting: Callable[[str], None]
-) -> Api:
-    """Opens the store and builds an API worker whose ids are of `node`; `waiting` is told what it
-    waits for. Raises StoreError, ClockWentBack."""
-    store = await open_store(settings, clock, node=node, fanout=False, waiting=waiting)
-    outside = Outside(settings.collaborators, clock)
-    try:
-        await _wait_for_clock(store, clock)
-        engine = build_engine(
-            store,
-            hot_start(settings.fanout),
-            clock,
-            region=settings.ids.region,
-            node=node,
-            budget=budget_of(settings.cache),
-            collaborators=outside.collaborators,
-        )
-    except BaseException:
-        await outside.close()
-        await store.close()
-        raise
+def wire(engine: Engine, settings: ServerSettings, clock: Clock) -> Api:
+    """The methods of an API worker, with what happens around each call."""
+    store = engine.store
     health = HealthHandlers()
-    limits_callers = settings.server.caller_rate > 0
-    registry = build_registry(engine, health, clock, store.events, batches=not limits_callers)
+    limits_callers = settings.caller_rate > 0
+    registry = build_registry(engine, health, clock, batches=not limits_callers)
     chain = interceptors(store.secret, clock)
     if limits_callers and store.limiter is not None:
-        chain.append(limited(store.limiter, settings.server.caller_rate))
-    return Api(store, outside, engine, Dispatcher(registry, chain), health)
+        chain.append(limited(store.limiter, settings.caller_rate))
+    return Api(Dispatcher(registry, chain), health)
 
 
 def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
@@ -134,36 +82,55 @@ def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
     return [measured(clock), traced(), logged(clock, logs.UserHash(secret))]
 
 
+def wire_collaborators(engine: Engine, clock: Clock) -> Api:
+    """The methods of the collaborators' server: the three contracts, and nothing of our own."""
+    registry, health = Registry(), HealthHandlers()
+    for service, handlers in _collaborators(engine):
+        registry.add_service(service, handlers.table())
+    add_standard(registry, health)
+    return Api(Dispatcher(registry, interceptors(engine.store.secret, clock)), health)
+
+
 def build_registry(
-    engine: Engine,
-    health: HealthHandlers,
-    clock: Clock,
-    events: EventSink | None = None,
-    *,
-    batches: bool = True,
+    engine: Engine, health: HealthHandlers, clock: Clock, *, batches: bool
 ) -> Registry:
     """The method table of all services. `batches`: calls may be answered many at once, past the
     interceptors.
     """
+    events = engine.store.events
     admin = AdminServices(engine.admin, engine.explain, engine.audit, engine.importing, clock)
-    reflection = ReflectionHandlers()
     registry = Registry()
     feed = FeedHandlers(engine.feed, engine.preferences, engine.resident, events, clock)
     if events is not None and engine.resident is not None and engine.resident.batched is not None:
         engine.resident.batched.on_page = page_teller(engine, events, clock)
-    publish = PublishHandlers(engine.publish, events)
-    for module, name, handlers in (
-        (feed_pb2, "FeedService", feed),
-        (publish_pb2, "PublishService", publish),
-        (admin_pb2, "AdminService", AdminHandlers(admin)),
-        (graph_pb2, "GraphService", GraphHandlers(engine.graph)),
-        (content_pb2, "ContentService", ContentHandlers(engine.publish)),
-        (ranking_pb2, "RankingService", RankingHandlers(engine.feed.viewers)),
-    ):
-        fast = fast_feed(engine) if handlers is feed else None
-        batched = feed.batched() if batches and handlers is feed else None
-        service = module.DESCRIPTOR.services_by_name[name]
-        registry.add_service(service, handlers.table(), fast=fast, batched=batched)
+    service = feed_pb2.DESCRIPTOR.services_by_name["FeedService"]
+    batched = feed.batched() if batches else None
+    registry.add_service(service, feed.table(), fast=fast_feed(engine), batched=batched)
+    service = publish_pb2.DESCRIPTOR.services_by_name["PublishService"]
+    registry.add_service(service, PublishHandlers(engine.publish, events).table())
+    service = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
+    registry.add_service(service, AdminHandlers(admin).table())
+    for service, handlers in _collaborators(engine):
+        registry.add_service(service, handlers.table())
+    add_standard(registry, health)
+    return registry
+
+
+def _collaborators(engine: Engine) -> list[tuple[ServiceDescriptor, Any]]:
+    """The collaborators' contracts, as the engine itself answers them."""
+    graph = graph_pb2.DESCRIPTOR.services_by_name["GraphService"]
+    content = content_pb2.DESCRIPTOR.services_by_name["ContentService"]
+    ranking = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"]
+    return [
+        (graph, GraphHandlers(engine.graph)),
+        (content, ContentHandlers(engine.publish)),
+        (ranking, RankingHandlers(engine.feed.viewers)),
+    ]
+
+
+def add_standard(registry: Registry, health: HealthHandlers) -> None:
+    """Health and reflection of all services that are in the table."""
+    reflection = ReflectionHandlers()
     health.add(registry.services())
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
     registry.add_service(health_service, health.table(), fast=health.fast_table(), prefix="Health")
@@ -171,7 +138,6 @@ def build_registry(
     registry.add_service(reflection_service, reflection.table())
     registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)
     reflection.set_services(registry.services())
-    return registry
 
 
 def page_teller(
@@ -215,20 +181,3 @@ def fast_feed(engine: Engine) -> dict[str, FastHandler]:
     fast = {"GetFeed": FastGetFeed(maker, gate), "CheckNew": FastCheckNew(maker, gate)}
     engine.resident.on_tick = FeedCounters(engine.resident, fast).publish
     return fast
-
-
-async def _wait_for_clock(store: AnyStore, clock: Clock) -> None:
-    """Waits until the clock is past the newest id stored: a restarted worker never gives an id
-    twice.
-
-    Ids may run ahead of the clock by CLOCK_AHEAD_MAX_MS (a burst, or a clock that was set back a
-    little); more is a broken clock.
-    """
-    newest_ms = time_ms(await store.posts.newest_content_id())
-    ahead_ms = newest_ms - clock.now_ms()
-    if ahead_ms > CLOCK_AHEAD_MAX_MS:
-        raise ClockWentBack(
-            f"clock: {ahead_ms} ms behind the newest post stored; at most {CLOCK_AHEAD_MAX_MS} ms"
-        )
-    if ahead_ms >= 0:
-        await asyncio.sleep((ahead_ms + 1) / 1_000)

@@ -20,12 +20,10 @@ from pathlib import Path
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import SystemClock
 from feedcore.codecs.content import Media, digest, encode_content
+from feedcore.compose import Engine, compose_over
 from feedcore.domain import ids
 from feedcore.ports import NewPost
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
-from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 from feedcore_bench import graph as graphs
 from feedcore_bench.world import ROOT, SIZES, WINDOWS, Say, Spec, World
 
@@ -127,7 +125,7 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
         threshold = int(len(users) * 0.15)
     store = EmbeddedStore.open(folder / "data", clock, writer_role=True, merge_thread=False)
     try:
-        engine = build_engine(store, HotSettings(), clock, node=IMPORT_NODE)
+        engine = compose_over(store, HotSettings(), clock, node=IMPORT_NODE)
         world = World(spec, folder, made_ms, 0.0, users, source.activity, threshold, 0, 0, 0, 0, 0)
         await _follows(store, source.follower_lists(), world, say)
         await engine.admin.set_settings(push_threshold=threshold)
@@ -238,16 +236,12 @@ async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, sa
 
 
 async def _fan_out(store: EmbeddedStore, engine: Engine, world: World, say: Say) -> None:
-    clock = SystemClock()
-    worker = FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot, clock
-    )
+    worker = engine.fanout
     while await worker.turn():
         if store.feeds.backlog() > ROWS_A_COMMIT:
             await store.merge_all()
             say(f"{worker.stats.deliveries:,} deliveries")
-    await drain(worker, engine.policy, store.signals, clock)
-    await store.merge_all()
+    await engine.background.drain()
     world.deliveries = worker.stats.deliveries
 
 

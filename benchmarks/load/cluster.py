@@ -27,9 +27,9 @@ import redis
 from feedcore.adapters.redis.keys import Keys
 from feedcore.clock import SystemClock
 from feedcore.codecs.content import digest, encode_content
+from feedcore.compose import compose_over
 from feedcore.domain import ids
 from feedcore.ports import NewPost
-from feedcore.services.engine import build_engine
 from feedcore.services.hot import HotSettings
 from feedcore_bench import clusterworld, layers, live
 from feedcore_bench import engines as engines_of
@@ -261,8 +261,8 @@ async def _deliver(bench: ClusterBench, world: World) -> tuple[int, int, float, 
     store = await clusterworld.open_store(world.spec, bench.engines, bench.say)
     try:
         clock = SystemClock()
-        engine = build_engine(store, HotSettings(), clock, node=IMPORT_NODE)
-        worker = clusterworld.worker_of(store, engine)
+        engine = compose_over(store, HotSettings(), clock, node=IMPORT_NODE)
+        worker = engine.fanout
         while await worker.turn():  # joins the group, and does what others have left
             pass
         authors = [author for author, _, _ in world.ordinary]

@@ -26,14 +26,14 @@ from feedcore.adapters.cql.driver.connect import open_session
 from feedcore.adapters.cql.driver.session import Statement
 from feedcore.clock import SystemClock
 from feedcore.codecs.content import Media, digest, encode_content
+from feedcore.compose import compose_over
+from feedcore.compose.stores import cluster_options, cql_settings, migrate_cluster
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import Unavailable
 from feedcore.limits import IMPORT_BATCH_ROWS_MAX
 from feedcore.ports import NewPost
 from feedcore.ports.settings import AuthorMode
-from feedcore.profiles import cluster_options, cql_settings, migrate_cluster
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.workers.fanout import FanoutWorker
 from feedcore_bench import engines as engines_of
@@ -140,7 +140,7 @@ async def _build(spec: Spec, folder: Path, engines: Engines, say: Say) -> World:
     threshold = max(2, int(len(users) * share))
     store = await open_store(spec, engines, say)
     try:
-        engine = build_engine(store, HotSettings(), clock, node=IMPORT_NODE)
+        engine = compose_over(store, HotSettings(), clock, node=IMPORT_NODE)
         world = World(spec, folder, made_ms, 0.0, users, source.activity, threshold, 0, 0, 0, 0, 0)
         await engine.admin.set_settings(push_threshold=threshold)
         await _follows(store, source, world, say)
@@ -150,7 +150,7 @@ async def _build(spec: Spec, folder: Path, engines: Engines, say: Say) -> World:
             count = round(spec.posts_per_user * len(users))
             rows = graphs.posts(source.activity, count, made_ms, spec.seed)
         await _posts(store, rows, world, say)
-        world.deliveries = await fan_out(store, worker_of(store, engine), world.posts)
+        world.deliveries = await fan_out(store, engine.fanout, world.posts)
         say(f"{world.deliveries:,} deliveries")
         while await engine.policy.review(clock.now_ms()):
             pass
@@ -258,11 +258,3 @@ async def fan_out(store: ClusterStore, worker: FanoutWorker, jobs: int) -> int:
         if idle >= IDLE_TURNS and not any(one.jobs for one in lag.values()):
             break
     return worker.stats.deliveries
-
-
-def worker_of(store: ClusterStore, engine: Engine) -> FanoutWorker:
-    """One over this store."""
-    return FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot,
-        SystemClock(),
-    )  # fmt: skip

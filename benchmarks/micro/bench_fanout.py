@@ -31,11 +31,11 @@ from feedcore import native
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.adapters.embedded.sqlids import signed_ids
 from feedcore.clock import SystemClock
+from feedcore.compose import compose_over
 from feedcore.domain import entry, ids
 from feedcore.limits import DELIVERY_BACKLOG_MAX, PAGE_SIZE_MAX
 from feedcore.ports import NewPost
-from feedcore.services.hot import Hot, HotSettings
-from feedcore.workers.fanout import FanoutWorker
+from feedcore.services.hot import HotSettings
 
 SEED = 7
 CONTENT = b"\x0a\x64" + b"x" * 100  # a Content with a body of 100 characters
@@ -70,11 +70,8 @@ class World:
         self.store = EmbeddedStore.open(folder, self.clock, writer_role=True, merge_thread=False)
         self.ids = ids.IdGenerator(0, 1, self.clock.now_ms)
         self.random = random.Random(SEED)
-        store = self.store
-        hot = Hot(store.settings, HotSettings(push_threshold=2**31))
-        self.worker = FanoutWorker(
-            store.queue, store.feeds, store.graph, store.posts, store.validation, hot, self.clock
-        )
+        hot = HotSettings(push_threshold=2**31)
+        self.worker = compose_over(self.store, hot, self.clock).fanout
 
     async def add_authors(self) -> None:
         """Reverse rows and counts only: fan-out reads nothing else of the graph."""

@@ -24,12 +24,10 @@ from benchmarks.micro.report import print_table
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import SystemClock
 from feedcore.codecs.content import digest, encode_content
+from feedcore.compose import Engine, compose_over
 from feedcore.domain import ids
 from feedcore.ports import NewPost
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
-from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 from feedcore_pb.v1 import feed_pb2
 
 SEED = 11
@@ -68,16 +66,6 @@ async def make_world(store: EmbeddedStore, engine: Engine, users: int) -> None:
     await store.posts.import_posts(posts)
 
 
-async def fan_out(store: EmbeddedStore, engine: Engine) -> None:
-    """Delivers and merges everything."""
-    clock = SystemClock()
-    worker = FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot, clock
-    )
-    await drain(worker, engine.policy, store.signals, clock)
-    await store.merge_all()
-
-
 async def measure(
     store: EmbeddedStore, engine: Engine, users: range
 ) -> tuple[list[float], list[float]]:
@@ -112,13 +100,13 @@ async def run(users: int, small: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         clock = SystemClock()
         store = EmbeddedStore.open(Path(folder), clock, writer_role=True)
-        engine = build_engine(store, HotSettings(), clock)
+        engine = compose_over(store, HotSettings(), clock)
         await make_world(store, engine, users)
-        await fan_out(store, engine)
+        await engine.background.drain()
         await store.close()
         # A new store object: no feed data of the load above is left in this process.
         store = EmbeddedStore.open(Path(folder), clock, writer_role=False)
-        engine = build_engine(store, HotSettings(), clock)
+        engine = compose_over(store, HotSettings(), clock)
         check((await engine.feed.get_feed(FIRST_USER, 20, "", 0, "")).body)
         before = resident_bytes()
         cold, warm = await measure(store, engine, range(FIRST_USER + 1, FIRST_USER + users))

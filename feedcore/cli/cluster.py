@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from feedcore import profiles
 from feedcore.cli.serving import read_settings, settings_options
+from feedcore.compose import stores
 
 WAIT_S_MAX = 3_600  # an hour: a cluster that is being built
 DRIVERS = ("acsylla", "cassandra", "aiokafka")  # loggers
@@ -48,7 +48,7 @@ def migrate(file: Path | None, assignments: tuple[str, ...], wait_s: float, **fl
     settings = read_settings(file, assignments, flags).settings
     quiet_drivers()
     applied = asyncio.run(
-        profiles.migrate_cluster(settings, wait_s, lambda text: click.echo(text, err=True))
+        stores.migrate_cluster(settings, wait_s, lambda text: click.echo(text, err=True))
     )
     keyspace = settings.cql.keyspace
     for name in applied:

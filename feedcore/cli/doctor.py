@@ -17,13 +17,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from feedcore import profiles
 from feedcore.adapters.common.probing import Finding, Probe, State, run_probes
 from feedcore.adapters.embedded import probe as embedded_probe
 from feedcore.cli.client import out
 from feedcore.cli.cluster import quiet_drivers
 from feedcore.cli.serving import read_settings, settings_options
 from feedcore.clock import Clock, SystemClock
+from feedcore.compose import stores
 from feedcore.config import Settings
 
 TIMEOUT_S_DEFAULT = 2.0
@@ -82,7 +82,7 @@ def probes_of(settings: Settings, clock: Clock, timeout_s: float) -> list[Probe]
     if settings.store.profile == "embedded":
         found += embedded_probe.probes(settings.store.data_dir)
     else:
-        options = profiles.cluster_options(settings, settings.ids.node_base)
+        options = stores.cluster_options(settings, settings.ids.node_base)
         from feedcore.adapters.cql.schema import probe as cql_probe
         from feedcore.adapters.kafka import probe as kafka_probe
         from feedcore.adapters.redis import probe as redis_probe

@@ -11,12 +11,12 @@ from typing import Any
 import click
 from rich.table import Table
 
-from feedcore import profiles
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.cli.client import out
 from feedcore.cli.cluster import quiet_drivers
 from feedcore.cli.serving import read_settings, settings_options
 from feedcore.clock import SystemClock
+from feedcore.compose import stores
 from feedcore.config import Settings
 from feedcore.errors import ConfigError
 from feedcore.limits import AUDIT_USERS_MAX
@@ -112,7 +112,7 @@ async def run(settings: Settings, source: Path, *, keep_secret: bool, sample: in
     clock = SystemClock()
     store = EmbeddedStore.open(source, clock, create=False, exclusive=True)
     try:
-        session = await open_session(profiles.cql_settings(settings))
+        session = await open_session(stores.cql_settings(settings))
         try:
             return await copy(
                 store,

@@ -15,12 +15,10 @@ import click
 
 from feedcore import config
 from feedcore.adapters.embedded import EmbeddedStore
-from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.rebuild import rebuild as rebuild_feeds
-from feedcore.clock import Clock, SystemClock
+from feedcore.clock import SystemClock
+from feedcore.compose import Role, compose
 from feedcore.loading.batches import Batch, Receipt, Refusal
-from feedcore.services.engine import Engine, build_engine
-from feedcore.services.hot import HotSettings
 from feedcore.services.importing import (
     IMPORT_NODE,
     ImportBatch,
@@ -28,8 +26,6 @@ from feedcore.services.importing import (
     InteractionRow,
     PostRow,
 )
-from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 
 
 class StoreSink:
@@ -53,19 +49,6 @@ class StoreSink:
             yield batch, Receipt(outcome.applied, outcome.unchanged, refused)
 
 
-def build(store: EmbeddedStore, clock: Clock) -> Engine:
-    """The services over an open store, with the start values of environment and file."""
-    settings = config.load().settings
-    fanout = settings.fanout
-    start = HotSettings(
-        push_threshold=fanout.push_threshold,
-        hysteresis_percent=fanout.hysteresis_percent,
-        rest_lane_paused=fanout.rest_lane_paused,
-        fanout_paused=fanout.paused,
-    )
-    return build_engine(store, start, clock, region=settings.ids.region, node=IMPORT_NODE)
-
-
 async def prepare_store(data_dir: Path) -> None:
     """Makes the store, or migrates it, before several processes open it at once; refuses a bad one.
 
@@ -75,44 +58,17 @@ async def prepare_store(data_dir: Path) -> None:
     await store.close()
 
 
-def is_fanned_out(data_dir: Path) -> bool:
-    """Whether another process does the fan-out of this directory now."""
-    path = data_dir / "fanout.lock"
-    if not path.exists():
-        return False
-    lock = FileLock(path)
-    try:
-        return not lock.try_acquire()
-    finally:
-        lock.close()
-
-
 @asynccontextmanager
 async def store_sink(data_dir: Path) -> AsyncIterator[StoreSink]:
     """A sink on the store in `data_dir`, made if there is none; fan-out is done when this ends."""
-    clock = SystemClock()
-    fans_out = not is_fanned_out(data_dir)
-    store = EmbeddedStore.open(data_dir, clock, writer_role=fans_out)
-    try:
-        engine = build(store, clock)
+    settings = config.load({"store.data_dir": data_dir}).settings
+    async with compose(settings, Role.OFFLINE, SystemClock(), node=IMPORT_NODE) as engine:
         yield StoreSink(engine.importing)
-        if fans_out:
+        if engine.store.merger is not None:
             click.echo("fan-out", err=True)
-            worker = FanoutWorker(
-                store.queue,
-                store.feeds,
-                store.graph,
-                store.posts,
-                store.validation,
-                engine.hot,
-                clock,
-            )
-            await drain(worker, engine.policy, store.signals, clock)
-            await store.merge_all()
+            await engine.background.drain()
         else:
             click.echo("the server that runs on this directory does the fan-out", err=True)
-    finally:
-        await store.close()
 
 
 @click.command(epilog="\b\nExample:\n  feedcore rebuild --data-dir ./data")

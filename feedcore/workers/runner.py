@@ -44,12 +44,14 @@ class FanoutProcess:
         signals: SignalStore,
         policy: PolicyReview,
         upkeep: Callable[[int], Awaitable[None]],
+        merge_all: Callable[[], Awaitable[int]],
         clock: Clock,
     ) -> None:
         self.fanout = fanout
         self._signals = signals
         self._policy = policy
         self._upkeep = upkeep
+        self._merge_all = merge_all
         self._clock = clock
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -63,6 +65,16 @@ class FanoutProcess:
                 ("upkeep", self._upkeep_step),
             ):
                 group.create_task(self._loop(step, name, stop), name=name)
+
+    async def drain(self) -> None:
+        """Works until nothing waits, and stores it: for tools that run without a server."""
+        await self._policy.review(self._clock.now_ms())
+        while await self.fanout.turn():
+            pass
+        while await self._signals.apply_counters(COUNTER_BATCH, self._clock.now_ms()):
+            pass
+        await self._signals.refresh_trending(self._clock.now_ms())
+        await self._merge_all()
 
     async def _loop(
         self, step: Callable[[], Awaitable[float]], name: str, stop: asyncio.Event
@@ -103,15 +115,3 @@ class FanoutProcess:
     async def _upkeep_step(self) -> float:
         await self._upkeep(self._clock.now_ms())
         return UPKEEP_EVERY_S
-
-
-async def drain(
-    fanout: FanoutWorker, policy: PolicyReview, signals: SignalStore, clock: Clock
-) -> None:
-    """Works until nothing waits: for loaders and tools that run without a server."""
-    await policy.review(clock.now_ms())
-    while await fanout.turn():
-        pass
-    while await signals.apply_counters(COUNTER_BATCH, clock.now_ms()):
-        pass
-    await signals.refresh_trending(clock.now_ms())

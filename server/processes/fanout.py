@@ -8,49 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
 
-from feedcore.clock import Clock, SystemClock
+from feedcore.clock import SystemClock
+from feedcore.compose import Engine, Role, compose
 from feedcore.limits import LIST_PAGE_MAX
 from feedcore.observe import logs, metrics
-from feedcore.profiles import open_store
-from feedcore.services.engine import Engine, build_engine
-from feedcore.workers.fanout import FanoutStats, FanoutWorker
-from feedcore.workers.runner import FanoutProcess
 from feedcore_server.limits import METRICS_REFRESH_S
 from feedcore_server.processes.child import Child, run_child
-from feedcore_server.wiring import hot_start
-
-if TYPE_CHECKING:
-    from feedcore.profiles import AnyStore
 
 
 async def work(child: Child, stop: asyncio.Event) -> None:
     """Works until `stop`. Raises StoreError if the store cannot be opened for writing."""
-    clock: Clock = SystemClock()
-    store = await open_store(
-        child.settings, clock, node=child.node, fanout=True, waiting=child.waiting
+    opening = compose(
+        child.settings, Role.FANOUT, SystemClock(), node=child.node, waiting=child.waiting
     )
-    try:
-        engine = build_engine(
-            store, hot_start(child.settings.fanout), clock, region=child.settings.ids.region
-        )
-        fanout = FanoutWorker(
-            store.queue, store.feeds, store.graph, store.posts, store.validation, engine.hot, clock
-        )
-        process = FanoutProcess(fanout, store.signals, engine.policy, store.upkeep, clock)
+    async with opening as engine:
         child.ready(0)
         logs.get("fanout").info("working")
         async with asyncio.TaskGroup() as group:
-            group.create_task(_export(store, engine, fanout.stats, stop), name="metrics")
-            group.create_task(process.run(stop), name="fan-out process")
+            group.create_task(_export(engine, stop), name="metrics")
+            group.create_task(engine.background.run(stop), name="fan-out process")
         logs.get("fanout").info("stopped")
-    finally:
-        await store.close()
 
 
-async def _export(store: AnyStore, engine: Engine, stats: FanoutStats, stop: asyncio.Event) -> None:
+async def _export(engine: Engine, stop: asyncio.Event) -> None:
     """Writes gauges about once a second, and once more at the end."""
+    stats, merger = engine.fanout.stats, engine.store.merger
     deliveries = failures = 0
     while True:
         stopping = stop.is_set()
@@ -59,7 +42,7 @@ async def _export(store: AnyStore, engine: Engine, stats: FanoutStats, stop: asy
         deliveries, failures = stats.deliveries, stats.failures
         try:
             await _read_gauges(engine)
-            metrics.MERGE_FAILING.set(bool(store.merger and store.merger.last_error))
+            metrics.MERGE_FAILING.set(bool(merger and merger.last_error))
         except Exception:  # a store that does not answer must not end the fan-out with its metrics
             logs.get("fanout").warning("gauges not read", exc_info=True)
         if stopping:

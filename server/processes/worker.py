@@ -8,10 +8,11 @@ import resource
 import sys
 
 from feedcore.clock import SystemClock
+from feedcore.compose import Role, compose
 from feedcore.observe import logs
 from feedcore_server.processes.child import Child, run_child
 from feedcore_server.processes.serving import Serving, serving_of
-from feedcore_server.wiring import open_worker
+from feedcore_server.wiring import wire
 
 # The writer's thread asks for the interpreter after each statement. A busy loop gives it up when
 # asked for so long: at the default of 5 ms a transaction of twenty statements took 40 ms.
@@ -23,10 +24,12 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
     clock = SystemClock()
     _allow_open_files()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    api = await open_worker(child.settings, child.node, clock, child.waiting)
-    try:
-        if api.engine.resident is not None:
-            api.engine.resident.start()
+    settings = child.settings
+    opening = compose(settings, Role.API, clock, node=child.node, waiting=child.waiting)
+    async with opening as engine:
+        api = wire(engine, settings.server, clock)
+        if engine.resident is not None:
+            engine.resident.start()
         serving: Serving = serving_of(child, api.dispatcher, clock)
         port = await serving.start()
         # What start-up has made stays: looking at it in a full collection stops calls for 100 ms.
@@ -35,12 +38,10 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
         api.health.set_serving(True)
         child.ready(port)
         log = logs.get("worker")
-        log.info("serving", port=port, transport=child.settings.server.transport, node=child.node)
+        log.info("serving", port=port, transport=settings.server.transport, node=child.node)
         await stop.wait()
-        await api.drain(serving, child.settings.server.drain_grace_s)
+        await api.drain(serving, settings.server.drain_grace_s)
         log.info("drained")
-    finally:
-        await api.close()
 
 
 def _allow_open_files() -> None:

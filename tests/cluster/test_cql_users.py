@@ -21,6 +21,7 @@ from feedcore.adapters.cql.stores.activity import Activity, in_parts
 from feedcore.adapters.cql.stores.resident import CqlResidentSource
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import ManualClock
+from feedcore.compose import fanout_over
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import InvalidField, NotPermitted, Unavailable
@@ -64,16 +65,8 @@ async def posts_of_nine(engine: UsersEngine) -> list[int]:
 
 def worker_of(engine: UsersEngine) -> FanoutWorker:
     """Of the other node."""
-    ports = engine.other
-    return FanoutWorker(
-        ports.queue,
-        ports.feeds,
-        ports.graph,
-        ports.posts,
-        ports.validation,
-        Hot(ports.settings, HotSettings()),
-        engine.clock,
-    )
+    store = engine.other
+    return fanout_over(store, store.graph, Hot(store.settings, HotSettings()), engine.clock)
 
 
 async def work(engine: UsersEngine, jobs: list[FanoutJob]) -> None:

@@ -22,15 +22,13 @@ from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.clock import ManualClock, SystemClock
 from feedcore.codecs.content import Media
+from feedcore.compose import Engine, compose_over
 from feedcore.domain.entry import Visibility
 from feedcore.domain.policy import Mode
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, MINUTE_MS
 from feedcore.migrating.compare import ClusterView, embedded_feed
 from feedcore.ports import Interaction, InteractionKind, NewPost, Preference, PreferenceKind
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
-from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 from feedcore_pb.v1 import feed_pb2
 from tests.support.cqlusers import TABLES, drop_keyspace, make_keyspace
 from tests.support.server import FEEDCORE, feedcore
@@ -61,17 +59,7 @@ class World:
 
 
 def engine_of(store: EmbeddedStore, clock: ManualClock) -> Engine:
-    return build_engine(store, HotSettings(push_threshold=THRESHOLD), clock)
-
-
-async def fan_out(store: EmbeddedStore, engine: Engine, clock: ManualClock) -> None:
-    worker = FanoutWorker(
-        *(store.queue, store.feeds, store.graph, store.posts, store.validation),
-        engine.hot,
-        clock,
-    )
-    await drain(worker, engine.policy, store.signals, clock)
-    await store.merge_all()
+    return compose_over(store, HotSettings(push_threshold=THRESHOLD), clock)
 
 
 async def build(folder: Path) -> World:
@@ -92,13 +80,13 @@ async def build(folder: Path) -> World:
             store.preferences.seen(user, clock.now_ms())
     await store.preferences.write_seen()
     await store.upkeep_inactive(clock.now_ms())
-    await fan_out(store, engine, clock)
+    await engine.background.drain()
     step_ms = (6 * DAY_MS - HOUR_MS) // POSTS
     for number in range(POSTS):
         clock.advance(step_ms)
         await act(world, store, engine, draw, number)
     await settings(engine)
-    await fan_out(store, engine, clock)
+    await engine.background.drain()
     page = await engine.feed.get_feed(SCROLLER, 5, "", 0, "")
     world.cursor = feed_pb2.GetFeedResponse.FromString(page.body).next_cursor
     clock.advance(MINUTE_MS)
@@ -144,7 +132,7 @@ async def act(
     if number % 40 == 0:
         store.signals.impressions(world.posts[-9:])
         await store.signals.write_impressions()
-        await fan_out(store, engine, world.clock)
+        await engine.background.drain()
 
 
 async def settings(engine: Engine) -> None:

@@ -32,6 +32,7 @@ from feedcore.adapters.embedded.signals import EmbeddedSignalStore
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.adapters.kafka.events import KafkaEventSink
 from feedcore.adapters.kafka.queue import KafkaQueue
+from feedcore.compose import Store
 from feedcore.ports import (
     CacheValidation,
     ContentSource,
@@ -46,7 +47,6 @@ from feedcore.ports import (
     SignalStore,
 )
 from feedcore.ports.resident import ResidentSource
-from feedcore.services.engine import Store
 from tests.contract.engine import Ports
 
 

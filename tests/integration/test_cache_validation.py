@@ -13,15 +13,14 @@ import pytest
 from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
+from feedcore.compose import Engine, compose_over
 from feedcore.errors import Overloaded, Unavailable
 from feedcore.ports import Interaction, InteractionKind, PreferenceKind
 from feedcore.ports.cache_validation import StalePage
 from feedcore.resilience import deadline
 from feedcore.services.audit import AuditReport
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
-from feedcore.workers.fanout import FanoutWorker
 from feedcore_pb.v1 import feed_pb2
 from feedcore_server.wiring import fast_feed
 
@@ -128,7 +127,7 @@ class World:
         """One worker's."""
         self.store.resident = self.local_source if local else self.remote
         self.store.validation = validation or self.validation
-        made = build_engine(self.store, HotSettings(), self.clock, node=1, budget=BUDGET)
+        made = compose_over(self.store, HotSettings(), self.clock, node=1, budget=BUDGET)
         self.engines.append(made)
         return made
 
@@ -307,7 +306,7 @@ async def test_without_a_page_cache_pages_are_left_to_others_all_the_same(world:
     await world.posts(3)
     world.store.resident = world.remote
     world.store.validation = world.validation
-    engine = build_engine(
+    engine = compose_over(
         world.store, HotSettings(), world.clock, node=2, budget=CacheBudget(0, 1 << 20)
     )
     world.engines.append(engine)
@@ -371,12 +370,9 @@ async def test_a_local_store_is_asked_nothing_and_alone_has_fast_handlers(world:
 
 async def test_without_cache_validation_nothing_is_read(world: World) -> None:
     await world.posts(1)
-    engine, store = world.engine(validation=Away([])), world.store
+    engine = world.engine(validation=Away([]))
     page = feed_pb2.GetFeedResponse.FromString(
         (await world.engine().feed.get_feed(READER, 20, "", 0, "")).body
-    )
-    worker = FanoutWorker(
-        store.queue, store.feeds, store.graph, store.posts, Away([]), engine.hot, world.clock
     )
     steps: list[Callable[[], Awaitable[object]]] = [
         lambda: engine.feed.get_feed(READER, 20, "", 0, ""),
@@ -390,7 +386,7 @@ async def test_without_cache_validation_nothing_is_read(world: World) -> None:
         lambda: engine.admin.set_settings(fanout_paused=True),
         lambda: engine.admin.lanes(),
         lambda: engine.policy.review(START_MS),
-        worker.turn,
+        engine.fanout.turn,
     ]
     if engine.resident is not None:
         resident = engine.resident
@@ -402,4 +398,4 @@ async def test_without_cache_validation_nothing_is_read(world: World) -> None:
         with pytest.raises(Unavailable):
             await step()
     like = Interaction(READER, page.items[0].content_id, InteractionKind.LIKE, True, START_MS)
-    assert await store.signals.record(like), "writes ask the store alone"
+    assert await world.store.signals.record(like), "writes ask the store alone"

@@ -21,9 +21,9 @@ from feedcore.adapters.collaborators import (
 )
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import SystemClock
+from feedcore.compose import Collaborators, Engine, compose_over
 from feedcore.errors import Unavailable
 from feedcore.resilience import deadline
-from feedcore.services.engine import Collaborators, Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
 from feedcore_pb.collaborators.v1 import (
@@ -70,7 +70,7 @@ async def engine_over(data_dir: Path, address: str) -> AsyncIterator[Engine]:
     graph = Service("graph", [address], graph_pb2_grpc.GraphServiceStub, bounds)
     ranking = Service("ranking", [address], ranking_pb2_grpc.RankingServiceStub, bounds)
     try:
-        engine = build_engine(
+        engine = compose_over(
             store,
             HotSettings(push_threshold=10_000, hysteresis_percent=10),
             clock,
@@ -124,7 +124,7 @@ async def test_nothing_is_missing(data_dir: Path, collaborators: ServerProcess) 
         assert found["ranking"] == found["content"] == (True, count) and "graph" not in found
         with_own = EmbeddedStore.open(data_dir, SystemClock())
         try:
-            own = build_engine(
+            own = compose_over(
                 with_own, HotSettings(push_threshold=10_000, hysteresis_percent=10), SystemClock()
             )
             cursor = (await page_of(engine, size=5)).next_cursor  # of the same moment of ranking

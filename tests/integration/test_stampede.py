@@ -17,14 +17,12 @@ from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.codecs.content import digest, encode_content
+from feedcore.compose import Engine, compose_over
 from feedcore.domain import ids
 from feedcore.limits import PAGE_SOFT_AGE_MS
 from feedcore.ports import InteractionKind, NewPost, PreferenceKind
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
-from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 from feedcore_pb.v1 import feed_pb2
 
 pytestmark = pytest.mark.skipif(not native.COMPILED, reason="compiled modules are not built")
@@ -72,23 +70,12 @@ class World:
         self.counting = Counting(store.resident)
         store.resident = self.counting  # type: ignore[assignment]
         hot = HotSettings(push_threshold=100, hysteresis_percent=0)
-        self.engine: Engine = build_engine(store, hot, clock, node=1, budget=BUDGET)
+        self.engine: Engine = compose_over(store, hot, clock, node=1, budget=BUDGET)
 
     async def settle(self) -> None:
         """Policy, fan-out, merges."""
-        store, engine = self.store, self.engine
-        await engine.policy.review(self.clock.now_ms())
-        worker = FanoutWorker(
-            store.queue,
-            store.feeds,
-            store.graph,
-            store.posts,
-            store.validation,
-            engine.hot,
-            self.clock,
-        )
-        await drain(worker, engine.policy, store.signals, self.clock)
-        await store.merge_all()
+        await self.engine.policy.review(self.clock.now_ms())
+        await self.engine.background.drain()
 
     async def post(self, author: int, ms_ago: int = 0) -> int:
         self.clock.advance(1)
@@ -105,7 +92,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = EmbeddedStore.open(tmp_path, clock, writer_role=True, merge_thread=False)
     made = World(store, clock)
     yield made
-    await made.engine.resident.close()
+    await made.engine.close()
     await store.close()
 
 

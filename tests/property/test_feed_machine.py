@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -29,10 +30,10 @@ from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.codecs.cursor import encode_head
+from feedcore.compose import compose_over, fanout_over
 from feedcore.domain import ids
 from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import InteractionKind, PreferenceKind
-from feedcore.services.engine import build_engine
 from feedcore.services.feed import NewContent
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
@@ -149,7 +150,7 @@ class FeedMachine(RuleBasedStateMachine):
             )
 
         self.run(opened())
-        self.engine = build_engine(
+        self.engine = compose_over(
             self.store,
             HotSettings(push_threshold=2, hysteresis_percent=0),
             self.clock,
@@ -158,8 +159,7 @@ class FeedMachine(RuleBasedStateMachine):
         )
 
     def _close(self) -> None:
-        if self.engine.resident is not None:
-            self.run(self.engine.resident.close())
+        self.run(self.engine.close())
         self.run(self.store.close())
 
     def run(self, coroutine):
@@ -267,7 +267,7 @@ class FeedMachine(RuleBasedStateMachine):
     @rule(turns=st.integers(1, 4))
     def fan_out(self, turns: int) -> None:
         for _ in range(turns):
-            self.run(self._worker(self.store.queue).turn())
+            self.run(self.engine.fanout.turn())
 
     @rule()
     def fan_out_killed_between_deliver_and_advance(self) -> None:
@@ -328,15 +328,13 @@ class FeedMachine(RuleBasedStateMachine):
 
     def _worker(self, queue, feeds=None) -> FanoutWorker:
         store = self.store
-        return FanoutWorker(
-            queue,
-            feeds or store.feeds,
-            store.graph,
-            store.posts,
-            store.validation,
-            self.engine.hot,
-            self.clock,
+        ports = SimpleNamespace(
+            queue=queue,
+            feeds=feeds or store.feeds,
+            posts=store.posts,
+            validation=store.validation,
         )
+        return fanout_over(ports, store.graph, self.engine.hot, self.clock)
 
     @rule()
     def merge(self) -> None:

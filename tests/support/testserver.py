@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from feedcore.clock import Clock, SystemClock
+from feedcore.compose import Role, compose
 from feedcore.config import Settings, StoreSettings
 from feedcore.observe import logs
 from feedcore_server.dispatch import Dispatcher
@@ -37,7 +37,7 @@ from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.registry import Registry
 from feedcore_server.transports.native import Bounds
-from feedcore_server.wiring import open_worker
+from feedcore_server.wiring import wire
 from tests.support.testservice import TestService
 from tests.support.transports import TRANSPORTS, make_transport
 
@@ -129,13 +129,11 @@ async def interop_services(older_reflection: bool) -> AsyncIterator[Dispatcher]:
 async def feedcore_services(data_dir: Path, clock: Clock) -> AsyncIterator[Dispatcher]:
     """What an API worker serves, on the store in `data_dir`."""
     settings = Settings(store=StoreSettings(data_dir=data_dir))
-    api = await open_worker(settings, 0, clock, logging.warning)
-    try:
+    async with compose(settings, Role.API, clock) as engine:
+        api = wire(engine, settings.server, clock)
         api.health.set_serving(True)
         yield api.dispatcher
         api.health.end()
-    finally:
-        await api.close()
 
 
 async def serve(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,11 +21,10 @@ import pytest_asyncio
 
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
+from feedcore.compose import Engine, compose_over, fanout_over
 from feedcore.limits import COUNTER_BATCH, FANOUT_ATTEMPTS_MAX
-from feedcore.services.engine import Engine, build_engine
 from feedcore.services.hot import HotSettings
 from feedcore.workers.fanout import FanoutWorker
-from feedcore.workers.runner import drain
 from feedcore_pb.v1 import feed_pb2
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class World(ABC):
         """Once more after `close`: with all that was acknowledged."""
         self.store = await self.open_store()
         hot = HotSettings(push_threshold=self.threshold)
-        self.engine: Engine = build_engine(self.store, hot, self.clock)
+        self.engine: Engine = compose_over(self.store, hot, self.clock)
 
     @abstractmethod
     async def open_store(self) -> Any: ...
@@ -58,17 +58,18 @@ class World(ABC):
     async def close(self) -> None:
         await self.store.close()
 
-    def worker(self, **replaced: object) -> FanoutWorker:
+    def worker(self, *, graph: Any = None, queue: Any = None) -> FanoutWorker:
+        """The engine's own, or one with another graph or queue."""
+        if graph is None and queue is None:
+            return self.engine.fanout
         store = self.store
-        ports: dict[str, Any] = {
-            "queue": store.queue,
-            "feeds": store.feeds,
-            "graph": store.graph,
-            "posts": store.posts,
-            "validation": store.validation,
-            **replaced,
-        }
-        return FanoutWorker(**ports, hot=self.engine.hot, clock=self.clock)
+        ports: Any = SimpleNamespace(
+            queue=queue or store.queue,
+            feeds=store.feeds,
+            posts=store.posts,
+            validation=store.validation,
+        )
+        return fanout_over(ports, graph or store.graph, self.engine.hot, self.clock)
 
     async def review(self) -> None:
         """Every author is pushed or pulled as the policy says."""
@@ -128,8 +129,7 @@ class EmbeddedWorld(World):
         return EmbeddedStore.open(self.folder, self.clock, writer_role=True, merge_thread=False)
 
     async def settle(self) -> None:
-        await drain(self.worker(), self.engine.policy, self.store.signals, self.clock)
-        await self.store.merge_all()
+        await self.engine.background.drain()
 
     async def work(self, worker: FanoutWorker) -> None:
         for _ in range(FANOUT_ATTEMPTS_MAX + 1):

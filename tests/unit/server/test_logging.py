@@ -11,13 +11,14 @@ import structlog
 from structlog.testing import capture_logs
 
 from feedcore.clock import ManualClock, SystemClock
+from feedcore.compose import Role, compose
 from feedcore.config import Settings
 from feedcore.errors import InvalidField
 from feedcore.observe.logs import UserHash
 from feedcore_server.context import CallContext
 from feedcore_server.interceptors.logging import NEVER_SLOW, logged
 from feedcore_server.limits import SLOW_CALL_MS
-from feedcore_server.wiring import open_worker
+from feedcore_server.wiring import wire
 
 
 @pytest.mark.parametrize(
@@ -64,9 +65,8 @@ async def test_reads_that_end_well_are_debug_and_answered() -> None:
 
 async def test_operations_that_are_never_slow_are_served(tmp_path: Path) -> None:
     settings = Settings.model_validate({"store": {"data_dir": str(tmp_path / "data")}})
-    api = await open_worker(settings, 0, SystemClock(), logging.warning)
-    try:
-        served = {method.operation for method in api.dispatcher.registry.methods()}
-    finally:
-        await api.close()
+    clock = SystemClock()
+    async with compose(settings, Role.API, clock) as engine:
+        registry = wire(engine, settings.server, clock).dispatcher.registry
+        served = {method.operation for method in registry.methods()}
     assert served >= NEVER_SLOW

@@ -1,7 +1,6 @@
-"""Opens the store of a profile: settings in, one object with all ports out.
+"""Settings -> the store of a profile, or what its adapters want to know to connect.
 
-The composition root below services, used by server processes and by tools. Not for services: those
-get ports and never know which profile they run on.
+Invariant: the libraries of the cluster profile are imported only where the settings ask for it.
 """
 
 from __future__ import annotations
@@ -18,19 +17,17 @@ from feedcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from feedcore.adapters.cluster.options import ClusterOptions
-    from feedcore.adapters.cluster.store import ClusterStore
     from feedcore.adapters.cql.driver.options import CqlSettings
-
-    AnyStore = EmbeddedStore | ClusterStore
+    from feedcore.compose.engine import Store
 
 Waiting = Callable[[str], None]
 
 
 async def open_store(
     settings: Settings, clock: Clock, *, node: int, fanout: bool, waiting: Waiting
-) -> AnyStore:
-    """`fanout`: this process fans out. `waiting` is told, every now and then, which engine does not
-    answer yet. Raises StoreError where waiting would not help.
+) -> Store:
+    """`fanout`: this process fans out. `waiting` is called now and then with the name of an engine
+    that does not answer yet. Raises StoreError where waiting would not help.
     """
     if settings.store.profile == "embedded":
         return EmbeddedStore.open(settings.store.data_dir, clock, writer_role=fanout)
@@ -99,10 +96,10 @@ def redis_urls(settings: Settings) -> tuple[str, ...]:
 
 
 async def migrate_cluster(
-    settings: Settings, wait_s: float, say: Callable[[str], Any]
+    settings: Settings, wait_s: float, echo: Callable[[str], Any]
 ) -> list[str]:
-    """Brings the keyspace to this code's schema; names of what was applied. Raises Unavailable if
-    no node answers within `wait_s`.
+    """Brings the keyspace to this code's schema; names of what was applied. `echo` takes a line for
+    people. Raises Unavailable if no node answers within `wait_s`.
     """
     from feedcore.adapters.cql.driver.connect import open_session
     from feedcore.adapters.cql.schema.migrate import migrate
@@ -117,7 +114,7 @@ async def migrate_cluster(
         except Unavailable as error:
             if asyncio.get_running_loop().time() >= deadline_s:
                 raise
-            say(f"waiting for {error}")
+            echo(f"waiting for {error}")
             await asyncio.sleep(1.0)
     try:
         replication = {"class": "NetworkTopologyStrategy", cql.local_dc: cql.replication}

@@ -1,17 +1,17 @@
-"""All services of one process over one store: the only place that knows which service needs which
-port.
+"""Which service takes which port: the services of one process over one store.
 
-Used by the server's workers, by the fan-out process and by offline tools, so that all run the same
-code.
+Invariant: every service of an engine, and its fan-out worker, asks the same graph. Not for opening
+stores: that is `compose.opening`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from feedcore import native
 from feedcore.clock import Clock
+from feedcore.compose.collaborators import BUILT_IN, Collaborators
 from feedcore.domain.ids import IdGenerator
 from feedcore.ports import (
     CacheValidation,
@@ -21,10 +21,10 @@ from feedcore.ports import (
     GraphSource,
     PostStore,
     PreferenceStore,
-    Ranker,
     SettingsStore,
     SignalStore,
 )
+from feedcore.ports.events import EventSink
 from feedcore.ports.resident import ResidentSource
 from feedcore.services.admin import AdminService
 from feedcore.services.audit import AuditService
@@ -37,18 +37,31 @@ from feedcore.services.policy import PolicyReview
 from feedcore.services.preferences import PreferenceService
 from feedcore.services.publish import PublishService
 from feedcore.services.resident_budget import CacheBudget
+from feedcore.workers.fanout import FanoutWorker
+from feedcore.workers.runner import FanoutProcess
 
 if TYPE_CHECKING:
+    from feedcore.adapters.embedded.merger import Merger
+    from feedcore.adapters.redis.limiter import RateLimiter
     from feedcore.services.resident import ResidentFeed
 
 
-class Store(Protocol):
-    """What a profile provides: one object for each port, and a secret that signs cursors."""
+class FanoutPorts(Protocol):
+    """What the fan-out worker needs of a store."""
 
+    @property
+    def queue(self) -> FanoutQueue: ...
     @property
     def feeds(self) -> FeedStore: ...
     @property
     def posts(self) -> PostStore: ...
+    @property
+    def validation(self) -> CacheValidation: ...
+
+
+class Store(FanoutPorts, Protocol):
+    """What a profile provides: one object for each port, and a secret that signs cursors."""
+
     @property
     def contents(self) -> ContentSource: ...
     @property
@@ -58,26 +71,38 @@ class Store(Protocol):
     @property
     def signals(self) -> SignalStore: ...
     @property
-    def queue(self) -> FanoutQueue: ...
-    @property
     def settings(self) -> SettingsStore: ...
     @property
     def resident(self) -> ResidentSource: ...
     @property
-    def validation(self) -> CacheValidation: ...
-    @property
     def epochs(self) -> native.Epochs: ...
     @property
     def secret(self) -> bytes: ...
+    @property
+    def events(self) -> EventSink | None: ...
+    @property
+    def limiter(self) -> RateLimiter | None: ...
+    @property
+    def merger(self) -> Merger | None: ...
 
     async def counts(self) -> dict[str, int]:
         """Figures for an operator, by name."""
 
+    async def upkeep(self, now_ms: int) -> None:
+        """What the fan-out process does about once a minute."""
+
+    async def merge_all(self) -> int:
+        """Stores everything that was delivered; how many items. For the process that fans out."""
+
+    async def close(self) -> None:
+        """Writes what is buffered, lets everything go."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The services of one process."""
+    """The services of one process, and the store below them."""
 
+    store: Store
     feed: FeedService
     publish: PublishService
     preferences: PreferenceService
@@ -89,20 +114,16 @@ class Engine:
     policy: PolicyReview
     hot: Hot
     resident: ResidentFeed | None  # None without compiled modules, and where nothing is served
+    fanout: FanoutWorker  # idle, unless this process fans out
+    background: FanoutProcess
+
+    async def close(self) -> None:
+        """Ends what the engine does behind calls; the store and the collaborators stay open."""
+        if self.resident is not None:
+            await self.resident.close()
 
 
-class Collaborators(NamedTuple):
-    """What other services do in place of the engine; None: the store's own, or the formula."""
-
-    contents: ContentSource | None = None
-    graph: GraphSource | None = None
-    ranker: Ranker | None = None
-
-
-BUILT_IN = Collaborators()
-
-
-def build_engine(
+def compose_over(
     store: Store,
     hot_start: HotSettings,
     clock: Clock,
@@ -112,14 +133,17 @@ def build_engine(
     budget: CacheBudget | None = None,
     collaborators: Collaborators = BUILT_IN,
 ) -> Engine:
-    """Wires the services. `node` must differ between all processes that publish. `budget`: what a
-    process that serves feeds may keep in memory. With collaborators pages are not made by compiled
-    code, which knows the store and the formula only.
+    """An engine over an open store, which the caller closes after the engine. `node` must differ
+    between all processes that publish. `budget`: what a process that serves feeds may keep in
+    memory. With collaborators pages are not made by compiled code, which knows the store and the
+    formula only.
     """
     contents = collaborators.contents or store.contents
     graph = collaborators.graph or store.graph
-    hot = Hot(store.settings, hot_start)
-    policy = PolicyReview(store.settings, store.validation, hot)
+    settings, validation = store.settings, store.validation
+    hot = Hot(settings, hot_start)
+    policy = PolicyReview(settings, validation, hot)
+    fanout = fanout_over(store, graph, hot, clock)
     feed = FeedService(
         store.feeds,
         store.posts,
@@ -127,44 +151,40 @@ def build_engine(
         graph,
         store.preferences,
         store.signals,
-        store.settings,
-        store.validation,
+        settings,
+        validation,
         store.secret,
         clock,
         collaborators.ranker,
     )
     id_generator = IdGenerator(region, node, clock.now_ms)
     return Engine(
+        store=store,
         feed=feed,
         publish=PublishService(store.posts, graph, contents, id_generator, clock),
         preferences=PreferenceService(store.preferences, store.signals, clock),
         graph=GraphService(graph, clock),
         admin=AdminService(
-            store.settings,
-            store.queue,
-            store.feeds,
-            store.validation,
-            hot,
-            store.counts,
-            clock,
+            settings, store.queue, store.feeds, validation, hot, store.counts, clock
         ),
-        explain=ExplainService(
-            feed, store.feeds, store.posts, store.signals, store.validation, clock
-        ),
-        audit=AuditService(feed, store.posts, graph, store.validation, clock),
+        explain=ExplainService(feed, store.feeds, store.posts, store.signals, validation, clock),
+        audit=AuditService(feed, store.posts, graph, validation, clock),
         importing=ImportService(
-            store.posts,
-            graph,
-            store.preferences,
-            store.signals,
-            policy,
-            clock,
-            region,
+            store.posts, graph, store.preferences, store.signals, policy, clock, region
         ),
         policy=policy,
         hot=hot,
         resident=_resident(store, feed, clock, budget if collaborators == BUILT_IN else None),
+        fanout=fanout,
+        background=FanoutProcess(
+            fanout, store.signals, policy, store.upkeep, store.merge_all, clock
+        ),
     )
+
+
+def fanout_over(store: FanoutPorts, graph: GraphSource, hot: Hot, clock: Clock) -> FanoutWorker:
+    """The worker alone, for tests and benchmarks that replace one of its ports."""
+    return FanoutWorker(store.queue, store.feeds, graph, store.posts, store.validation, hot, clock)
 
 
 def _resident(
