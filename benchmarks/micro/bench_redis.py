@@ -32,7 +32,9 @@ from redis.asyncio.connection import Connection
 from benchmarks.micro.report import print_table
 from feedcore import native
 from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
+from feedcore.adapters.cluster.page_cache import ClusterPageCache
 from feedcore.adapters.cluster.replica import ReplicaState
+from feedcore.adapters.cluster.replication import NodeReplica
 from feedcore.adapters.contracts.replica import Document
 from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.failure_detector import Trust
@@ -191,20 +193,22 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
     followees = native.pack_ids(range(10_000, 10_000 + FOLLOWEES))
     shown = native.pack_ids(range(1, 21))
     epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
-    replica = ReplicaState(epochs, clock)
-    validation = ClusterCacheValidation(batcher, Keys(), replica, NoTruth(), epochs, clock)
-    await validation.start()
+    keys, state = Keys(), ReplicaState(epochs, clock)
+    replica = NodeReplica(batcher, keys, state, NoTruth(), epochs, clock)
+    validation = ClusterCacheValidation(batcher, keys, replica)
+    pages = ClusterPageCache(batcher, keys, replica, validation, clock)
+    await replica.start()
     rates = []
     made = 0
 
     async def load(number: int) -> None:
         nonlocal made
         user_id = number % KEYS + 1
-        body = await validation.page(user_id, SHAPE)
+        body = await pages.page(user_id, SHAPE)
         if body is None:  # there is none yet, or it is past its soft age
             made += 1
             body = b"%d" % user_id
-            validation.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown, followees)
+            pages.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown, followees)
         assert int(body.rstrip()) == user_id
 
     for _ in range(ROUNDS if seconds else 1):
@@ -218,7 +222,7 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
             for number in range(CALLERS):
                 await load(number)
             assert made < CALLERS, "no page was found"
-    await validation.close()
+    await replica.close()
     await batcher.close()
     return rates
 

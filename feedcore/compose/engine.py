@@ -19,6 +19,7 @@ from feedcore.ports import (
     FanoutQueue,
     FeedStore,
     GraphSource,
+    PageCache,
     PostStore,
     PreferenceStore,
     SettingsStore,
@@ -74,6 +75,8 @@ class Store(FanoutPorts, Protocol):
     def settings(self) -> SettingsStore: ...
     @property
     def resident(self) -> ResidentSource: ...
+    @property
+    def page_cache(self) -> PageCache: ...
     @property
     def epochs(self) -> native.Epochs: ...
     @property
@@ -198,6 +201,7 @@ def _resident(
         feed,
         store.resident,
         store.validation,
+        store.page_cache,
         store.epochs,
         store.preferences,
         store.signals,

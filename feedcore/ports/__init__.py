@@ -8,11 +8,11 @@ Conventions, for every port:
 * *entries* is `bytes`: packed 20-byte feed entries (`domain.entry`), newest first, no duplicates;
 * every write is durable when its coroutine returns, and idempotent by key;
 * a read sees every write that was acknowledged before it began, by whichever process of the node,
-  in a cluster by whichever node (`validation` has the one step that this takes);
+  in a cluster by whichever node (`cache_validation` has the one step that this takes);
 * reads that may go over a network are coroutines. Those of a local store never suspend: between two
   of them nothing else runs;
 * reads that are not coroutines (tombstones, pulled authors, settings, trending, engagement) are of
-  small things that each process replicas; they never wait.
+  small things that each process replicates; they never wait.
 """
 
 from feedcore.ports.cache_validation import CacheValidation
@@ -20,6 +20,7 @@ from feedcore.ports.content import Content, ContentSource
 from feedcore.ports.events import EventSink
 from feedcore.ports.feeds import Delivery, FeedStore, Window
 from feedcore.ports.graph import GraphPage, GraphSource, MayBeStale
+from feedcore.ports.page_cache import PageCache, StalePage
 from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
 from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
@@ -46,6 +47,7 @@ __all__ = [
     "Lane",
     "MayBeStale",
     "NewPost",
+    "PageCache",
     "Post",
     "PostStats",
     "PostStore",
@@ -58,6 +60,7 @@ __all__ = [
     "Scores",
     "SettingsStore",
     "SignalStore",
+    "StalePage",
     "ViewerFilters",
     "Window",
 ]

@@ -4,7 +4,7 @@ requests of one turn of the event loop ask the shared epochs and the shared page
 A request is answered here if its page, as of now, is
 
     cached by this worker, and current
-    in the shared page cache, and current (`ports.cache_validation`)
+    in the shared page cache, and current (`ports.page_cache`)
     made of the resident set, with nothing to be loaded
 
 Every other request is declined: the ordinary handler begins anew, with its deadline, its log line
@@ -30,7 +30,7 @@ from feedcore.limits import SHOWN_PAGES_MAX
 if TYPE_CHECKING:
     from feedcore._native.feed.draft import Draft
     from feedcore._native.feed.page import PageMaker
-    from feedcore.ports import CacheValidation
+    from feedcore.ports import PageCache
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,7 @@ _DONE = NEEDS["done"]
 class BatchedReads:
     """One a worker."""
 
-    def __init__(
-        self, maker: PageMaker, validation: CacheValidation, seen: Any, *, caches: bool
-    ) -> None:
+    def __init__(self, maker: PageMaker, pages: PageCache, seen: Any, *, caches: bool) -> None:
         """`seen(user_id, now_ms)` notes that a user was here; `caches`: this worker has a page
         cache of its own.
         """
@@ -53,7 +51,7 @@ class BatchedReads:
         self._caches = caches
         # (user_id, shape) of requests that this worker's own memory has answered last
         self._answered_here: dict[tuple[int, bytes], None] = {}
-        self.validation = validation
+        self.pages = pages
         self._seen = seen
         self._impressions: dict[bytes, int] = {}  # id array of a shared page -> times served
         self._handing_over: dict[bytes, int] = {}  # impressions that the upkeep is taking
@@ -70,7 +68,7 @@ class BatchedReads:
         begun = [self._begin(request) for request in requests]
         questions = [(draft.user_id, shape) for draft, shape in begun if draft is not None]
         try:
-            found = iter(await self.validation.pages_of(questions))
+            found = iter(await self.pages.pages_of(questions))
         except Unavailable:
             self.declined += len(requests)
             return [None] * len(requests)
@@ -151,9 +149,9 @@ class BatchedReads:
             content_ids = native.pack_ids(draft.content_ids())
             assert draft.viewer is not None
             followees, _ = draft.viewer.dump()
-            self.validation.keep_page(*key, body, content_ids, followees)
+            self.pages.keep_page(*key, body, content_ids, followees)
         elif shares:
-            self.validation.keep_none(*key)
+            self.pages.keep_none(*key)
         if self._caches and body is not None:
             if len(self._answered_here) >= ANSWERED_HERE_MAX:
                 self._answered_here.clear()

@@ -5,7 +5,7 @@ this worker keeps in memory.
     kept page      served if its epochs are current (compiled; from a local store inside the
                    transport's read turn)
     shared page    where the store is not local: made by another load, and current
-    (ports.validation) resident data  a page is made from it (compiled)
+    resident data  a page is made from it (compiled)
     something else it is loaded, in one batch with what other calls lack, and the page is made
     the rest       `FeedService` answers: trending, rebuilds, requests to be refused
     nothing        the store does not answer: a stale page of the shared cache, if there is one
@@ -34,7 +34,7 @@ from feedcore.codecs.receipt import BYPASS_NOTE, stale_note
 from feedcore.domain.entry import key_at
 from feedcore.errors import Overloaded, Unavailable
 from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX, USER_ID_MAX
-from feedcore.ports import CacheValidation, PreferenceStore, SignalStore
+from feedcore.ports import CacheValidation, PageCache, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience import deadline, tasks
 from feedcore.resilience.coalescing import Coalescer
@@ -173,6 +173,7 @@ class ResidentFeed:
         plain: FeedService,
         source: ResidentSource,
         validation: CacheValidation,
+        pages: PageCache,
         epochs: Any,
         preferences: PreferenceStore,
         signals: SignalStore,
@@ -181,6 +182,7 @@ class ResidentFeed:
         budget: CacheBudget,
     ) -> None:
         self._plain = plain
+        self._validation = validation
         self._signals = signals
         share = budget.resident_bytes
         self.resident = Resident(
@@ -198,7 +200,7 @@ class ResidentFeed:
         self.batched: BatchedReads | None = None  # None for a local store
         if not source.local:
             caches = budget.pages_bytes > 0
-            self.batched = BatchedReads(self.maker, validation, preferences.seen, caches=caches)
+            self.batched = BatchedReads(self.maker, pages, preferences.seen, caches=caches)
         if source.local and budget.resident_bytes:
             self.maker.load_now = self.loads.load_now
         self.prewarmed = 0
@@ -260,8 +262,8 @@ class ResidentFeed:
         """`asked`: the caller has no page yet."""
         shares = asked and not reads.validates_only(draft)
         if not shares:
-            await reads.validation.observe_viewer(draft.user_id)
-        elif found := await reads.validation.page(draft.user_id, draft.shape):
+            await self._validation.observe_viewer(draft.user_id)
+        elif found := await reads.pages.page(draft.user_id, draft.shape):
             if (items := reads.count_shared(draft, found)) is not None:
                 return FeedPage(found, items, "stored", False, False, 0, 0, True)
         body = None
@@ -271,13 +273,13 @@ class ResidentFeed:
             reads.on_generated(draft, body, shares=shares)
         if body is None:
             return None
-        if reads.validation.is_bypassed(draft.user_id):
+        if self._validation.is_bypassed(draft.user_id):
             return _compiled_page(draft, body + BYPASS_NOTE, degraded=True)
         return _compiled_page(draft, body)
 
     async def _stale_page(self, draft: Draft, reads: BatchedReads) -> FeedPage | None:
         """What is left when nothing can be made."""
-        stale = await reads.validation.stale_page(draft.user_id, draft.shape)
+        stale = await reads.pages.stale_page(draft.user_id, draft.shape)
         items = reads.count_shared(draft, stale.body) if stale is not None else None
         if stale is None or items is None:
             return None
@@ -303,7 +305,7 @@ class ResidentFeed:
         made compiled.
         """
         if self.batched is not None and 0 < user_id <= USER_ID_MAX:
-            await self.batched.validation.observe_viewer(user_id)
+            await self._validation.observe_viewer(user_id)
         draft = self.maker.begin_check(user_id, head)
         if draft is not None:
             kept = self.maker.kept(draft)

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
+from feedcore.adapters.cluster.page_cache import ClusterPageCache
 from feedcore.adapters.cluster.replica import ReplicaState
+from feedcore.adapters.cluster.replication import NodeReplica
+from feedcore.adapters.cluster.row_cache import ViewerRowCache
 from feedcore.adapters.contracts.announcements import Deleted, ModesChanged, Posted, SettingsChanged
 from feedcore.adapters.contracts.replica import Document
 from feedcore.adapters.redis.batcher import Batcher
@@ -95,18 +98,21 @@ class Node:
             Nodes(urls, cluster=cluster), trust, self.clock.monotonic, deadline_s=deadline_s
         )
         self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
-        self.replica = ReplicaState(self.epochs, self.clock)
+        self.state = ReplicaState(self.epochs, self.clock)
         self.followees: dict[int, bytes] = {}
-        self.validation = ClusterCacheValidation(
-            self.batcher, self.keys, self.replica, truth, self.epochs, self.clock,
-        )  # fmt: skip
+        self.replica = replica = NodeReplica(
+            self.batcher, self.keys, self.state, truth, self.epochs, self.clock
+        )
+        self.validation = ClusterCacheValidation(self.batcher, self.keys, replica)
+        self.pages = ClusterPageCache(self.batcher, self.keys, replica, self.validation, self.clock)
+        self.rows = ViewerRowCache(self.batcher, self.keys, replica, self.clock)
 
     async def __aenter__(self) -> Node:
-        await self.validation.start()
+        await self.replica.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.validation.close()
+        await self.replica.close()
         await self.batcher.close()
 
     def kept(self, user_id: int) -> tuple[int, int]:
@@ -125,24 +131,24 @@ class Writer:
         """A post's content id."""
         content_id = self.ids.next()
         event = Posted(author_id, packed(content_id, author_id), pulled)
-        await node.validation.announce([], [event])
+        await node.replica.announce([], [event])
         return content_id
 
     async def delete(self, node: Node, content_id: int) -> None:
         """Gone for good."""
         self.truth.deleted[content_id] = node.clock.now_ms()
-        await node.validation.announce([], [Deleted(content_id)])
+        await node.replica.announce([], [Deleted(content_id)])
 
     async def set_mode(self, node: Node, author_id: int, mode: int) -> None:
         """Between push and pull."""
         self.truth.modes[author_id] = AuthorMode(author_id, mode, 0, 0)
-        await node.validation.announce([], [ModesChanged()])
+        await node.replica.announce([], [ModesChanged()])
 
     async def settings(self, node: Node, name: str, document: dict) -> None:
         """A new version."""
         versions = self.truth.settings.setdefault(name, [])
         versions.insert(0, Document(len(versions) + 1, document))
-        await node.validation.announce([], [SettingsChanged(name)])
+        await node.replica.announce([], [SettingsChanged(name)])
 
 
 def packed(content_id: int, author_id: int) -> bytes:

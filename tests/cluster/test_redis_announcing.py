@@ -21,11 +21,11 @@ async def test_one_who_is_late_has_told_when_it_is_acknowledged(own_redis: Redis
         a = Node([f"redis://{proxy.address}"], truth, "", deadline_s=SHORT_S)
         async with a, Node([own_redis.url], truth, "") as b:
             for user_id in range(1, 6):
-                await a.validation.announce([user_id])
+                await a.replica.announce([user_id])
                 await b.validation.observe_viewer(user_id)
                 kept = b.kept(user_id)
                 proxy.pause()
-                announced = asyncio.create_task(a.validation.announce([user_id]))
+                announced = asyncio.create_task(a.replica.announce([user_id]))
                 await asyncio.sleep(LATE_S)
                 proxy.resume()
                 await announced
@@ -42,7 +42,7 @@ async def test_a_master_that_is_away_holds_nobody_else_up(redis_cluster: RedisCl
         return Node(urls, truth, prefix, cluster=True, deadline_s=SHORT_S)
 
     async with node() as a, node() as b:
-        log_server = a.validation._log.server
+        log_server = a.replica.log.server
         victim = next(
             one for one in redis_cluster.servers if not log_server.endswith(f":{one.port}")
         )
@@ -55,12 +55,12 @@ async def test_a_master_that_is_away_holds_nobody_else_up(redis_cluster: RedisCl
         there = [user_id for user_id in range(1, 100) if not on_victim(user_id)]
         victim.kill()
         try:
-            await a.validation.announce(gone)
-            assert a.validation.owed >= OWED
+            await a.replica.announce(gone)
+            assert a.replica.announcements.owed >= OWED
             for user_id in there:
                 await b.validation.observe_viewer(user_id)
                 kept = b.kept(user_id)
-                await a.validation.announce([user_id])
+                await a.replica.announce([user_id])
                 await b.validation.observe_viewer(user_id)
                 assert b.kept(user_id) != kept, f"user {user_id} was not told of"
         finally:

@@ -28,7 +28,7 @@ def _node(own_redis: RedisServer, truth: Truth, prefix: str = "") -> Node:
 
 async def _trusted(node: Node) -> None:
     """Until the node relies on Redis again."""
-    await _until(lambda: node.batcher.trust.away == 0 and node.validation._log.position != 0)
+    await _until(lambda: node.batcher.trust.away == 0 and node.replica.log.position != 0)
 
 
 async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServer) -> None:
@@ -47,7 +47,7 @@ async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServe
         # deletions, modes and settings come from the truth, asked after the question
         truth.deleted[RECENT] = a.clock.now_ms()
         await a.validation.observe_node()
-        assert RECENT in a.replica.tombstones
+        assert RECENT in a.state.tombstones
         own_redis.resume()
         era = a.epochs.era
         await _trusted(a)
@@ -84,7 +84,7 @@ async def test_a_truth_is_read_after_the_asking(own_redis: RedisServer) -> None:
             callers = [asyncio.create_task(a.validation.observe_node()) for _ in range(20)]
             reads = truth.reads
             await asyncio.gather(*callers)
-            assert RECENT + number in a.replica.tombstones
+            assert RECENT + number in a.state.tombstones
             assert truth.reads - reads <= 4, "callers share a read"
 
 
@@ -98,11 +98,11 @@ async def test_a_restarted_redis_is_another_one(own_redis: RedisServer) -> None:
         own_redis.start()
         kept = a.kept(7)
         await a.validation.observe_viewer(7)
-        assert a.kept(7) != kept and RECENT in a.replica.tombstones
+        assert a.kept(7) != kept and RECENT in a.state.tombstones
         await _trusted(a)
         await _trusted(b)
         assert a.epochs.era > era
-        await b.validation.announce([7])
+        await b.replica.announce([7])
         kept = a.kept(7)
         await a.validation.observe_viewer(7)
         assert a.kept(7) != kept
@@ -117,7 +117,7 @@ async def test_a_redis_that_came_back_with_old_epochs_is_not_believed(
         await b.validation.observe_viewer(7)
         kept = b.kept(7)
         assert own_redis.command("SAVE").startswith(b"+OK")
-        await a.validation.announce([7])  # lost by the snapshot, which b has not seen
+        await a.replica.announce([7])  # lost by the snapshot, which b has not seen
         own_redis.kill()
         own_redis.start()
         await b.validation.observe_viewer(8)
@@ -135,22 +135,22 @@ async def test_what_is_owed_is_paid(own_redis: RedisServer) -> None:
         own_redis.pause()
         began = time.monotonic()
         for user_id in range(1, 51):
-            await a.validation.announce([user_id])
+            await a.replica.announce([user_id])
         post = await writer.post(a, 5)
         gone = writer.ids.next()
         await writer.delete(a, gone)
         assert time.monotonic() - began < 5, "writers wait little, however much is owed"
-        assert a.validation.owed == 52
+        assert a.replica.announcements.owed == 52
         # this node goes by it at once
-        assert len(a.replica.posts_of([5])) == 20 and gone in a.replica.tombstones
+        assert len(a.state.posts_of([5])) == 20 and gone in a.state.tombstones
         own_redis.resume()
-        await _until(lambda: a.validation.owed == 0)
+        await _until(lambda: a.replica.announcements.owed == 0)
         await _trusted(b)
         kept = {user_id: b.kept(user_id) for user_id in range(1, 51)}
         # b may still find Redis away: then it has what the truth knows, and the log's news later
-        while not b.replica.posts_of([5]):
+        while not b.state.posts_of([5]):
             await b.validation.observe_node()
-        assert len(b.replica.posts_of([5])) == 20 and gone in b.replica.tombstones and post
+        assert len(b.state.posts_of([5])) == 20 and gone in b.state.tombstones and post
         for user_id, before in kept.items():
             await b.validation.observe_viewer(user_id)
             assert b.kept(user_id) != before
@@ -164,9 +164,9 @@ async def test_a_node_that_owes_is_paid_before_others_trust(own_redis: RedisServ
         await b.validation.observe_viewer(7)
         kept = b.kept(7)
         own_redis.pause()
-        await a.validation.announce([7])
+        await a.replica.announce([7])
         own_redis.resume()
-        await _until(lambda: a.validation.owed == 0)
+        await _until(lambda: a.replica.announcements.owed == 0)
         await b.validation.observe_viewer(7)
         assert b.kept(7) != kept
 
@@ -181,11 +181,11 @@ async def test_more_is_owed_than_can_be_kept(
         era = b.epochs.era
         own_redis.pause()
         for user_id in range(1, 30):
-            await a.validation.announce([user_id])
-        assert a.validation._announcements.overflows > 0
-        assert a.validation.owed <= 12
+            await a.replica.announce([user_id])
+        assert a.replica.announcements.overflows > 0
+        assert a.replica.announcements.owed <= 12
         own_redis.resume()
-        await _until(lambda: a.validation.owed == 0)
+        await _until(lambda: a.replica.announcements.owed == 0)
         await _until(lambda: b.epochs.era > era)
         await _trusted(b)
         await _trusted(a)
@@ -195,11 +195,11 @@ async def test_a_forget_event_alone_forgets(own_redis: RedisServer) -> None:
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
         era = b.epochs.era
-        a.validation._announcements._due.forget = True
-        await a.validation.announce([3])
+        a.replica.announcements._due.forget = True
+        await a.replica.announce([3])
         truth.deleted[RECENT] = a.clock.now_ms()
         await b.validation.observe_node()
-        assert RECENT in b.replica.tombstones, "not trusted from the event on"
+        assert RECENT in b.state.tombstones, "not trusted from the event on"
         await _until(lambda: b.epochs.era > era)
 
 
@@ -209,7 +209,7 @@ async def test_a_node_starts_without_redis(own_redis: RedisServer, tmp_path: Pat
     own_redis.kill()
     async with _node(own_redis, truth) as a:
         await a.validation.observe_viewer(7)
-        assert RECENT in a.replica.tombstones
+        assert RECENT in a.state.tombstones
         own_redis.start()
         await _trusted(a)
         await a.validation.observe_viewer(7)
@@ -230,7 +230,7 @@ async def test_chaos_between_nodes(own_redis: RedisServer) -> None:
         for turn in range(6):
             for user_id in versions:
                 versions[user_id] += 1
-                await a.validation.announce([user_id])
+                await a.replica.announce([user_id])
             if turn % 3 == 0:
                 own_redis.pause()
                 await asyncio.sleep(0.3)
@@ -239,7 +239,7 @@ async def test_chaos_between_nodes(own_redis: RedisServer) -> None:
                 own_redis.kill()
                 await asyncio.sleep(0.2)
                 own_redis.start()
-            await _until(lambda: a.validation.owed == 0)
+            await _until(lambda: a.replica.announcements.owed == 0)
             for user_id, version in versions.items():
                 await b.validation.observe_viewer(user_id)
                 kept = seen.get(user_id)

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from feedcore import native
-from feedcore.adapters.cluster import page_cache as userpages
-from feedcore.adapters.cluster.cache_validation import RENEW_S
+from feedcore.adapters.cluster.record_reader import RENEW_S
+from feedcore.adapters.cluster.row_cache import ROW_AGE_MAX_MS
 from feedcore.adapters.redis import pages as codec
 from feedcore.adapters.redis.keys import PAGE_TTL_MS
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
@@ -65,7 +65,7 @@ async def _change(world: World, writer: Writer, node: Node, rng: random.Random) 
     elif kind < 0.85:
         user_id = rng.choice(USERS)
         world.viewers[user_id] += 1
-        await node.validation.announce([user_id])
+        await node.replica.announce([user_id])
     elif kind < 0.9:
         world.changes += 1
         await writer.settings(node, "ranking", {"version": world.changes})
@@ -81,11 +81,11 @@ async def _page(node: Node, user_id: int, *, many: bool) -> bytes | None:
     """Asked for alone, or as one of many."""
     if many:
         asked = [(user_id, b""), (user_id, SHAPE), (USERS[0], b"")]
-        known, found, _ = await node.validation.pages_of(asked)
+        known, found, _ = await node.pages.pages_of(asked)
         if found is not None:
             assert known == b""
             return found or None
-    return await node.validation.page(user_id, SHAPE)
+    return await node.pages.page(user_id, SHAPE)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -112,9 +112,7 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(
                 continue
             assert kept.get(user_id) != body, f"step {step}, user {user_id}: nothing had changed"
             refused += user_id in kept
-            node.validation.keep_page(
-                user_id, SHAPE, body, shown, world.followees.get(user_id, b"")
-            )
+            node.pages.keep_page(user_id, SHAPE, body, shown, world.followees.get(user_id, b""))
             kept[user_id] = body
             await node.batcher.tell(b"x", "PING").reply()
     assert served > STEPS // 20 and refused > STEPS // 20
@@ -133,7 +131,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
             user_id = rng.choice(USERS)
             durable[user_id] = max(durable[user_id], number)
             await asyncio.sleep(rng.choice((0, 0.002)))
-            await node.validation.announce([user_id])
+            await node.replica.announce([user_id])
             acknowledged[user_id] = max(acknowledged[user_id], number)
             await asyncio.sleep(0.003)
 
@@ -150,7 +148,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
             body = str(durable[user_id]).encode()
             await asyncio.sleep(rng.choice((0, 0.001, 0.01)))
             if rng.random() < 0.9:  # the others gave up
-                node.validation.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
+                node.pages.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
 
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
         for node in (a, b):
@@ -169,9 +167,9 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         a.followees[7] = native.pack_ids([5])
 
         async def make() -> bytes | None:
-            found = await a.validation.page(7, SHAPE)
+            found = await a.pages.page(7, SHAPE)
             if found is None:
-                a.validation.keep_page(7, SHAPE, b"body", b"", a.followees[7])
+                a.pages.keep_page(7, SHAPE, b"body", b"", a.followees[7])
                 await a.batcher.tell(b"x", "PING").reply()
             return found
 
@@ -181,12 +179,12 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         ahead = PAGE_SOFT_AGE_MS + 1
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
         # past its soft age one makes a fresh one, the others are served
-        assert await a.validation.page(7, SHAPE) is None
-        assert await a.validation.page(7, SHAPE) == b"body"
+        assert await a.pages.page(7, SHAPE) is None
+        assert await a.pages.page(7, SHAPE) == b"body"
         monkeypatch.undo()
         now_ms = a.clock.now_ms
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + PAGE_AGE_MAX_MS + 1)
-        assert await a.validation.page(7, SHAPE) is None
+        assert await a.pages.page(7, SHAPE) is None
 
 
 async def test_a_stale_page_shows_nothing_that_had_to_go(
@@ -199,16 +197,16 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         async def left_by_a(user_id: int) -> int:
             """A content id that the page shows."""
             shown = await writer.post(a, 5)
-            assert await a.validation.page(user_id, SHAPE) is None
-            a.validation.keep_page(
+            assert await a.pages.page(user_id, SHAPE) is None
+            a.pages.keep_page(
                 user_id, SHAPE, b"body", native.pack_ids([shown]), native.pack_ids([5])
             )
             await a.batcher.tell(b"x", "PING").reply()
-            assert await b.validation.page(user_id, SHAPE) == b"body"
+            assert await b.pages.page(user_id, SHAPE) == b"body"
             return shown
 
         async def stale_at_b(user_id: int) -> bytes | None:
-            found = await b.validation.stale_page(user_id, SHAPE)
+            found = await b.pages.stale_page(user_id, SHAPE)
             assert found is None or 0 < found.age_ms < PAGE_TTL_MS
             return found and found.body
 
@@ -216,10 +214,10 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         await left_by_a(7)
         truth.away = True
         newer = await writer.post(a, 5)
-        assert await b.validation.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
+        assert await b.pages.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
         await writer.delete(a, newer)
         assert await stale_at_b(7) == b"body", "it was not on the page"
-        await a.validation.announce([7])
+        await a.replica.announce([7])
         assert await stale_at_b(7) is None, "the user has changed something"
         await writer.delete(a, await left_by_a(8))
         assert await stale_at_b(8) is None, "what it shows is gone"
@@ -227,7 +225,7 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         now_ms = b.clock.now_ms
         ahead = PAGE_AGE_MAX_MS + 1
         monkeypatch.setattr(type(b.clock), "now_ms", lambda _: now_ms() + ahead)
-        assert await b.validation.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
+        assert await b.pages.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
         await writer.settings(a, "ranking", {"version": 2})  # b cannot read what they are now
         assert await stale_at_b(9) == b"body"
         ahead = PAGE_TTL_MS + 1
@@ -240,16 +238,16 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
     async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
 
         async def left_by_b(user_id: int) -> bytes | None:
-            assert await b.validation.page(user_id, SHAPE) is None
-            b.validation.keep_page(user_id, SHAPE, b"body", b"", native.pack_ids([5]))
+            assert await b.pages.page(user_id, SHAPE) is None
+            b.pages.keep_page(user_id, SHAPE, b"body", b"", native.pack_ids([5]))
             await b.batcher.tell(b"x", "PING").reply()
-            return await b.validation.page(user_id, SHAPE)
+            return await b.pages.page(user_id, SHAPE)
 
         assert await left_by_b(7) == b"body"
         truth.answers.clear()
         await writer.settings(a, "ranking", {"version": 2})
         begun_s = now_s()
-        assert await b.validation.page(7, SHAPE) is None, "it may be ranked by what is over"
+        assert await b.pages.page(7, SHAPE) is None, "it may be ranked by what is over"
         assert now_s() - begun_s < 2 * RENEW_S
         begun_s = now_s()
         async with asyncio.TaskGroup() as group:
@@ -259,21 +257,21 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
         assert await left_by_b(8) is None, "nor is it left to others"
         truth.answers.set()
         async with asyncio.timeout(10):
-            while b.replica.is_behind:  # noqa: ASYNC110
+            while b.state.is_behind:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert b.replica.documents["ranking"]
+        assert b.state.documents["ranking"]
         assert await left_by_b(9) == b"body"
 
 
 async def test_without_redis_no_stale_page_is_vouched_for(own_redis: RedisServer) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([own_redis.url], truth, prefix, deadline_s=0.2) as a:
-        assert await a.validation.page(7, SHAPE) is None
-        a.validation.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
+        assert await a.pages.page(7, SHAPE) is None
+        a.pages.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
         await a.batcher.tell(b"x", "PING").reply()
-        assert await a.validation.stale_page(7, SHAPE) is not None
+        assert await a.pages.stale_page(7, SHAPE) is not None
         own_redis.pause()
-        assert await a.validation.stale_page(7, SHAPE) is None
+        assert await a.pages.stale_page(7, SHAPE) is None
         own_redis.resume()
 
 
@@ -288,15 +286,15 @@ async def test_viewer_rows_go_between_nodes(redis_url: str) -> None:
         users = [7, 8, 9]
         for user_id in users:
             await a.validation.observe_viewer(user_id)
-        assert await a.validation.viewer_rows(users, 500) == [None] * 3
+        assert await a.rows.viewer_rows(users, 500) == [None] * 3
         rows = [_row(), _row(built=False), _row(until_ms=1)]
-        a.validation.keep_viewer_rows(users, rows, 500)
+        a.rows.keep_viewer_rows(users, rows, 500)
         await a.batcher.tell(b"x", "PING").reply()
-        found = await b.validation.viewer_rows(users, 500)
+        found = await b.rows.viewer_rows(users, 500)
         # a feed that is not built is nobody's, and a snooze is over
         assert found == [rows[0], None, None]
-        await b.validation.announce([7])
-        assert await a.validation.viewer_rows([7], 500) == [None]
+        await b.replica.announce([7])
+        assert await a.rows.viewer_rows([7], 500) == [None]
 
 
 async def test_a_row_that_was_loaded_less_deep_is_not_enough(redis_url: str) -> None:
@@ -304,13 +302,13 @@ async def test_a_row_that_was_loaded_less_deep_is_not_enough(redis_url: str) -> 
     async with Node([redis_url], truth, prefix) as a:
         await a.validation.observe_viewer(7)
         for entries, answers in ((bytes(20 * 10), [_NONE, 10, 5]), (bytes(20 * 9), [9, 9, 5])):
-            await a.validation.viewer_rows([7], 1_000)
-            a.validation.keep_viewer_rows([7], [_row(entries=entries)], 10)
+            await a.rows.viewer_rows([7], 1_000)
+            a.rows.keep_viewer_rows([7], [_row(entries=entries)], 10)
             await a.batcher.tell(b"x", "PING").reply()
             for depth, count in zip((11, 10, 5), answers, strict=True):
-                [row] = await a.validation.viewer_rows([7], depth)
+                [row] = await a.rows.viewer_rows([7], depth)
                 assert (len(row.entries) // 20 if row else _NONE) == count
-                a.validation.pages.making.clear()
+                a.rows._loading.clear()
 
 
 async def test_a_row_is_half_a_tail_old_at_most(
@@ -319,14 +317,14 @@ async def test_a_row_is_half_a_tail_old_at_most(
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a:
         await a.validation.observe_viewer(7)
-        await a.validation.viewer_rows([7], 500)
-        a.validation.keep_viewer_rows([7], [_row()], 500)
+        await a.rows.viewer_rows([7], 500)
+        a.rows.keep_viewer_rows([7], [_row()], 500)
         await a.batcher.tell(b"x", "PING").reply()
-        assert await a.validation.viewer_rows([7], 500) == [_row()]
+        assert await a.rows.viewer_rows([7], 500) == [_row()]
         now_ms = a.clock.now_ms
-        ahead = userpages.ROW_AGE_MAX_MS + 1
+        ahead = ROW_AGE_MAX_MS + 1
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
-        assert await a.validation.viewer_rows([7], 500) == [None]
+        assert await a.rows.viewer_rows([7], 500) == [None]
 
 
 def test_bytes_that_are_not_whole_are_nothing() -> None:

@@ -46,9 +46,9 @@ class Reader:
             kept = self.kept[user_id] = counters, self.model.durable[user_id]
             self.loads += 1
         assert kept[1] >= expected, f"user {user_id}: kept {kept[1]}, acknowledged {expected}"
-        assert all(one in self.node.replica.tombstones for one in deleted)
+        assert all(one in self.node.state.tombstones for one in deleted)
         for content_id, author_id in posts:
-            entries = self.node.replica.posts_of([author_id])
+            entries = self.node.state.posts_of([author_id])
             assert (content_id ^ ((1 << 64) - 1)).to_bytes(8, "big") in entries
 
 
@@ -58,7 +58,7 @@ async def _write(writer: Writer, node: Node, model: Model, rng: random.Random, n
         users = rng.sample(range(1, USERS + 1), rng.randint(1, 3))
         for user_id in users:
             model.durable[user_id] = max(model.durable[user_id], number)
-        await node.validation.announce(users)
+        await node.replica.announce(users)
         for user_id in users:
             model.changed[user_id] = max(model.changed[user_id], number)
     elif kind < 0.9 or not model.posts:
@@ -131,10 +131,10 @@ async def test_what_did_not_change_stays_kept(redis_url: str) -> None:
         await a.validation.observe_viewer(7)
         kept = a.kept(7)
         await b.validation.observe_viewer(7)
-        await b.validation.announce([8])
+        await b.replica.announce([8])
         await a.validation.observe_viewer(7)
         assert a.kept(7) == kept
-        await b.validation.announce([7])
+        await b.replica.announce([7])
         await a.validation.observe_viewer(7)
         assert a.kept(7) != kept
 
@@ -147,21 +147,21 @@ async def test_events_move_the_counters_and_the_mirror(redis_url: str) -> None:
         content_id = await writer.post(a, 5)
         await b.validation.observe_node()
         assert b.epochs.read(AUTHOR, 5) != author
-        assert b.replica.posted.authors[-1] == 5
+        assert b.state.posted.authors[-1] == 5
         counts = b.epochs.read(CONTENT, content_id)
         await writer.delete(a, content_id)
         await b.validation.observe_node()
         assert b.epochs.read(CONTENT, content_id) != counts
-        assert content_id in b.replica.tombstones
+        assert content_id in b.state.tombstones
         await writer.set_mode(a, 5, 1)
         await b.validation.observe_node()
-        assert 5 in b.replica.pulled and b.replica.mode_of(5).mode == 1
+        assert 5 in b.state.pulled and b.state.mode_of(5).mode == 1
         await writer.post(a, 5, pulled=True)
         await b.validation.observe_node()
-        assert b.replica.take_published() == [5]
+        assert b.state.take_published() == [5]
         await writer.settings(a, "hot", {"push_threshold": 3})
         await b.validation.observe_node()
-        assert b.replica.documents["hot"][0].document == {"push_threshold": 3}
+        assert b.state.documents["hot"][0].document == {"push_threshold": 3}
 
 
 async def test_a_node_that_starts_later_has_the_tail(redis_url: str) -> None:
@@ -171,9 +171,9 @@ async def test_a_node_that_starts_later_has_the_tail(redis_url: str) -> None:
         content_id = await writer.post(a, 5)
         await writer.delete(a, await writer.post(a, 6))
         async with Node([redis_url], truth, prefix) as b:
-            assert len(b.replica.posts_of([5])) == 20
-            assert content_id not in b.replica.tombstones
-            assert len(b.replica.tombstones) == 1
+            assert len(b.state.posts_of([5])) == 20
+            assert content_id not in b.state.tombstones
+            assert len(b.state.tombstones) == 1
 
 
 async def test_an_evicted_epoch_costs_a_load(redis_url: str) -> None:
@@ -201,8 +201,8 @@ async def test_a_lost_log_is_read_from_the_truth(redis_url: str) -> None:
         truth.deleted[post] = a.clock.now_ms()
         await a.batcher.tell(log, "DEL", log).reply()
         await a.validation.observe_node()
-        assert post in a.replica.tombstones
-        assert a.validation.gaps == 1
+        assert post in a.state.tombstones
+        assert a.replica.gaps == 1
         await _until(lambda: a.epochs.era != era)
         reads = truth.reads
         for _ in range(20):
@@ -218,15 +218,15 @@ async def test_a_trimmed_log_is_a_gap(redis_url: str) -> None:
             await writer.post(b, author_id)
         await b.batcher.tell(a.keys.log, "XTRIM", a.keys.log, "MAXLEN", 1).reply()
         await writer.post(b, 5)
-        a.validation._log.position = 1 << 64  # a node that was not heard of for long
+        a.replica.log.position = 1 << 64  # a node that was not heard of for long
         await a.validation.observe_node()
-        assert a.validation.gaps == 1
+        assert a.replica.gaps == 1
 
 
 async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
     truth, prefix = Truth(), fresh_prefix()
     async with Node([redis_url], truth, prefix) as a:
-        counters = SharedCounters(a.batcher, a.validation)
+        counters = SharedCounters(a.batcher, a.replica, a.validation, a.pages, a.rows)
 
         def misses() -> float:
             name, labels = "feedcore_shared_cache_reads_total", {"kind": "page", "result": "miss"}
@@ -234,7 +234,7 @@ async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
 
         counters.publish()
         before = misses()
-        assert await a.validation.page(7, b"20f") is None
+        assert await a.pages.page(7, b"20f") is None
         counters.publish()
         assert misses() == before + 1
         assert REGISTRY.get_sample_value("feedcore_redis_untrusted_nodes") == 0

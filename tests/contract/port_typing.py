@@ -6,12 +6,14 @@ An adapter that is added joins here, beside its engine in the contract suites.
 from __future__ import annotations
 
 from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
+from feedcore.adapters.cluster.page_cache import ClusterPageCache
 from feedcore.adapters.cluster.store import ClusterStore
 from feedcore.adapters.collaborators import (
     CollaboratorContentSource,
     CollaboratorGraphSource,
     CollaboratorRanker,
 )
+from feedcore.adapters.common.page_cache import NoPageCache
 from feedcore.adapters.cql.counting.signals import CqlSignalStore
 from feedcore.adapters.cql.stores.contents import CqlContentSource
 from feedcore.adapters.cql.stores.feeds import CqlFeedStore
@@ -40,6 +42,7 @@ from feedcore.ports import (
     FanoutQueue,
     FeedStore,
     GraphSource,
+    PageCache,
     PostStore,
     PreferenceStore,
     Ranker,
@@ -104,6 +107,10 @@ def validations(
     embedded: LocalCacheValidation, cluster: ClusterCacheValidation
 ) -> list[CacheValidation]:
     return [embedded, cluster]
+
+
+def page_caches(none: NoPageCache, cluster: ClusterPageCache) -> list[PageCache]:
+    return [none, cluster]
 
 
 def sinks(kafka: KafkaEventSink) -> list[EventSink]:

@@ -16,7 +16,7 @@ from feedcore.clock import ManualClock
 from feedcore.compose import Engine, compose_over
 from feedcore.errors import Overloaded, Unavailable
 from feedcore.ports import Interaction, InteractionKind, PreferenceKind
-from feedcore.ports.cache_validation import StalePage
+from feedcore.ports.page_cache import StalePage
 from feedcore.resilience import deadline
 from feedcore.services.audit import AuditReport
 from feedcore.services.hot import HotSettings
@@ -126,7 +126,7 @@ class World:
     def engine(self, *, local: bool = False, validation: SharedPages | None = None) -> Engine:
         """One worker's."""
         self.store.resident = self.local_source if local else self.remote
-        self.store.validation = validation or self.validation
+        self.store.validation = self.store.page_cache = validation or self.validation
         made = compose_over(self.store, HotSettings(), self.clock, node=1, budget=BUDGET)
         self.engines.append(made)
         return made
@@ -305,7 +305,7 @@ async def test_many_are_answered_at_once_as_each_would_be(world: World) -> None:
 async def test_without_a_page_cache_pages_are_left_to_others_all_the_same(world: World) -> None:
     await world.posts(3)
     world.store.resident = world.remote
-    world.store.validation = world.validation
+    world.store.validation = world.store.page_cache = world.validation
     engine = compose_over(
         world.store, HotSettings(), world.clock, node=2, budget=CacheBudget(0, 1 << 20)
     )

@@ -17,7 +17,6 @@ from feedcore.adapters.contracts.replica import Document, ReplicaState, SystemOf
 from feedcore.clock import Clock
 from feedcore.domain.policy import Mode
 from feedcore.limits import MINUTE_MS, TOMBSTONE_AGE_MAX_MS
-from feedcore.ports.cache_validation import StalePage
 from feedcore.ports.settings import AuthorMode
 
 TOMBSTONE_MARGIN_MS = MINUTE_MS  # clocks of nodes differ by less, and a write takes less
@@ -61,27 +60,6 @@ class DirectReplica:
     def is_bypassed(self, user_id: int) -> bool:
         """Nothing is shared that could be away."""
         return False
-
-    async def page(self, user_id: int, shape: bytes) -> bytes | None:
-        """No page cache."""
-        await self.observe_node()
-
-    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
-        """No page cache."""
-        await self.observe_node()
-        return [b""] * len(asked)
-
-    async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
-        """No page cache."""
-        return None
-
-    def keep_none(self, user_id: int, shape: bytes) -> None:
-        """No page cache."""
-
-    def keep_page(
-        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
-    ) -> None:
-        """No page cache."""
 
     async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
         """Everybody reads the system of record; this process does so at once."""

@@ -23,7 +23,10 @@ from feedcore import native
 from feedcore.adapters.cluster.cache_validation import ClusterCacheValidation
 from feedcore.adapters.cluster.metrics import SharedCounters
 from feedcore.adapters.cluster.options import ClusterOptions
+from feedcore.adapters.cluster.page_cache import ClusterPageCache
 from feedcore.adapters.cluster.replica import ReplicaState
+from feedcore.adapters.cluster.replication import NodeReplica
+from feedcore.adapters.cluster.row_cache import ViewerRowCache
 from feedcore.adapters.common.engagement_table import EngagementTable
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.cql.counting.signals import CqlSignalStore
@@ -96,10 +99,13 @@ class ClusterStore:
         job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
         table = EngagementTable()
-        self.replica = ReplicaState(self.epochs, clock, table)
-        self.validation = replica = ClusterCacheValidation(
-            self.batcher, keys, self.replica, CqlSystemOfRecord(session), self.epochs, clock
+        state = ReplicaState(self.epochs, clock, table)
+        self.replica = replica = NodeReplica(
+            self.batcher, keys, state, CqlSystemOfRecord(session), self.epochs, clock
         )
+        self.validation = ClusterCacheValidation(self.batcher, keys, replica)
+        self.page_cache = ClusterPageCache(self.batcher, keys, replica, self.validation, clock)
+        rows = ViewerRowCache(self.batcher, keys, replica, clock)
         self.signals = CqlSignalStore(session, outbox, replica, clock, table)
         node = node_of(options.region, options.node)
         self.posts = CqlPostStore(session, outbox, replica, clock, node)
@@ -109,7 +115,7 @@ class ClusterStore:
         self.feeds = CqlFeedStore(session, outbox, replica, clock)
         self.settings = CqlSettingsStore(session, outbox, replica, clock)
         bulk = BulkPosts(self.posts, self.contents)
-        self.resident = CqlResidentSource(session, bulk, self.replica, self.validation)
+        self.resident = CqlResidentSource(session, bulk, state, rows)
         dead = DeadLetters(session)
         self.queue = KafkaQueue(session, self.producer, outbox, dead, replica, kafka)
         sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)
@@ -117,7 +123,9 @@ class ClusterStore:
         self.events = KafkaEventSink(kafka, job_ids)
         self.limiter = RateLimiter(self.batcher, keys, engines_clock)
         self._counters = (
-            SharedCounters(self.batcher, self.validation, self.limiter),
+            SharedCounters(
+                self.batcher, replica, self.validation, self.page_cache, rows, self.limiter
+            ),
             KafkaCounters(self.producer, outbox, self.queue, self.sweeper, self.events),
         )
         self._exporter: asyncio.Task[None] | None = None
@@ -144,7 +152,7 @@ class ClusterStore:
         """Connects; Redis and Kafka behind. `open` does it."""
         self.producer.start()
         self.outbox.start()
-        await _when_there(self.validation.start, waiting)
+        await _when_there(self.replica.start, waiting)
         if self.sweeper is not None:
             self.sweeper.start()
         self.events.start()
@@ -163,7 +171,7 @@ class ClusterStore:
             self.signals.close,
             self.outbox.close,
             self.producer.close,
-            self.validation.close,
+            self.replica.close,
             self.batcher.close,
             self.session.close,
         ):
@@ -190,8 +198,8 @@ class ClusterStore:
     async def counts(self) -> dict[str, int]:
         """Figures for status, of this process: a cluster's tables are too large to count."""
         return {
-            "announcements_owed": self.validation.owed,
-            "node_log_age_ms": int(self.validation.log_age_s * SECOND_MS),
+            "announcements_owed": self.replica.announcements.owed,
+            "node_log_age_ms": int(self.replica.log_age_s * SECOND_MS),
             "loads_without_redis": self.validation.bypassed,
             "jobs_left_in_outbox": self.outbox.stats.left,
             "outbox_oldest_ms": self.sweeper.stats.oldest_ms if self.sweeper else 0,

@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from feedcore.adapters.common.page_cache import NoPageCache
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded import retention
 from feedcore.adapters.embedded.cache_validation import LocalCacheValidation
@@ -92,6 +93,7 @@ class EmbeddedStore:
         self.writer = writer = Writer(data_dir / "store.db", data_dir / "write.lock", epochs)
         self._runs, self.replica = runs, Replica(conn, runs)
         self.validation = LocalCacheValidation()
+        self.page_cache = NoPageCache(self.validation)
         self.feeds = EmbeddedFeedStore(conn, writer, self.replica)
         self.posts = EmbeddedPostStore(conn, writer, self.replica, clock)
         self.contents = EmbeddedContentSource(conn)

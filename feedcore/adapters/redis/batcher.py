@@ -272,7 +272,7 @@ class _Lane:
             self._connecting = asyncio.get_running_loop().create_task(
                 self._make_connection(), name="redis connection"
             )
-            self._connecting.add_done_callback(_look_at)
+            self._connecting.add_done_callback(ignore_failure)
         await asyncio.shield(self._connecting)
         return self._connection
 
@@ -394,7 +394,7 @@ class Batcher:
             self._learning = asyncio.get_running_loop().create_task(
                 self._learn_slots(), name="redis slots"
             )
-            self._learning.add_done_callback(_look_at)
+            self._learning.add_done_callback(ignore_failure)
 
     async def _learn_slots(self) -> None:
         try:
@@ -443,7 +443,7 @@ async def end_task(task: asyncio.Task[Any] | None) -> None:
         await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
+def ignore_failure(task: asyncio.Task[None]) -> None:
     """A failure that nobody waits for any more was the business of calls that are over."""
     if not task.cancelled():
         task.exception()
