@@ -6,7 +6,7 @@ SOURCES := $(shell find ext benchmarks/ext \( -name '*.pyx' -o -name '*.pxd' -o 
 PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
-.PHONY: build build-bench run fuzz test-asan test test-all test-unit bench bench-cluster bench-full bench-micro bench-transport bench-small \
+.PHONY: build build-bench run fuzz test-asan test test-all test-unit interop-clients bench bench-cluster bench-full bench-micro bench-transport bench-small \
     services services-stop test-cluster lint wheel clean help
 .DEFAULT_GOAL := help
 
@@ -14,7 +14,9 @@ help:
 	@echo "make build        .venv, install, compile (quick when nothing changed)"
 	@echo "make run          build, serve on $(LISTEN) with ./$(DATA), demo world when it is empty"
 	@echo "make test         everything this machine can prove, short variants"
+	@echo "make test-unit    the inner loop: unit tests, style, layers"
 	@echo "make test-all     the long variants, too"
+	@echo "make interop-clients   clients of other gRPC stacks, for the tests that call with them"
 	@echo "make services     Redis, Kafka, Cassandra on loopback, for development"
 	@echo "make test-cluster tests on clusters of three of each, with nodes killed"
 	@echo "make bench        the load benchmark, every scenario small: a few minutes"
@@ -50,19 +52,26 @@ build-bench: .venv/.compiled-bench
 run: build
 	@exec sh scripts/run.sh $(LISTEN) $(DATA)
 
-# The unit suite runs twice: with the compiled modules, and with their Python twins.
-test: build-bench
-	$(PY) -m pytest -q tests
-	FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
+# Tests run side by side, then those that measure time or need a core for themselves. The unit suite runs twice: with
+# the compiled modules, and with their Python twins. More processes than cores, since many tests wait.
+TEST_WORKERS ?= $(shell expr $$(nproc) + 1)
+SIDE_BY_SIDE := -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+test: build-bench interop-clients
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not alone" tests
+	$(PY) -m pytest -q -m alone tests
+	FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/process
 	$(MAKE) --no-print-directory bench-small
 
+test-all: export FEEDCORE_LONG=1
+test-all: test
+
+# The inner loop: no process, no server, no sleep.
 test-unit: build-bench
-	$(PY) -m pytest -q tests/unit tests/test_tidy.py tests/test_layers.py
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/test_tidy.py tests/test_layers.py
 
-test-all: build-bench
-	FEEDCORE_LONG=1 $(PY) -m pytest -q tests
-	FEEDCORE_LONG=1 FEEDCORE_NO_EXTENSIONS=1 $(PY) -m pytest -q tests/unit
-	$(MAKE) --no-print-directory bench-small
+# Clients of grpc-go, grpc-java and grpc-js below build/interop: built once, again when their lock files change.
+interop-clients: build-bench
+	@$(PY) -m tests.conformance.interop.builds
 
 # Engines on loopback, below build/services; SERVICES="--cassandra 3 --only cassandra" for others.
 SERVICES ?=

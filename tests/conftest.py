@@ -34,8 +34,14 @@ settings.register_profile(
 settings.load_profile("long" if LONG else "usual")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what is marked `long`, unless FEEDCORE_LONG=1."""
+    """Skips what is marked `long`, unless FEEDCORE_LONG=1. With `-n`, the tests of a class, or of a
+    file without classes, run in one process: they share fixtures that take seconds to make.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.rsplit("::", 1)[0]))
     if LONG:
         return
     skip = pytest.mark.skip(reason="long variant: FEEDCORE_LONG=1 or make test-all")

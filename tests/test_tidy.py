@@ -7,10 +7,12 @@ Not for what ruff finds (`make lint`), nor for who may import whom (tests/test_l
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -64,6 +66,12 @@ BANS = [
         (),
         "ManualClock, events, or a bounded wait in tests/integration",
     ),
+    Ban(
+        r"\b(subprocess|multiprocessing|ServerProcess|ServerUnderTest)\b|\bos\.fork\b",
+        ("tests/unit/",),
+        (),
+        "tests/process, or tests/integration for servers",
+    ),
     Ban(r"\bexcept\s*:", CODE + TESTS, (), "a named exception"),
     Ban(
         r"\basyncio\.(Lifo|Priority)?Queue\(\s*\)|\b(queue\.)?SimpleQueue\(",
@@ -114,10 +122,9 @@ BANS = [
 ]
 
 
-def tracked(*suffixes: str) -> list[str]:
-    """Files of the project with one of these suffixes: what git tracks, or what is there without
-    git.
-    """
+@functools.cache
+def _tracked() -> frozenset[str]:
+    """All files of the project: what git tracks, or what is there without git."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -132,20 +139,30 @@ def tracked(*suffixes: str) -> list[str]:
         paths = [
             path for path in paths if not path.startswith((".venv/", "build/", "feedcore_pb/"))
         ]
-    return sorted(
-        path for path in set(paths) if path.endswith(suffixes) and (ROOT / path).is_file()
-    )
+    return frozenset(path for path in paths if (ROOT / path).is_file())
 
 
+def tracked(*suffixes: str) -> list[str]:
+    """Files of the project with one of these suffixes."""
+    return sorted(path for path in _tracked() if path.endswith(suffixes))
+
+
+@functools.cache
 def text_of(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
+
+
+@functools.cache
+def nodes_of(path: str) -> tuple[ast.AST, ...]:
+    """The syntax tree of a .py file, flattened; its module comes first."""
+    return tuple(ast.walk(ast.parse(text_of(path))))
 
 
 def functions(path: str) -> Iterator[tuple[str, int, int]]:
     """(name, first line, number of lines) of each function, docstring and decorators not
     counted.
     """
-    for node in ast.walk(ast.parse(text_of(path))):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0]
             documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
@@ -227,7 +244,7 @@ def test_every_module_says_what_it_is_for() -> None:
     found = [
         path
         for path in tracked(".py")
-        if text_of(path).strip() and not ast.get_docstring(ast.parse(text_of(path)))
+        if text_of(path).strip() and not ast.get_docstring(cast(ast.Module, nodes_of(path)[0]))
     ]
     opening = re.compile(r'\A(\s*#[^\n]*\n|\s)*[rR]?"""')
     found += [path for path in tracked(".pyx") if not opening.match(text_of(path))]
@@ -249,7 +266,7 @@ def test_banned_names_have_a_replacement(ban: Ban) -> None:
 def test_nothing_is_swallowed() -> None:
     found = []
     for path in tracked(".py"):
-        for node in ast.walk(ast.parse(text_of(path))):
+        for node in nodes_of(path):
             if not isinstance(node, ast.ExceptHandler):
                 continue
             broad = node.type is None or "Exception" in ast.unparse(node.type).split(".")

@@ -31,6 +31,9 @@ from tests.support.certificates import Authority
 from tests.support.scrape import totals
 from tests.support.server import ServerProcess
 
+# It measures how memory grows.
+pytestmark = pytest.mark.alone
+
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2

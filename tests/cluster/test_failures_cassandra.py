@@ -13,6 +13,9 @@ from tests.support.figures import Figures
 from tests.support.proxy import Proxy
 from tests.support.services import Clusters, Services
 
+# With `make test` one process has all clusters, and starts each once.
+pytestmark = pytest.mark.xdist_group("clusters")
+
 DOWN_S = 20.0
 PAUSED_S = 30.0
 SLOW_S = 0.5

@@ -13,6 +13,9 @@ from tests.support.figures import Figures, quantile
 from tests.support.proxy import Proxy
 from tests.support.services import Clusters, Services
 
+# With `make test` one process has all clusters, and starts each once.
+pytestmark = pytest.mark.xdist_group("clusters")
+
 BROKER_DOWN_S = 15.0
 PAUSED_S = 30.0
 AWAY_S = 60.0 if LONG else 15.0

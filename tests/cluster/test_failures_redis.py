@@ -20,6 +20,9 @@ from tests.support.proxy import Proxy
 from tests.support.redisserver import RedisCluster, RedisServer
 from tests.support.services import Services
 
+# With `make test` one process has all clusters, and starts each once.
+pytestmark = pytest.mark.xdist_group("clusters")
+
 DURING_S = 15.0 if LONG else 6.0
 PAUSED_S = 30.0
 SLOW_S = 0.5  # beyond the deadline of 100 ms

@@ -17,6 +17,9 @@ from feedcore.limits import MINUTE_MS, RETENTION_MS
 from feedcore.ports import Lane
 from tests.support.kafkaworld import World, addresses, new_world, until
 
+# With `make test` one process has all clusters, and starts each once.
+pytestmark = pytest.mark.xdist_group("clusters")
+
 OUTAGE_S = 8.0
 
 

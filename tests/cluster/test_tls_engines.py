@@ -23,6 +23,9 @@ from tests.support.proxy import Proxy
 from tests.support.server import ServerProcess, feedcore
 from tests.support.services import Clusters, Services
 
+# With `make test` one process has all clusters, and starts each once.
+pytestmark = pytest.mark.xdist_group("clusters")
+
 CALL_TIMEOUT_S = 20.0
 WITHIN_S = 60.0
 PROXY_PORTS = 10  # between a broker's listener for a proxy, and what it tells clients of it

@@ -3,7 +3,8 @@ happens when some of several nodes die.
 
 Both go through scripts/services. Tests share the engines, so each takes names of its own (keyspace,
 topics, keys). What runs already below build/ is used again; at the end of the session all is
-stopped, unless FEEDCORE_KEEP_SERVICES=1; data and logs stay until the next start. A node of
+stopped, unless FEEDCORE_KEEP_SERVICES=1; data and logs stay until the next start. With `-n` all
+processes of the run share them, and the process that started those stops them. A node of
 somebody else's is used where FEEDCORE_TEST_REDIS, _KAFKA or _CASSANDRA names its HOST:PORT. Where
 an engine cannot be had its tests skip, and the run says so at its end; with
 FEEDCORE_REQUIRE_SERVICES=1 they fail. Not for fakes.
@@ -222,20 +223,39 @@ def end(folder: Path) -> None:
         print(f"scripts/services stop --dir {folder}: {done.stderr}", file=sys.stderr)
 
 
-@pytest.fixture(scope="session")
-def services() -> Iterator[Services]:
-    """One node of each engine: `services.redis.address`, `.kafka`, `.cassandra`."""
+@contextlib.contextmanager
+def shared_services() -> Iterator[Services]:
+    """Engines of one node each. Only the last session of this checkout to leave stops them."""
     folder = BUILD / "services-of-tests"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "sessions").open("w") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         yield Services(folder)
-        if KEEP:
+        if KEEP or load(folder) is None:
             return
-        # Only the last session of this checkout stops them.
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             end(folder)
+
+
+_whole_run = contextlib.ExitStack()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With `-n`: else a worker that is done would stop what another is about to use."""
+    if getattr(session.config.option, "numprocesses", None):
+        _whole_run.enter_context(shared_services())
+
+
+def pytest_sessionfinish() -> None:
+    _whole_run.close()
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """One node of each engine: `services.redis.address`, `.kafka`, `.cassandra`."""
+    with shared_services() as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")

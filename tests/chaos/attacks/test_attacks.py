@@ -16,6 +16,9 @@ from tests.chaos.attacks.catalogue import GROUPS
 from tests.conftest import LONG
 from tests.support.certificates import Authority
 
+# It measures how long honest callers wait.
+pytestmark = pytest.mark.alone
+
 SECONDS = 10.0 if LONG else 1.0
 PATIENT_SECONDS = 15.0  # at most; attacks that wait for a timer end with it
 # An honest call at the attack's height. The machine may have two cores for attacker, server and

@@ -26,6 +26,9 @@ from tests.chaos.attacks.catalogue import (
 from tests.conftest import LONG
 from tests.support.rawclient import PREFACE, raw_frame
 
+# It measures how long callers wait, and memory.
+pytestmark = pytest.mark.alone
+
 CANCELS_PER_S, CANCEL_SECONDS = 1_000, 20 if LONG else 4
 SHORT_CALLS = 10_000
 BATCH = 10  # calls of one write, so that they come evenly

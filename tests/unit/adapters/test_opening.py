@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -178,28 +176,6 @@ async def test_a_missing_or_torn_engagement_map_is_made_again(data: Path) -> Non
     store = EmbeddedStore.open(data, ManualClock(START_MS))
     assert store.signals.engagement(entry_of(5, 9)) == b"\0\0\0\0"
     await store.close()
-
-
-OPEN_AND_CLOSE = """
-import asyncio, sys
-from feedcore.adapters.embedded.store import EmbeddedStore
-from feedcore.clock import SystemClock
-
-async def main():
-    await EmbeddedStore.open(sys.argv[1], SystemClock()).close()
-
-asyncio.run(main())
-"""
-
-
-def test_processes_may_open_a_new_directory_at_the_same_moment(tmp_path: Path) -> None:
-    for number in range(6):
-        command = [sys.executable, "-c", OPEN_AND_CLOSE, str(tmp_path / str(number))]
-        openers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
-        told = [opener.communicate(timeout=60)[1].decode() for opener in openers]
-        assert all(opener.returncode == 0 for opener in openers), told
-        assert (tmp_path / str(number) / "store.db").exists()
-        assert not list((tmp_path / str(number)).glob("store.db.new*"))
 
 
 async def test_an_older_store_is_migrated_when_it_is_opened_alone(

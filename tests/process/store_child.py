@@ -1,4 +1,4 @@
-"""Child processes of the adapter's tests: `python -m tests.unit.adapters.child WHAT DATA_DIR`.
+"""Child processes of the adapter's tests: `python -m tests.process.store_child WHAT DATA_DIR`.
 
 publish   publishes for author 9 without end; prints each acknowledged content id
 merge     claims, delivers, merges and compacts without end; prints a line when it begins

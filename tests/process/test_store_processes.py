@@ -20,7 +20,7 @@ from feedcore.domain import entry
 from tests.conftest import LONG
 from tests.contract.engine import ALL, fan_out, post
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 FOLLOWERS = range(101, 121)
 KILLS = 100 if LONG else 12
 
@@ -29,7 +29,7 @@ KILLS = 100 if LONG else 12
 def child(what: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process of its own; killed at the end, whatever it does."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.adapters.child", what, str(folder)],
+        [sys.executable, "-m", "tests.process.store_child", what, str(folder)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
