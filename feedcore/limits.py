@@ -11,7 +11,7 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
-USER_ID_MAX = 2**63 - 1  # stores keep ids as signed 64-bit integers
+USER_ID_MAX = 2**63 - 1  # of every id: stores keep signed 64-bit integers
 
 # --- pages ----------------------------------------------------------------------------------------
 PAGE_SIZE_DEFAULT = 20  # a phone shows 3 to 6 items at once: three to six screens a call

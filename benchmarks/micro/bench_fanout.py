@@ -29,7 +29,6 @@ from pathlib import Path
 from benchmarks.micro.report import print_table
 from feedcore import native
 from feedcore.adapters.embedded import EmbeddedStore
-from feedcore.adapters.embedded.sqlids import signed_ids
 from feedcore.clock import SystemClock
 from feedcore.compose import compose_over
 from feedcore.domain import entry, ids
@@ -121,7 +120,9 @@ async def check_visible(world: World, made: list[tuple[int, int]], folder: Path)
     """A second reader sees the posts in the feeds of sampled followers."""
     reader = EmbeddedStore.open(folder, world.clock)
     for content_id, author_id in world.random.sample(made, min(len(made), 50)):
-        followers = signed_ids((await reader.graph.followers(author_id, 0, PAGE_SIZE_MAX)).ids)
+        followers = native.unpack_ids(
+            (await reader.graph.followers(author_id, 0, PAGE_SIZE_MAX)).ids
+        )
         user = world.random.choice(list(followers))
         follows = native.pack_ids([author_id])
         window = await reader.feeds.window(user, follows, ids.ID_MAX, 0, 500)

@@ -21,15 +21,15 @@ from google.protobuf.message import Message
 from rich.console import Console
 
 from feedcore.config import ENVIRONMENT_PREFIX, ServerSettings, split_address
+from feedcore.limits import USER_ID_MAX
 
 SERVER_DEFAULT = ServerSettings.model_fields["listen"].default
 CALL_TIMEOUT_S = 60.0  # an audit of many users takes long; anything else answers in milliseconds
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024  # a full page is below 1 MB; a status or a listing, too
-ID_MAX = 2**64 - 1
 UNIX = "unix:"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-ID = click.IntRange(1, ID_MAX)
+ID = click.IntRange(1, USER_ID_MAX)
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 PIPE_COLUMNS = 140  # where the output is no terminal: nothing is cut or folded early
 out = Console(highlight=False)

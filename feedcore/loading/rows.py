@@ -15,10 +15,10 @@ from feedcore.limits import (
     CLOCK_AHEAD_MAX_MS,
     IDEMPOTENCY_KEY_BYTES_MAX,
     RETENTION_MS,
+    USER_ID_MAX,
 )
 from feedcore.services.importing import KEY_PREFIX
 
-ID_MAX = 2**64 - 1
 COUNT_MAX = 2**63 - 1  # counters are signed 64-bit in the store
 POST_KEY_BYTES_MAX = IDEMPOTENCY_KEY_BYTES_MAX - len(KEY_PREFIX)  # it becomes one, with the prefix
 SEEN_CHARS_MAX = 40  # of a bad value, in a message
@@ -78,10 +78,10 @@ class InteractionRow(NamedTuple):
 
 
 def parse_id(column: str, text: Any) -> int:
-    """A user or content id: 1 to 2^64 - 1."""
+    """A user or content id: 1 to 2^63 - 1."""
     value = _integer(column, text)
-    if not 1 <= value <= ID_MAX:
-        raise BadRow(f"{column} is {value}; ids are 1 to {ID_MAX}")
+    if not 1 <= value <= USER_ID_MAX:
+        raise BadRow(f"{column} is {value}; ids are 1 to {USER_ID_MAX}")
     return value
 
 

@@ -16,7 +16,7 @@ from feedcore.adapters.cluster.direct_replica import DirectReplica
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.cql.counting.signals import CqlSignalStore
 from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
-from feedcore.adapters.cql.driver.ids import SIGNED_MAX, SIGNED_MIN
+from feedcore.adapters.cql.driver.ids import TOKEN_MAX, TOKEN_MIN
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores.contents import CqlContentSource
 from feedcore.adapters.cql.stores.feeds import CqlFeedStore
@@ -106,7 +106,7 @@ async def _count(session: Session, table: str, key: str) -> int:
         f"SELECT count(*) FROM {table} WHERE token({key}) > ? AND token({key}) <= ?"
     )
     step = (1 << 64) // PARTS
-    bounds = [SIGNED_MIN + number * step for number in range(PARTS)] + [SIGNED_MAX]
+    bounds = [TOKEN_MIN + number * step for number in range(PARTS)] + [TOKEN_MAX]
 
     async def part(low: int, high: int, halvings: int = 0) -> int:
         try:

@@ -16,7 +16,6 @@ from typing import Any
 from feedcore.adapters.common.engagement_table import PAIR, engagement_of
 from feedcore.adapters.cql.counting.counters import ENGAGEMENT_BUCKETS
 from feedcore.adapters.cql.counting.trending import TRENDING_WINDOW_MS
-from feedcore.adapters.cql.driver.ids import to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import BUCKETS, in_partitions, in_parts
@@ -162,12 +161,11 @@ class Copier:
         """Of (author_id, followers, mode, until_ms)."""
         writes = []
         for author_id, followers, mode, until_ms in rows:
-            author = to_cql(author_id)
             if followers:
-                writes.append(Write(_SIZE, (author, followers, self._at_us)))
+                writes.append(Write(_SIZE, (author_id, followers, self._at_us)))
                 self.tally.add("author_sizes")
             if mode != Mode.PUSH:
-                row = (author, int(mode), followers, until_ms, self._at_us)
+                row = (author_id, int(mode), followers, until_ms, self._at_us)
                 writes.append(Write(_MODE, row))
                 self.tally.add("author_modes")
         await in_parts(self._session, writes)
@@ -177,12 +175,11 @@ class Copier:
         writes = []
         for content_id, author_id, deleted_ms in rows:
             stamp = max(deleted_ms, ids.time_ms(content_id) + 1) * 1_000
-            author = to_cql(author_id)
             if ttl_s := self._noted("tombstones", deleted_ms + TOMBSTONE_AGE_MAX_MS, now_ms):
                 place = (deleted_ms // HOUR_MS, deleted_ms, content_id)
                 writes.append(Write(_TOMBSTONE, (*place, stamp, ttl_s)))
             if ttl_s := self._noted("posts", deleted_ms + POST_AGE_MAX_MS, now_ms):
-                row = (content_id, author, deleted_ms, stamp, ttl_s)
+                row = (content_id, author_id, deleted_ms, stamp, ttl_s)
                 writes.append(Write(_DELETED, row))
         await in_parts(self._session, writes)
 
@@ -196,7 +193,7 @@ class Copier:
             ttl_s = self._noted("posts", published_ms + POST_AGE_MAX_MS, now_ms)
             if not ttl_s:
                 continue
-            entry, stamp, author = _entry_of(row), published_ms * 1_000, to_cql(row.author_id)
+            entry, stamp, author = _entry_of(row), published_ms * 1_000, row.author_id
             lanes = self._lanes(row, stamp, ttl_s, writes)
             reach = row.reach if row.pulled else 0
             place = (row.content_id, author, row.content, entry, row.visibility, row.pulled)
@@ -251,7 +248,7 @@ class Copier:
             author_id, key, digest, content_id = row
             until_ms = ids.time_ms(content_id) + IDEMPOTENCY_AGE_MAX_MS
             if ttl_s := self._noted("idempotency", until_ms, now_ms):
-                values = (to_cql(author_id), key, digest, content_id, ttl_s)
+                values = (author_id, key, digest, content_id, ttl_s)
                 there = await self._session.insert_if_absent(_KEY, values)
                 if there is not None and there["content_id"] != content_id:
                     self.tally.kept["idempotency"] += 1
@@ -296,10 +293,9 @@ class Copier:
         """Rows of `adapters.embedded.copying.InteractionRow`."""
         writes = []
         for content_id, user_id, kind, at_ms, author_id in rows:
-            user, author = to_cql(user_id), to_cql(author_id)
-            row = (content_id, kind, user, at_ms, self._at_us)
+            row = (content_id, kind, user_id, at_ms, self._at_us)
             writes.append(Write(_INTERACTION, row))
-            state = (user, content_id, kind, author, self._at_us)
+            state = (user_id, content_id, kind, author_id, self._at_us)
             writes.append(Write(_USER_INTERACTION, state))
             self.tally.add("interactions")
             self.tally.add("user_interactions")
@@ -313,7 +309,7 @@ class Copier:
         for user_id, key, changed, at_ms in rows:
             until_ms = at_ms + IDEMPOTENCY_AGE_MAX_MS
             if ttl_s := self._noted("interaction_keys", until_ms, now_ms):
-                row = (to_cql(user_id), key, changed, self._at_us, ttl_s)
+                row = (user_id, key, changed, self._at_us, ttl_s)
                 writes.append(Write(_USE_KEY, row))
         await in_parts(self._session, writes)
 
@@ -328,7 +324,7 @@ class Copier:
         """(author_id, follower_id), grouped by author."""
         groups: dict[int, list[Write]] = {}
         for author_id, follower_id in rows:
-            row = (to_cql(author_id), to_cql(follower_id), self._copied_ms, self._at_us)
+            row = (author_id, follower_id, self._copied_ms, self._at_us)
             groups.setdefault(author_id, []).append(Write(_FOLLOWER, row))
             self.tally.add("followers")
         await in_partitions(self._session, groups.values())
@@ -367,7 +363,7 @@ class Copier:
     async def seen(self, rows: Iterable[tuple[int, int]]) -> None:
         """(user_id, when)."""
         writes = [
-            Write(_SEEN, (self._at_us, at_ms, user_id % BUCKETS, to_cql(user_id)))
+            Write(_SEEN, (self._at_us, at_ms, user_id % BUCKETS, user_id))
             for user_id, at_ms in rows
         ]
         self.tally.written["activity"] += len(writes)
@@ -380,22 +376,20 @@ class Copier:
         users = [user_id for user_id, _ in rows]
         marks = [viewer.put(user_id, Kind.INACTIVE, 0, 0, self._at_us) for user_id in users]
         await in_parts(self._session, marks)
-        writes = [
-            Write(_INACTIVE, (self._at_us, user_id % BUCKETS, to_cql(user_id))) for user_id in users
-        ]
+        writes = [Write(_INACTIVE, (self._at_us, user_id % BUCKETS, user_id)) for user_id in users]
         await in_parts(self._session, writes)
         self.tally.written["viewer"] += len(marks)
         self.tally.written["activity"] += sum(not seen for _, seen in rows)
 
     async def feed(self, user_id: int, entries: bytes, now_ms: int) -> None:
         """Entries of one user's stored feed."""
-        user, size = to_cql(user_id), entries_of.ENTRY_BYTES
+        size = entries_of.ENTRY_BYTES
         writes = []
         for number, content_id in enumerate(entries_of.content_ids(entries)):
             until_ms = ids.time_ms(content_id) + RETENTION_MS
             if ttl_s := self._noted("feed", until_ms, now_ms):
                 entry = entries[number * size : (number + 1) * size]
-                row = (user, content_id, entry, self._at_us, ttl_s)
+                row = (user_id, content_id, entry, self._at_us, ttl_s)
                 writes.append(Write(_FEED, row))
         await in_partitions(self._session, [writes])
 

@@ -1,6 +1,6 @@
 """All that an embedded store holds, as plain rows in bounded parts: for who carries it elsewhere.
 
-Ids are unsigned, as callers know them. Left out is what is derived from the rest (stored feeds,
+Left out is what is derived from the rest (stored feeds,
 runs, deliveries, versions) and what waits to be merged. Invariant: the store is nobody else's
 meanwhile (`exclusive`), so that all parts are of one moment. Not for serving.
 """
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from feedcore.adapters.embedded.sqlids import from_sql
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.ports import FanoutJob, JobKind, Lane
@@ -143,12 +142,11 @@ class Contents:
         """All that anything is known of."""
         sql = "SELECT author_id, followers, mode, until_ms FROM authors"
         for rows in self._parts(sql):
-            yield [AuthorRow(from_sql(row[0]), *row[1:]) for row in rows]
+            yield [AuthorRow(*row) for row in rows]
 
     def tombstones(self) -> Iterator[list[tuple[int, int, int]]]:
         """(content_id, author_id, deleted_ms)."""
-        for rows in self._parts("SELECT content_id, author_id, deleted_ms FROM tombstones"):
-            yield [(content, from_sql(author), at_ms) for content, author, at_ms in rows]
+        return self._parts("SELECT content_id, author_id, deleted_ms FROM tombstones")
 
     def posts(self) -> Iterator[list[PostRow]]:
         """Ascending by id, with their entries as they were made."""
@@ -165,7 +163,7 @@ class Contents:
             yield [
                 PostRow(
                     content_id,
-                    from_sql(author),
+                    author,
                     visibility,
                     bool(mode),
                     reach,
@@ -184,8 +182,7 @@ class Contents:
     def idempotency(self) -> Iterator[list[tuple[int, str, bytes, int]]]:
         """(author_id, key, digest, content_id)."""
         sql = "SELECT author_id, key, digest, content_id FROM idempotency"
-        for rows in self._parts(sql):
-            yield [(from_sql(author), *rest) for author, *rest in rows]
+        return self._parts(sql)
 
     def counts(self) -> Iterator[list[CountsRow]]:
         """As they are folded."""
@@ -195,25 +192,20 @@ class Contents:
     def interactions(self) -> Iterator[list[InteractionRow]]:
         """Of posts that are known, deleted ones included; grouped by content."""
         for rows in self._parts(_INTERACTIONS):
-            yield [
-                InteractionRow(content, from_sql(user), kind, at_ms, from_sql(author))
-                for content, user, kind, at_ms, author in rows
-            ]
+            yield [InteractionRow(*row) for row in rows]
 
     def interaction_keys(self) -> Iterator[list[tuple[int, str, bool, int]]]:
         """(user_id, key, changed, at_ms)."""
         for rows in self._parts("SELECT user_id, key, changed, at_ms FROM interaction_keys"):
-            yield [(from_sql(user), key, bool(changed), at) for user, key, changed, at in rows]
+            yield [(user, key, bool(changed), at) for user, key, changed, at in rows]
 
     def uncounted(self) -> Iterator[list[tuple[int, int]]]:
         """(content_id, user_id) of changes that are not folded into counters yet."""
-        for rows in self._parts("SELECT DISTINCT content_id, user_id FROM counter_log"):
-            yield [(content, from_sql(user)) for content, user in rows]
+        return self._parts("SELECT DISTINCT content_id, user_id FROM counter_log")
 
     def followees(self) -> Iterator[list[tuple[int, bytes]]]:
         """(user_id, id array)."""
-        for rows in self._parts("SELECT user_id, packed FROM followees"):
-            yield [(from_sql(user), packed) for user, packed in rows]
+        return self._parts("SELECT user_id, packed FROM followees")
 
     def active_followees(self) -> Iterator[list[tuple[int, bytes]]]:
         """The same of users who are pushed to."""
@@ -221,14 +213,12 @@ class Contents:
             "SELECT user_id, packed FROM followees f WHERE NOT EXISTS"
             " (SELECT 1 FROM inactive_users i WHERE i.user_id = f.user_id)"
         )
-        for rows in self._parts(sql):
-            yield [(from_sql(user), packed) for user, packed in rows]
+        return self._parts(sql)
 
     def followers(self) -> Iterator[list[tuple[int, int]]]:
         """(author_id, follower_id), grouped by author."""
         sql = "SELECT followee_id, follower_id FROM followers ORDER BY followee_id"
-        for rows in self._parts(sql):
-            yield [(from_sql(author), from_sql(follower)) for author, follower in rows]
+        return self._parts(sql)
 
     def relations(self) -> Iterator[list[RelationRow]]:
         """Grouped by user."""
@@ -237,20 +227,15 @@ class Contents:
             " ORDER BY user_id, kind, target_id"
         )
         for rows in self._parts(sql):
-            yield [
-                RelationRow(from_sql(user), kind, from_sql(target), until_ms, at_ms)
-                for user, kind, target, until_ms, at_ms in rows
-            ]
+            yield [RelationRow(*row) for row in rows]
 
     def affinity(self) -> Iterator[list[tuple[int, bytes]]]:
         """(user_id, packed shares)."""
-        for rows in self._parts("SELECT user_id, shares FROM affinity"):
-            yield [(from_sql(user), shares) for user, shares in rows]
+        return self._parts("SELECT user_id, shares FROM affinity")
 
     def seen(self) -> Iterator[list[tuple[int, int]]]:
         """(user_id, last_seen_ms)."""
-        for rows in self._parts("SELECT user_id, last_seen_ms FROM viewers"):
-            yield [(from_sql(user), at_ms) for user, at_ms in rows]
+        return self._parts("SELECT user_id, last_seen_ms FROM viewers")
 
     def inactive(self) -> Iterator[list[tuple[int, bool]]]:
         """(user_id, whether it was ever seen)."""
@@ -259,7 +244,7 @@ class Contents:
             " FROM inactive_users i"
         )
         for rows in self._parts(sql):
-            yield [(from_sql(user), bool(seen)) for user, seen in rows]
+            yield [(user, bool(seen)) for user, seen in rows]
 
     def jobs(self) -> Iterator[list[JobRow]]:
         """Posts that wait, and dead letters of posts. What other jobs would do to stored feeds is
@@ -302,10 +287,9 @@ def _job_row(row: tuple[Any, ...]) -> JobRow:
         kind=JobKind.POST,
         lane=Lane(lane),
         content_id=content_id,
-        author_id=from_sql(author),
-        user_id=0,
+        author_id=author,
         entry=entry,
-        after=from_sql(after),
+        after=after,
         delivered=delivered,
         attempts=attempts,
         created_ms=created_ms,

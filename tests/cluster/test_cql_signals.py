@@ -162,9 +162,9 @@ async def test_a_mark_that_is_set_while_its_content_is_counted_survives(
     stamps = Stamps()
     marks = DirtyMarks(engine.session, stamps)
     reader = DirtyReader(engine.session, stamps, Kind.CONTENT)
-    await marks.mark([(Kind.CONTENT, 5), (Kind.AFFINITY, 6), (Kind.CONTENT, 2**64 - 1)])
+    await marks.mark([(Kind.CONTENT, 5), (Kind.AFFINITY, 6), (Kind.CONTENT, 2**63 - 1)])
     taken = await reader.take(10)
-    assert set(taken) == {5, 2**64 - 1}
+    assert set(taken) == {5, 2**63 - 1}
     await marks.mark([(Kind.CONTENT, 5)])
     await reader.clear(mark for found in taken.values() for mark in found)
     assert set(await reader.take(10)) == {5}
@@ -268,7 +268,7 @@ async def test_large_posts_are_counted_in_slices_and_less_often(
     assert await engine.store.signals.apply_counters(10, now) == 1
     assert (await stats_of(engine, made.content_id)).likes == 60
     await like(range(61, 96))
-    rest = Interaction(2**63 + 7, made.content_id, InteractionKind.SHARE, True, now)
+    rest = Interaction(2**63 - 7, made.content_id, InteractionKind.SHARE, True, now)
     await engine.store.signals.record(rest)
     while await engine.store.signals.apply_counters(10, now):  # users; the post is held
         pass

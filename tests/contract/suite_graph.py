@@ -56,9 +56,17 @@ class GraphContract:
         assert await graph.unblock(9, 1, now)
         assert await graph.follow(1, 9, now)
 
+    @pytest.mark.parametrize(("one", "two"), [(2**63, 9), (9, 2**63), (0, 9), (9, 2**64 - 1)])
+    async def test_ids_have_63_bits(self, engine: Engine, one: int, two: int) -> None:
+        for change in (engine.store.graph.follow, engine.store.graph.block):
+            with pytest.raises(InvalidField, match=str(2**63 - 1)):
+                await change(one, two, engine.clock.now_ms())
+        with pytest.raises(InvalidField, match=str(2**63 - 1)):
+            await engine.store.graph.import_follows([(one, two)], engine.clock.now_ms())
+
     async def test_listings_page_through_all_ids(self, engine: Engine) -> None:
         graph, now = engine.store.graph, engine.clock.now_ms()
-        users = [1, 2, 3, 700, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1]
+        users = [1, 2, 3, 700, 2**32, 2**53 + 1, 2**63 - 2, 2**63 - 1]
         edges = [(user, 9) for user in users] + [(9, user) for user in users]
         assert await graph.import_follows(edges, now) == 16
         for listing in (

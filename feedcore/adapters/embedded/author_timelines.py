@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from feedcore import native
-from feedcore.adapters.embedded.sqlids import marks, to_sql
+from feedcore.adapters.embedded.database import marks
 from feedcore.limits import OUTBOX_CACHE_BYTES
 
 _AUTHORS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
@@ -70,7 +70,7 @@ class TimelineCache:
     def load(self, author_ids: Sequence[int], first_day: int) -> dict[int, bytes]:
         """author -> entries, newest first, b"" if there are none; past the cache."""
         days: dict[int, bytes] = {}
-        asked = [to_sql(author_id) for author_id in author_ids]
+        asked = list(author_ids)
         for start in range(0, len(asked), _AUTHORS_PER_QUERY):
             part = asked[start : start + _AUTHORS_PER_QUERY]
             for author, entries in self._conn.execute(_sql(len(part)), (*part, first_day)):

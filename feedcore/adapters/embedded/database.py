@@ -82,6 +82,11 @@ def bump(conn: Connection, column: str) -> None:
     conn.changes.replicated = True
 
 
+def marks(count: int) -> str:
+    """`?,?,?` for an IN list; SQLite allows 32,766."""
+    return ",".join("?" * count)
+
+
 def write_pairs(conn: sqlite3.Connection, sql: str, pairs: list[tuple[int, int]]) -> None:
     """Runs `sql` over (integer, integer) pairs that it finds in json_each(?).
 

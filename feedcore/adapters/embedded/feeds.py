@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from feedcore import native
 from feedcore.adapters.embedded.database import Connection, Writer
 from feedcore.adapters.embedded.replica import Replica
-from feedcore.adapters.embedded.sqlids import to_sql
 from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, order_key
 from feedcore.errors import StoreError
@@ -51,7 +50,7 @@ class EmbeddedFeedStore:
         replica = self._replica
         replica.refresh()
         pending = tuple(sorted(set(replica.backfills.get(user_id, {}).values())))
-        built = not self._conn.execute(_NOT_BUILT, (to_sql(user_id),)).fetchone()[0]
+        built = not self._conn.execute(_NOT_BUILT, (user_id,)).fetchone()[0]
         at_or_below = min(at_or_below, ids.ID_MAX)
         bounds = (ids.day(not_below), ids.day(at_or_below), at_or_below, limit)
         sources = self._slices(user_id, bounds)
@@ -81,7 +80,7 @@ class EmbeddedFeedStore:
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
         """Active again and queued, in one commit; a read only, if that is so already."""
-        user = (to_sql(user_id),)
+        user = (user_id,)
 
         def work(conn: Connection) -> None:
             if conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
@@ -99,9 +98,7 @@ class EmbeddedFeedStore:
             if not delivery.recipients or not (entries or delivery.remove_author):
                 continue
             total += items
-            rows.append(
-                (items, to_sql(delivery.remove_author), delivery.entries, delivery.recipients)
-            )
+            rows.append((items, delivery.remove_author, delivery.entries, delivery.recipients))
         if not rows:
             return
 
@@ -145,17 +142,16 @@ def queue_rebuild(conn: Connection, user_id: int, now_ms: int) -> None:
 
     A job that waits already may be at work in this moment, with what it read before this commit.
     """
-    user = to_sql(user_id)
     conn.changes.viewers.append(user_id)
-    conn.execute("DELETE FROM inactive_users WHERE user_id = ?", (user,))
+    conn.execute("DELETE FROM inactive_users WHERE user_id = ?", (user_id,))
     sql = (
         "INSERT INTO viewers VALUES (?, ?)"
         " ON CONFLICT DO UPDATE SET last_seen_ms = max(last_seen_ms, excluded.last_seen_ms)"
     )
-    conn.execute(sql, (user, now_ms))
+    conn.execute(sql, (user_id, now_ms))
     conn.execute(
         "INSERT INTO rebuilding_users VALUES (?, NULL) ON CONFLICT DO UPDATE SET done_seq = NULL",
-        (user,),
+        (user_id,),
     )
     insert_user_job(conn, JobKind.REBUILD, 0, user_id, now_ms)
 
@@ -168,5 +164,5 @@ def insert_user_job(
         "INSERT INTO fanout_jobs (kind, lane, content_id, author_id, user_id, entry, created_ms)"
         " VALUES (?, ?, 0, ?, ?, x'', ?)"
     )
-    row = (kind.value, int(Lane.ALL), to_sql(author_id), to_sql(user_id), now_ms)
+    row = (kind.value, int(Lane.ALL), author_id, user_id, now_ms)
     conn.execute(sql, row)

@@ -26,7 +26,6 @@ from feedcore.adapters.embedded.database import connect, transaction
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.queue import drop_merged_jobs
 from feedcore.adapters.embedded.runfile import RunFile, RunRow, run_path, write_run
-from feedcore.adapters.embedded.sqlids import from_sql
 from feedcore.clock import Clock, SystemClock
 from feedcore.codecs.runs import REMOVED_BIT, REMOVED_BYTE
 from feedcore.domain.entry import ENTRY_BYTES
@@ -130,7 +129,7 @@ class Merger:
         items = 0
         cursor = self._conn.execute(sql)
         for row in cursor:
-            rows.append(_Row(*row)._replace(remove_author=from_sql(row[2])))
+            rows.append(_Row(*row))
             items += row[1]
             if items >= max_deliveries:
                 break

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from feedcore import native
-from feedcore.adapters.embedded.database import Connection, Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump, marks
 from feedcore.adapters.embedded.replica import Replica
-from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
 from feedcore.clock import Clock
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
@@ -79,8 +78,8 @@ class EmbeddedPostStore:
     async def get(self, content_id: int) -> Post | None:
         """One row."""
         sql = "SELECT author_id, content, visibility FROM posts WHERE content_id = ?"
-        row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
-        return Post(content_id, from_sql(row[0]), row[1], row[2]) if row else None
+        row = self._conn.execute(sql, (content_id,)).fetchone()
+        return Post(content_id, row[0], row[1], row[2]) if row else None
 
     async def timelines(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
@@ -103,11 +102,11 @@ class EmbeddedPostStore:
             " LEFT JOIN post_counts c USING (content_id)"
             " WHERE p.content_id = ?"
         )
-        row = self._conn.execute(sql, (to_sql(content_id),)).fetchone()
+        row = self._conn.execute(sql, (content_id,)).fetchone()
         if row is None:
             return None
         author, *counts, reach, mode, fanned_out_ms = row
-        return PostStats(content_id, from_sql(author), *counts, reach, _MODES[mode], fanned_out_ms)
+        return PostStats(content_id, author, *counts, reach, _MODES[mode], fanned_out_ms)
 
     def tombstones(self) -> native.U64Set:
         """The replica's set: do not change it."""
@@ -122,7 +121,7 @@ class EmbeddedPostStore:
     async def content_id_of(self, author_id: int, idempotency_key: str) -> int:
         """By key."""
         sql = "SELECT content_id FROM idempotency WHERE author_id = ? AND key = ?"
-        row = self._conn.execute(sql, (to_sql(author_id), idempotency_key)).fetchone()
+        row = self._conn.execute(sql, (author_id, idempotency_key)).fetchone()
         return row[0] if row else 0
 
     async def newest_content_id(self) -> int:
@@ -142,7 +141,7 @@ class EmbeddedContentSource:
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
         """One query for all."""
-        asked = [to_sql(content_id) for content_id in content_ids]
+        asked = list(content_ids)
         found = {
             row[0]: Content._make(row[1:])
             for start in range(0, len(asked), _IDS_PER_QUERY)
@@ -155,23 +154,22 @@ class EmbeddedContentSource:
 
 
 def _publish(conn: Connection, post: NewPost, now_ms: int) -> Published:
-    author = to_sql(post.author_id)
     if post.idempotency_key:
         sql = "SELECT digest, content_id FROM idempotency WHERE author_id = ? AND key = ?"
-        row = conn.execute(sql, (author, post.idempotency_key)).fetchone()
+        row = conn.execute(sql, (post.author_id, post.idempotency_key)).fetchone()
         if row is not None:
             check_replay(post, row[0])
             return Published(row[1], True)
     content_id = _free_id(conn, post.content_id)
     if post.idempotency_key:
-        key_row = (author, post.idempotency_key, post.digest, content_id)
+        key_row = (post.author_id, post.idempotency_key, post.digest, content_id)
         conn.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?)", key_row)
-    row = conn.execute("SELECT mode FROM authors WHERE author_id = ?", (author,)).fetchone()
+    row = conn.execute("SELECT mode FROM authors WHERE author_id = ?", (post.author_id,)).fetchone()
     plan = plan_publish(post, content_id, row[0] if row else Mode.PUSH, now_ms)
     conn.execute(
         "INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            *(content_id, author, post.visibility, int(plan.pulled)),
+            *(content_id, post.author_id, post.visibility, int(plan.pulled)),
             *(plan.reach, plan.finished_ms, post.content),
         ),
     )
@@ -180,9 +178,9 @@ def _publish(conn: Connection, post: NewPost, now_ms: int) -> Published:
         conn.execute(
             "INSERT INTO author_outbox VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
             " SET entries = CAST(excluded.entries || entries AS BLOB)",
-            (author, ids.day(content_id), plan.entry),
+            (post.author_id, ids.day(content_id), plan.entry),
         )
-        conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (author,))
+        conn.execute("INSERT INTO outbox_changes (author_id) VALUES (?)", (post.author_id,))
         conn.changes.authors.append(post.author_id)
         conn.changes.feeds.append(post.author_id)
     conn.executemany(
@@ -190,7 +188,7 @@ def _publish(conn: Connection, post: NewPost, now_ms: int) -> Published:
         " (kind, lane, content_id, author_id, user_id, entry, created_ms)"
         " VALUES (?, ?, ?, ?, 0, ?, ?)",
         [
-            (JobKind.POST.value, int(lane), content_id, author, plan.entry, now_ms)
+            (JobKind.POST.value, int(lane), content_id, post.author_id, plan.entry, now_ms)
             for lane in plan.lanes
         ],
     )
@@ -212,25 +210,24 @@ def _free_id(conn: sqlite3.Connection, content_id: int) -> int:
 
 
 def _delete(conn: Connection, author_id: int, content_id: int, now_ms: int) -> None:
-    content = to_sql(content_id)
-    row = conn.execute("SELECT author_id FROM posts WHERE content_id = ?", (content,)).fetchone()
+    row = conn.execute("SELECT author_id FROM posts WHERE content_id = ?", (content_id,)).fetchone()
     known = (
         row
         or conn.execute(
-            "SELECT author_id FROM tombstones WHERE content_id = ?", (content,)
+            "SELECT author_id FROM tombstones WHERE content_id = ?", (content_id,)
         ).fetchone()
     )
     if known is None:
         raise NotFound(NO_SUCH_POST)
-    if from_sql(known[0]) != author_id:
+    if known[0] != author_id:
         raise deletion_refused(author_known=_is_author(conn, author_id))
     if row is None:
         return
     conn.execute(
         "INSERT INTO tombstones (content_id, author_id, deleted_ms) VALUES (?, ?, ?)",
-        (content, row[0], now_ms),
+        (content_id, row[0], now_ms),
     )
-    conn.execute("DELETE FROM posts WHERE content_id = ?", (content,))
+    conn.execute("DELETE FROM posts WHERE content_id = ?", (content_id,))
     conn.changes.contents.append(content_id)
     bump(conn, "tombstones")
 
@@ -241,4 +238,4 @@ def _is_author(conn: sqlite3.Connection, author_id: int) -> bool:
         "SELECT EXISTS (SELECT 1 FROM author_outbox WHERE author_id = ?1)"
         " OR EXISTS (SELECT 1 FROM authors WHERE author_id = ?1)"
     )
-    return bool(conn.execute(sql, (to_sql(author_id),)).fetchone()[0])
+    return bool(conn.execute(sql, (author_id,)).fetchone()[0])

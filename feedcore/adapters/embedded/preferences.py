@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, write_pairs
-from feedcore.adapters.embedded.graph import BLOCKED_BY, check_relation_room
-from feedcore.adapters.embedded.sqlids import from_sql, pack, to_sql
+from feedcore.adapters.embedded.graph import BLOCKED_BY, relations_of
+from feedcore.domain.follow_plan import check_room
 from feedcore.limits import HOUR_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 
@@ -37,9 +38,8 @@ class EmbeddedPreferenceStore:
 
     async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
         """Two queries: the range of relations, the affinity row."""
-        user = to_sql(user_id)
-        rows = self._conn.execute(_RELATIONS, (user,)).fetchall()
-        row = self._conn.execute(_AFFINITY, (user,)).fetchone()
+        rows = self._conn.execute(_RELATIONS, (user_id,)).fetchall()
+        row = self._conn.execute(_AFFINITY, (user_id,)).fetchone()
         return filters_of(rows, row[0] if row else b"", now_ms)
 
     async def list(self, user_id: int, now_ms: int) -> list[Preference]:
@@ -49,8 +49,8 @@ class EmbeddedPreferenceStore:
             " AND kind <= 4 ORDER BY set_at_ms DESC, kind, target_id"
         )
         return [
-            Preference(PreferenceKind(kind), from_sql(target), until_ms, set_at_ms)
-            for kind, target, until_ms, set_at_ms in self._conn.execute(sql, (to_sql(user_id),))
+            Preference(PreferenceKind(kind), target, until_ms, set_at_ms)
+            for kind, target, until_ms, set_at_ms in self._conn.execute(sql, (user_id,))
             if kind != PreferenceKind.SNOOZE or until_ms > now_ms
         ]
 
@@ -92,7 +92,7 @@ class EmbeddedPreferenceStore:
         """Writes what waits; how many users."""
         if not self._seen_waiting:
             return 0
-        rows = [(to_sql(user_id), at_ms) for user_id, at_ms in self._seen_waiting.items()]
+        rows = list(self._seen_waiting.items())
         self._seen_waiting.clear()
 
         def work(conn: sqlite3.Connection) -> None:
@@ -113,28 +113,21 @@ def filters_of(
         if kind == PreferenceKind.SNOOZE and until_ms <= now_ms:
             continue
         sets[10 if kind == BLOCKED_BY else kind].append(target)
-    muted, snoozed, see_less, hidden, _ = (_packed(targets) for targets in sets.values())
-    blocked = native.pack_ids([from_sql(target) for target in sets[10]])
+    # targets of one kind ascend, as its key range has them; blocks are of two kinds
+    blocked = native.pack_ids(sets.pop(10))
+    muted, snoozed, see_less, hidden = (array("q", one).tobytes() for one in sets.values())
     return ViewerFilters(muted, snoozed, see_less, hidden, blocked, affinity)
-
-
-def _packed(targets: list[int]) -> bytes:
-    """Targets of one kind as they come from its key range: ascending as signed numbers."""
-    if targets and targets[0] < 0:
-        return native.pack_ids([from_sql(target) for target in targets])
-    return pack(targets)
 
 
 def set_preference(conn: Connection, user_id: int, preference: Preference) -> bool:
     """False if exactly this is set."""
-    user, target = to_sql(user_id), to_sql(preference.target_id)
-    key = (user, int(preference.kind), target)
+    key = (user_id, int(preference.kind), preference.target_id)
     sql = "SELECT until_ms FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
     row = conn.execute(sql, key).fetchone()
     if row is not None and row[0] == preference.until_ms:
         return False
     if row is None:
-        check_relation_room(conn, user)
+        check_room(relations_of(conn, user_id))
     conn.changes.viewers.append(user_id)
     conn.execute(
         "INSERT OR REPLACE INTO relations VALUES (?, ?, ?, ?, ?)",
@@ -147,4 +140,4 @@ def clear_preference(conn: Connection, user_id: int, kind: PreferenceKind, targe
     """False if it was not set."""
     sql = "DELETE FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
     conn.changes.viewers.append(user_id)
-    return conn.execute(sql, (to_sql(user_id), int(kind), to_sql(target_id))).rowcount == 1
+    return conn.execute(sql, (user_id, int(kind), target_id)).rowcount == 1

@@ -9,9 +9,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from feedcore.adapters.embedded.database import Connection, Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump, marks
 from feedcore.adapters.embedded.feeds import last_delivery, merged_delivery
-from feedcore.adapters.embedded.sqlids import from_sql, marks, to_sql
 from feedcore.limits import FANOUT_ATTEMPTS_MAX
 from feedcore.ports import DeadLetter, FanoutJob, JobKind, Lane, QueueLag
 
@@ -110,10 +109,10 @@ def _job(row: tuple) -> FanoutJob:
         kind=JobKind(kind),
         lane=Lane(lane),
         content_id=content_id,
-        author_id=from_sql(author),
-        user_id=from_sql(user),
+        author_id=author,
+        user_id=user,
         entry=entry,
-        after=from_sql(after),
+        after=after,
         delivered=delivered,
         attempts=attempts,
         created_ms=created,
@@ -126,7 +125,7 @@ def _next_turn(conn: sqlite3.Connection) -> int:
 
 def _advance(conn: Connection, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
     turn = _next_turn(conn)
-    going = [(to_sql(after), new, turn, job.job_id) for job, after, new in progress if after >= 0]
+    going = [(after, new, turn, job.job_id) for job, after, new in progress if after >= 0]
     conn.executemany(
         "UPDATE fanout_jobs SET after = ?, delivered = delivered + ?, served = ?, attempts = 0"
         " WHERE job_id = ? AND state = 0",
@@ -150,9 +149,7 @@ def _advance(conn: Connection, progress: list[tuple[FanoutJob, int, int]], now_m
             " WHERE job_id = ? AND state = 0",
             [(last, new, job.job_id) for job, new in finished],
         )
-        rebuilt = [
-            (last, to_sql(job.user_id)) for job, _ in finished if job.kind is JobKind.REBUILD
-        ]
+        rebuilt = [(last, job.user_id) for job, _ in finished if job.kind is JobKind.REBUILD]
         conn.executemany(
             "UPDATE rebuilding_users SET done_seq = ?1 WHERE user_id = ?2 AND NOT EXISTS (SELECT 1"
             " FROM fanout_jobs WHERE user_id = ?2 AND kind = 'rebuild' AND state = 0)",
@@ -166,7 +163,7 @@ def _advance(conn: Connection, progress: list[tuple[FanoutJob, int, int]], now_m
 
 
 def _finish_now(conn: Connection, jobs: list[FanoutJob]) -> None:
-    rebuilt = [(to_sql(job.user_id),) for job in jobs if job.kind is JobKind.REBUILD]
+    rebuilt = [(job.user_id,) for job in jobs if job.kind is JobKind.REBUILD]
     drop_jobs(conn, [job.job_id for job in jobs])
     conn.executemany(
         "DELETE FROM rebuilding_users WHERE user_id = ?1 AND NOT EXISTS (SELECT 1 FROM fanout_jobs"

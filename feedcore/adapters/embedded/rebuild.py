@@ -11,7 +11,6 @@ import shutil
 from typing import TYPE_CHECKING
 
 from feedcore.adapters.embedded.queue import drop_jobs
-from feedcore.adapters.embedded.sqlids import from_sql
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.domain.policy import Mode
@@ -83,7 +82,7 @@ def _forget(conn: sqlite3.Connection) -> None:
 def _authors(store: EmbeddedStore) -> list[int]:
     """Who is pushed, also those that are still draining."""
     sql = "SELECT author_id FROM authors WHERE mode <> ? AND followers > 0 ORDER BY author_id"
-    return [from_sql(row[0]) for row in store.connection.execute(sql, (int(Mode.PULL),))]
+    return [row[0] for row in store.connection.execute(sql, (int(Mode.PULL),))]
 
 
 def _pushed_entries(entries: bytes) -> bytes:

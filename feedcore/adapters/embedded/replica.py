@@ -20,7 +20,6 @@ from feedcore import native
 from feedcore.adapters.common.posted_authors import PUBLISHED_KEPT, PostedAuthors
 from feedcore.adapters.embedded.author_timelines import TimelineCache
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
-from feedcore.adapters.embedded.sqlids import from_sql
 from feedcore.ports.settings import JsonObject
 
 _VERSIONS = (
@@ -129,7 +128,7 @@ class Replica:
             self._add_jobs(conn.execute(_JOBS, (self._last_job,)).fetchall())
             if before[1] != now[1]:
                 rows = conn.execute("SELECT author_id FROM authors WHERE mode IN (1, 2)")
-                self.pulled = native.U64Set([from_sql(row[0]) for row in rows])
+                self.pulled = native.U64Set([row[0] for row in rows])
             if before[2] != now[2]:
                 self._read_tombstones(reload=before[2] < 0)
             if before[3] != now[3]:
@@ -159,7 +158,7 @@ class Replica:
         else:
             sql = "SELECT author_id FROM outbox_changes WHERE seq > ?"
             changed = self._conn.execute(sql, (self._last_timeline,)).fetchall()
-            authors = [from_sql(row[0]) for row in changed]
+            authors = [row[0] for row in changed]
             self.timelines.forget(authors)
             self._note_published(authors)
         self._last_timeline = newest
@@ -173,8 +172,7 @@ class Replica:
                     del self.published[next(iter(self.published))]
 
     def _add_jobs(self, rows: list[tuple[int, str, int, int, bytes]]) -> None:
-        for job_id, kind, author, user, entry in rows:
-            author_id, user_id = from_sql(author), from_sql(user)
+        for job_id, kind, author_id, user_id, entry in rows:
             self._last_job = max(self._last_job, job_id)
             self._jobs[job_id] = (kind, author_id, user_id, entry)
             if kind == "post":

@@ -11,7 +11,6 @@ from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.posts import EmbeddedContentSource
 from feedcore.adapters.embedded.preferences import filters_of
 from feedcore.adapters.embedded.replica import Replica
-from feedcore.adapters.embedded.sqlids import to_sql
 from feedcore.domain import ids
 from feedcore.errors import StoreError
 from feedcore.limits import DAY_MS, RETENTION_MS
@@ -86,7 +85,7 @@ class EmbeddedResidentSource:
         """One statement a user, and then the runs: a feed that a statement calls built is built in
         runs that were there before it.
         """
-        rows = [self._conn.execute(_VIEWER, (to_sql(one),)).fetchall() for one in user_ids]
+        rows = [self._conn.execute(_VIEWER, (one,)).fetchall() for one in user_ids]
         self._replica.refresh()
         index = self._index()
         first_day = (now_ms - RETENTION_MS) // DAY_MS

@@ -1,18 +1,22 @@
 """Tables of store.db, their versions, and what is checked before anything is opened for writing.
 
-Migrations only ever append to `MIGRATIONS`: number n takes a store from version n to n + 1. Ids are
-signed images of u64 (`sqlids`). A store that is newer, foreign or torn is refused by reading its
-header, with no change.
+Migrations only ever append to `MIGRATIONS`: number n takes a store from version n to n + 1. A
+store that is newer, foreign or torn is refused by reading its header, with no change; one that
+holds ids above USER_ID_MAX, by looking at its tables once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sqlite3
 from pathlib import Path
 
+from feedcore.adapters.embedded.database import connect, transaction
+from feedcore.adapters.embedded.locks import FileLock
 from feedcore.errors import StoreError
+from feedcore.limits import USER_ID_MAX
 
 APPLICATION_ID = 0x66656564  # "feed"
 PAGE_BYTES = 4096
@@ -188,6 +192,20 @@ CREATE TABLE settings (
 CREATE TABLE blobs (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
+# Columns that name a user; what is not here has an index entry or a row in one of these, too.
+_USER_COLUMNS = (
+    ("followees", "user_id"),
+    ("authors", "author_id"),
+    ("relations", "user_id"),
+    ("relations", "target_id"),
+    ("author_outbox", "author_id"),
+    ("idempotency", "author_id"),
+    ("posts", "author_id"),
+    ("viewers", "user_id"),
+    ("interactions", "user_id"),
+)
+_IDS_CHECKED = "ids_have_63_bits"  # in `meta`: nothing larger was found, or could be written
+
 MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
 SCHEMA_VERSION = len(MIGRATIONS)
 
@@ -223,6 +241,33 @@ def stored_version(path: Path) -> int:
     return version
 
 
+def check_ids(path: Path, conn: sqlite3.Connection) -> None:
+    """Looks, once a store, for user ids above USER_ID_MAX: older versions took 64 bits, and such
+    an id would be somebody else's here. Raises StoreError, with what to type.
+    """
+    asked = "SELECT 1 FROM meta WHERE key = ?"
+    if conn.execute(asked, (_IDS_CHECKED,)).fetchone():
+        return
+    for table, column in _USER_COLUMNS:
+        found = f"SELECT {column} FROM {table} WHERE {column} < 0"
+        if row := conn.execute(f"{found} LIMIT 1").fetchone():
+            raise StoreError(
+                f"{path}: {table}.{column} holds the id {row[0] + 2**64}; ids are 1 to"
+                f" {USER_ID_MAX}. Nothing was changed: serve it with the feedcore that wrote it,"
+                f" or list them (sqlite3 {path} \"SELECT DISTINCT printf('%u', {column})"
+                f' FROM {table} WHERE {column} < 0") and load it again under smaller ones'
+            )
+    lock = FileLock(path.with_name("write.lock"))
+    try:
+        with (
+            contextlib.closing(connect(path, read_only=False)) as writing,
+            transaction(writing, lock),
+        ):
+            writing.execute("INSERT OR IGNORE INTO meta VALUES (?, x'')", (_IDS_CHECKED,))
+    finally:
+        lock.close()
+
+
 def _check_length(path: Path, header: bytes, size: int) -> None:
     wal = path.with_name(path.name + "-wal")
     if wal.exists() and wal.stat().st_size:
@@ -247,7 +292,11 @@ def migrate(conn: sqlite3.Connection, version: int) -> None:
             for statement in _statements(script):
                 conn.execute(statement)
         if version == 0:
-            values = [("store_id", os.urandom(16)), ("secret", secrets.token_bytes(32))]
+            values = [
+                ("store_id", os.urandom(16)),
+                ("secret", secrets.token_bytes(32)),
+                (_IDS_CHECKED, b""),
+            ]
             conn.executemany("INSERT INTO meta VALUES (?, ?)", values)
         conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

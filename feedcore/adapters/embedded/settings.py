@@ -8,7 +8,6 @@ import sqlite3
 
 from feedcore.adapters.embedded.database import Writer, bump
 from feedcore.adapters.embedded.replica import Replica
-from feedcore.adapters.embedded.sqlids import from_sql, to_sql
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition
 from feedcore.limits import RANKING_VERSIONS_KEPT
@@ -80,9 +79,8 @@ class EmbeddedSettingsStore:
         )
         found: dict[int, AuthorMode] = {}
         for sql, parameters in queries:
-            for author, mode, followers, until_ms in self._conn.execute(sql, parameters):
-                author_id = from_sql(author)
-                found.setdefault(author_id, AuthorMode(author_id, mode, followers, until_ms))
+            for row in self._conn.execute(sql, parameters):
+                found.setdefault(row[0], AuthorMode(*row))
         return list(found.values())[:limit]
 
     async def set_author_modes(self, modes: list[AuthorMode]) -> None:
@@ -92,7 +90,7 @@ class EmbeddedSettingsStore:
             conn.executemany(
                 "INSERT INTO authors (author_id, mode, until_ms) VALUES (?, ?, ?) ON CONFLICT"
                 " DO UPDATE SET mode = excluded.mode, until_ms = excluded.until_ms",
-                [(to_sql(one.author_id), one.mode, one.until_ms) for one in modes],
+                [(one.author_id, one.mode, one.until_ms) for one in modes],
             )
             bump(conn, "modes")
 
@@ -102,5 +100,5 @@ class EmbeddedSettingsStore:
     async def author_mode(self, author_id: int) -> AuthorMode:
         """One row."""
         sql = "SELECT mode, followers, until_ms FROM authors WHERE author_id = ?"
-        row = self._conn.execute(sql, (to_sql(author_id),)).fetchone()
+        row = self._conn.execute(sql, (author_id,)).fetchone()
         return AuthorMode(author_id, *row) if row else AuthorMode(author_id, int(Mode.PUSH), 0, 0)

@@ -17,7 +17,6 @@ from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, bump, write_pairs
 from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.preferences import clear_preference, set_preference
-from feedcore.adapters.embedded.sqlids import from_sql, to_sql
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.errors import NotFound
@@ -71,7 +70,7 @@ class EmbeddedSignalStore:
         """One row, and one in the log."""
 
         def work(conn: Connection) -> bool:
-            user, key = to_sql(interaction.user_id), interaction.idempotency_key
+            user, key = interaction.user_id, interaction.idempotency_key
             if key:
                 sql = "SELECT changed FROM interaction_keys WHERE user_id = ? AND key = ?"
                 row = conn.execute(sql, (user, key)).fetchone()
@@ -94,17 +93,16 @@ class EmbeddedSignalStore:
             for content_id, likes, comments, shares in rows:
                 if not _post_exists(conn, content_id):
                     continue
-                content = to_sql(content_id)
                 conn.execute(
-                    "INSERT OR IGNORE INTO post_counts (content_id) VALUES (?)", (content,)
+                    "INSERT OR IGNORE INTO post_counts (content_id) VALUES (?)", (content_id,)
                 )
                 conn.execute(
                     "UPDATE post_counts SET likes = likes + ?2 - base_likes,"
                     " comments = comments + ?3 - base_comments, shares = shares + ?4 - base_shares,"
                     " base_likes = ?2, base_comments = ?3, base_shares = ?4 WHERE content_id = ?1",
-                    (content, likes, comments, shares),
+                    (content_id, likes, comments, shares),
                 )
-                self._weigh(conn, content)
+                self._weigh(conn, content_id)
                 conn.changes.contents.append(content_id)
 
         await self._writer.run(work, replicated=False)
@@ -147,7 +145,7 @@ class EmbeddedSignalStore:
         """
         if not self._impressions:
             return 0
-        rows = [(to_sql(content_id), count) for content_id, count in self._impressions.items()]
+        rows = list(self._impressions.items())
         dropped = self._buffered
         self._impressions = {}
         self._buffered = 0
@@ -197,12 +195,12 @@ class EmbeddedSignalStore:
                 row = conn.execute(
                     "SELECT author_id FROM posts WHERE content_id = ?", (content,)
                 ).fetchone()
-                authors[content] = from_sql(row[0]) if row else 0
+                authors[content] = row[0] if row else 0
             if not authors[content]:
                 continue  # deleted meanwhile: nobody asks for its counts any more
             counts.setdefault(content, [0] * len(_COLUMNS))[kind - 1] += delta
             weight = _AFFINITY_WEIGHT[kind - 1] * delta
-            if weight and authors[content] != from_sql(user):
+            if weight and authors[content] != user:
                 taste = tastes.setdefault(user, {})
                 taste[authors[content]] = taste.get(authors[content], 0.0) + weight
         sets = ", ".join(f"{name} = max({name} + ?, 0)" for name in _COLUMNS)
@@ -210,10 +208,10 @@ class EmbeddedSignalStore:
             conn.execute("INSERT OR IGNORE INTO post_counts (content_id) VALUES (?)", (content,))
             conn.execute(f"UPDATE post_counts SET {sets} WHERE content_id = ?", (*changes, content))
             self._weigh(conn, content)
-            conn.changes.contents.append(from_sql(content))
+            conn.changes.contents.append(content)
         for user, taste in tastes.items():
             _add_affinity(conn, user, taste)
-            conn.changes.viewers.append(from_sql(user))
+            conn.changes.viewers.append(user)
         conn.execute("DELETE FROM counter_log WHERE seq <= ?", (rows[-1][0],))
         return len(rows)
 
@@ -225,11 +223,11 @@ class EmbeddedSignalStore:
 
 def _post_exists(conn: sqlite3.Connection, content_id: int) -> bool:
     sql = "SELECT 1 FROM posts WHERE content_id = ?"
-    return conn.execute(sql, (to_sql(content_id),)).fetchone() is not None
+    return conn.execute(sql, (content_id,)).fetchone() is not None
 
 
 def _apply(conn: Connection, one: Interaction) -> bool:
-    key = (to_sql(one.content_id), to_sql(one.user_id), int(one.kind))
+    key = (one.content_id, one.user_id, int(one.kind))
     if one.on:
         sql = "INSERT OR IGNORE INTO interactions VALUES (?, ?, ?, ?)"
         counted = conn.execute(sql, (*key, one.at_ms)).rowcount == 1

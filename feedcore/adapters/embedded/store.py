@@ -36,7 +36,7 @@ from feedcore.adapters.embedded.queue import EmbeddedFanoutQueue
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.resident import EmbeddedResidentSource
 from feedcore.adapters.embedded.runfile import RunSet, sync_directory
-from feedcore.adapters.embedded.schema import SCHEMA_VERSION, migrate, stored_version
+from feedcore.adapters.embedded.schema import SCHEMA_VERSION, check_ids, migrate, stored_version
 from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
 from feedcore.adapters.embedded.signals import EmbeddedSignalStore
 from feedcore.clock import Clock
@@ -82,6 +82,7 @@ class EmbeddedStore:
         self.connection = connect(data_dir / "store.db", read_only=True)
         try:
             self.store_id, self.secret = _identity(self.connection, data_dir)
+            check_ids(data_dir / "store.db", self.connection)
             self._check_feeds()
         except BaseException:
             self.connection.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import sqlite3
 from pathlib import Path
 
@@ -198,4 +200,48 @@ async def test_an_older_store_is_migrated_when_it_is_opened_alone(
     assert store.connection.execute("SELECT count(*) FROM notes").fetchone() == (0,)
     there = await store.feeds.delivered(1, ids.make(START_MS, 0, 0, 1))
     assert there, "what was there is still there"
+    await store.close()
+
+
+def written_before(folder: Path, *statements: str) -> None:
+    """As a version left it that took ids of 64 bits and asked nothing."""
+    with sqlite3.connect(folder / "store.db") as conn:
+        conn.execute("DELETE FROM meta WHERE key NOT IN ('store_id', 'secret')")
+        for statement in statements:
+            conn.execute(statement)
+    conn.close()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "followees VALUES (-1, x'0900000000000000')",
+        "authors (author_id, followers) VALUES (-1, 1)",
+        "relations VALUES (1, 1, -1, 0, 0)",
+        "viewers VALUES (-1, 5)",
+    ],
+)
+async def test_ids_of_64_bits_are_refused_with_the_line_that_lists_them(
+    data: Path, row: str
+) -> None:
+    written_before(data, f"INSERT INTO {row}")
+    with pytest.raises(StoreError, match=str(2**64 - 1)) as refusal:
+        EmbeddedStore.open(data, ManualClock(START_MS))
+    command = re.search(r'\(sqlite3 (\S+) "(.*)"\)', str(refusal.value))
+    assert command is not None
+    with contextlib.closing(sqlite3.connect(command[1])) as conn:
+        listed = [str(one[0]) for one in conn.execute(command[2])]
+    assert listed == [str(2**64 - 1)]
+    with pytest.raises(StoreError, match="ids are 1 to"):
+        EmbeddedStore.open(data, ManualClock(START_MS))
+
+
+async def test_a_store_without_them_is_asked_once(data: Path) -> None:
+    written_before(data, f"INSERT INTO viewers VALUES ({2**63 - 1}, 5)")
+    store = EmbeddedStore.open(data, ManualClock(START_MS))
+    await store.close()
+    with sqlite3.connect(data / "store.db") as conn:
+        conn.execute("INSERT INTO viewers VALUES (-1, 5)")  # which nobody can do any more
+    conn.close()
+    store = EmbeddedStore.open(data, ManualClock(START_MS))
     await store.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from feedcore.adapters.cql.driver.ids import from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer
@@ -42,7 +41,7 @@ class Affinity:
 
     async def _recount(self, user_id: int) -> bool:
         stamp = self._stamps.next()
-        key = (to_cql(user_id),)
+        key = (user_id,)
         rows, old = await gather_all(
             self._session.read(_INTERACTIONS, key), self._session.read(_AFFINITY, key)
         )
@@ -58,8 +57,7 @@ class Affinity:
 def packed_shares(user_id: int, rows: Sequence[tuple[int, int, bool]]) -> bytes:
     """Of rows (kind, author, active): packed (u64 author, f32 share) ascending by author."""
     weights: dict[int, float] = {}
-    for kind, author, active in rows:
-        author_id = from_cql(author)
+    for kind, author_id, active in rows:
         weight = _WEIGHTS[kind - 1]
         if active and weight and author_id != user_id:
             weights[author_id] = weights.get(author_id, 0.0) + weight

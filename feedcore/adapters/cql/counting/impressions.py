@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.cql.driver.batching import READ_BATCH
-from feedcore.adapters.cql.driver.ids import to_cql
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.clock import Clock
 from feedcore.limits import HOUR_MS, IMPRESSION_BUFFER_MAX
@@ -63,9 +62,7 @@ class Impressions:
         if over:
             self._run, self._totals = secrets.randbits(63), {}
             self._run_since_ms = self._clock.now_ms()
-        writes = [
-            Write(_SHOWN, (to_cql(content_id), run, totals[content_id])) for content_id in waiting
-        ]
+        writes = [Write(_SHOWN, (content_id, run, totals[content_id])) for content_id in waiting]
         try:
             for start in range(0, len(writes), READ_BATCH):
                 await self._session.write_many(writes[start : start + READ_BATCH])

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from feedcore.adapters.cql.driver.ids import from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.dirty import DirtyMarks, Kind
+from feedcore.domain.follow_plan import check_room
 from feedcore.errors import NotFound
 from feedcore.ports import Interaction, InteractionKind
 from feedcore.resilience.gather import gather_all, gather_bounded
@@ -66,7 +66,7 @@ class Interactions:
     async def record(self, one: Interaction) -> bool:
         """See the port; announcing a hide is the caller's."""
         if one.idempotency_key:
-            key = (to_cql(one.user_id), one.idempotency_key)
+            key = (one.user_id, one.idempotency_key)
             used, known = await gather_all(self._session.read(_KEY, key), self._known(one))
             if used:
                 await self._marks.mark(_marks_of(one))
@@ -100,7 +100,7 @@ class Interactions:
         return new
 
     async def _known(self, one: Interaction) -> _Known:
-        user, kind = to_cql(one.user_id), int(one.kind)
+        user, kind = one.user_id, int(one.kind)
         calls = [
             self._session.read(_AUTHOR, (one.content_id,)),
             self._session.read(_STATE, (user, one.content_id, kind)),
@@ -113,7 +113,7 @@ class Interactions:
         there = bool(post) and post[0][1] is not None
         times = [rows[0][1] or 0 for rows in (state, hidden) if rows]
         return _Known(
-            author_id=from_cql(post[0][0]) if there else 0,
+            author_id=post[0][0] if there else 0,
             active=bool(state) and bool(state[0][0]),
             hidden=bool(hidden),
             written_us=max(times, default=0),
@@ -125,13 +125,13 @@ class Interactions:
         hides = one.kind == InteractionKind.HIDE and one.on != known.hidden
         changed = counted or hides
         if hides and one.on:
-            rows = await self._session.read(viewer.ROOM, (to_cql(one.user_id),))
-            viewer.check_room(rows[0][0])
+            rows = await self._session.read(viewer.ROOM, (one.user_id,))
+            check_room(rows[0][0])
         stamp = self._stamps.next(known.written_us)
-        user, kind = to_cql(one.user_id), int(one.kind)
+        user, kind = one.user_id, int(one.kind)
         writes = []
         if counted:
-            author = to_cql(known.author_id)
+            author = known.author_id
             writes.append(Write(_SET_STATE, (user, one.content_id, kind, author, one.on, stamp)))
             if one.on:
                 writes.append(Write(_SET, (one.content_id, kind, user, one.at_ms, stamp)))

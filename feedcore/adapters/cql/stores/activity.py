@@ -13,10 +13,9 @@ from collections.abc import Iterable, Sequence
 from feedcore import native
 from feedcore.adapters.contracts.announcements import Announcer
 from feedcore.adapters.contracts.job_outbox import JobOutbox
-from feedcore.adapters.cql.driver.ids import SIGNED_MAX, SIGNED_MIN, from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores.viewer_partition import Kind, put, stamp
-from feedcore.limits import INACTIVE_AFTER_MS
+from feedcore.limits import INACTIVE_AFTER_MS, USER_ID_MAX
 from feedcore.ports import Lane
 from feedcore.resilience.gather import gather_bounded
 
@@ -56,38 +55,37 @@ class Activity:
         self._here = native.U64Set()
         self._here_before = native.U64Set()
         self._bucket = 0
-        self._after = [SIGNED_MIN] * BUCKETS
+        self._after = [0] * BUCKETS
 
     async def known(self, user_id: int) -> bool:
         """Whether the user was ever seen."""
-        rows = await self._session.read(_ONE, (user_id % BUCKETS, to_cql(user_id)))
+        rows = await self._session.read(_ONE, (user_id % BUCKETS, user_id))
         return bool(rows) and rows[0][0] is not None
 
     def seen_writes(self, seen: Iterable[tuple[int, int]]) -> list[Write]:
         """Of (user_id, when)."""
         at_us = stamp(self._outbox)
         return [
-            Write(_SEEN, (at_us, seen_ms, user_id % BUCKETS, to_cql(user_id)))
-            for user_id, seen_ms in seen
+            Write(_SEEN, (at_us, seen_ms, user_id % BUCKETS, user_id)) for user_id, seen_ms in seen
         ]
 
     def back_writes(self, user_id: int, now_ms: int, at_us: int) -> list[Write]:
         """The user is active from now on."""
-        key = (user_id % BUCKETS, to_cql(user_id))
+        key = (user_id % BUCKETS, user_id)
         return [Write(_INACTIVE, (at_us, False, *key)), Write(_SEEN, (at_us, now_ms, *key))]
 
     async def unknown(self, user_ids: Sequence[int]) -> list[int]:
         """Those of them that were never seen, side by side."""
         found: set[int] = set()
-        keys = _by_bucket([to_cql(one) for one in user_ids])
+        keys = _by_bucket(user_ids)
         for rows in await self._read(keys):
-            found.update(from_cql(row[0]) for row in rows if row[1] is not None)
+            found.update(row[0] for row in rows if row[1] is not None)
         return [one for one in user_ids if one not in found]
 
     async def left_out(
         self, followers: Sequence[int], lane: int, recent_since_ms: int, recent_until_ms: int
     ) -> set[int]:
-        """Of these followers (signed ids) the inactive ones, and those of the other lane."""
+        """Of these followers the inactive ones, and those of the other lane."""
         if lane == Lane.ALL:
             return await self._inactive(followers)
         inactive: set[int] = set()
@@ -106,13 +104,11 @@ class Activity:
 
     async def _inactive(self, followers: Sequence[int]) -> set[int]:
         here, before = self._here, self._here_before
-        asked = [
-            user for user in followers if (one := from_cql(user)) not in here and one not in before
-        ]
+        asked = [user for user in followers if user not in here and user not in before]
         inactive = {
             row[0] for rows in await self._read(_by_bucket(asked)) for row in rows if row[2]
         }
-        here.update(from_cql(user) for user in asked if user not in inactive)
+        here.update(user for user in asked if user not in inactive)
         if len(here) >= HERE_MAX:
             self._here, self._here_before = native.U64Set(), here
         return inactive
@@ -149,15 +145,15 @@ class Activity:
                     found = found[: limit - len(gone)]
                     # this bucket is looked at again from here
                     self._after[bucket] = found[-1] if found else self._after[bucket]
-                elif len(rows) < WALK_ROWS or rows[-1][0] == SIGNED_MAX:
-                    self._after[bucket] = SIGNED_MIN
+                elif len(rows) < WALK_ROWS or rows[-1][0] == USER_ID_MAX:
+                    self._after[bucket] = 0
                 else:
                     self._after[bucket] = rows[-1][0] + 1
                 gone += found
             if len(gone) >= limit or looked >= WALK_ROWS_MAX:
                 break
             self._bucket = (self._bucket + WALK_BUCKETS) % BUCKETS
-        await self._leave_out([from_cql(user) for user in gone], at_us)
+        await self._leave_out(gone, at_us)
         return len(gone)
 
     async def _leave_out(self, user_ids: list[int], at_us: int) -> None:
@@ -167,10 +163,7 @@ class Activity:
         for user_id in user_ids:
             self._here.discard(user_id)
             self._here_before.discard(user_id)
-        rows = [
-            Write(_INACTIVE, (at_us, True, user_id % BUCKETS, to_cql(user_id)))
-            for user_id in user_ids
-        ]
+        rows = [Write(_INACTIVE, (at_us, True, user_id % BUCKETS, user_id)) for user_id in user_ids]
         await in_parts(self._session, rows)
 
 
@@ -195,7 +188,7 @@ async def in_parts(session: Session, writes: Sequence[Write]) -> None:
 
 
 def _by_bucket(users: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Signed ids -> (bucket, ids in it)."""
+    """User ids -> (bucket, ids in it)."""
     buckets: dict[int, list[int]] = {}
     for user in users:
         buckets.setdefault(user % BUCKETS, []).append(user)

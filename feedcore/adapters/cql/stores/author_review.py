@@ -15,7 +15,7 @@ that is `domain.policy`.
 from __future__ import annotations
 
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.ids import SIGNED_MIN, from_cql, to_cql
+from feedcore.adapters.cql.driver.ids import TOKEN_MIN
 from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.dirty import DirtyReader, Kind
@@ -56,7 +56,7 @@ class AuthorReview:
         self._large: dict[int, int] = {}  # author -> when counted last
         self._walked: tuple[int, int] | None = None  # bounds that the sizes were walked for
         self._walking: tuple[int, int] | None = None
-        self._token = SIGNED_MIN
+        self._token = TOKEN_MIN
         self._found: dict[int, None] = {}  # by a walk, and not moved yet
 
     async def run(
@@ -99,14 +99,14 @@ class AuthorReview:
     ) -> None:
         """Some steps further, if the sizes were not walked for these bounds yet."""
         if bounds != self._walking:
-            self._walking, self._token = bounds, SIGNED_MIN
+            self._walking, self._token = bounds, TOKEN_MIN
             self._found.clear()
         for _ in range(WALK_STEPS_PER_CALL):
             if self._walked == bounds or len(self._found) >= limit:
                 break
             rows = await self._session.read(_WALK, (self._token, WALK_STEP))
             for author, followers, _ in rows:
-                one = self._replica.state.mode_of(from_cql(author))._replace(followers=followers)
+                one = self._replica.state.mode_of(author)._replace(followers=followers)
                 if _moves(one, bounds):
                     self._found[one.author_id] = None
             if len(rows) < WALK_STEP:
@@ -128,9 +128,8 @@ class AuthorReview:
 
         async def count(author_id: int) -> AuthorMode:
             at_us = self._stamps.next()
-            author = to_cql(author_id)
-            followers = len(await self._session.read_packed(_COUNT, (author, most))) // 8
-            await self._session.write(_PUT_SIZE, (author, followers, at_us))
+            followers = len(await self._session.read_packed(_COUNT, (author_id, most))) // 8
+            await self._session.write(_PUT_SIZE, (author_id, followers, at_us))
             if followers >= most:
                 self._large[author_id] = now_ms
             return self._replica.state.mode_of(author_id)._replace(followers=followers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from feedcore.adapters.cql.driver.ids import to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore.domain import ids
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS, RETENTION_MS
@@ -42,11 +41,7 @@ class Outboxes:
             return [b""] * len(author_ids)
         wanted = range(last, first - 1, -1)
         top, bottom = min(at_or_below, ids.ID_MAX), max(not_below, 0)
-        keys = [
-            (to_cql(author_id), day, top, bottom, limit)
-            for author_id in author_ids
-            for day in wanted
-        ]
+        keys = [(author_id, day, top, bottom, limit) for author_id in author_ids for day in wanted]
         parts = await gather_bounded(keys, self._partition, OUTBOX_WIDTH)
         step = len(wanted)
         return [b"".join(parts[at : at + step]) for at in range(0, len(parts), step)]

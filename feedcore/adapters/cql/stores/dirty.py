@@ -18,7 +18,6 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from feedcore.adapters.cql.driver.batching import READ_BATCH, read_each
-from feedcore.adapters.cql.driver.ids import from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.resilience.gather import gather_all
@@ -85,7 +84,7 @@ class DirtyMarks:
 
     def _write(self, kind: Kind, marked: int) -> Write:
         at_us = self._stamps.next()
-        key = (int(kind), marked % BUCKETS, at_us // MINUTE_US, to_cql(marked), self._process)
+        key = (int(kind), marked % BUCKETS, at_us // MINUTE_US, marked, self._process)
         return Write(_MARK, (*key, at_us, at_us))
 
 
@@ -122,7 +121,7 @@ class DirtyReader:
         writes = [
             Write(
                 _CLEAR,
-                (one.at_us, self._kind, one.id % BUCKETS, one.minute, to_cql(one.id), one.process),
+                (one.at_us, self._kind, one.id % BUCKETS, one.minute, one.id, one.process),
             )
             for one in marks
         ]
@@ -138,7 +137,7 @@ class DirtyReader:
         keys = [(self._kind, bucket, minute, limit) for minute, bucket in partitions]
         rows = await read_each(self._session, _MARKED, keys)
         return [
-            Mark(minute, from_cql(row[0]), row[1], row[2])
+            Mark(minute, row[0], row[1], row[2])
             for (minute, _), part in zip(partitions, rows, strict=True)
             for row in part
         ]

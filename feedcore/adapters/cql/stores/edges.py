@@ -1,14 +1,12 @@
-"""What a follow is made of: rows, jobs, bounds. Shared by `graph` and `graph_import`."""
+"""The rows and jobs that an edge is made of. Shared by `graph` and `graph_import`."""
 
 from __future__ import annotations
 
 from feedcore.adapters.contracts.job_ids import timestamp_us
 from feedcore.adapters.contracts.job_outbox import JobOutbox
-from feedcore.adapters.cql.driver.ids import MASK, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores.viewer_partition import Kind, drop, put
-from feedcore.errors import InvalidField
-from feedcore.limits import DAY_MS, FOLLOWEES_MAX, RETENTION_MS
+from feedcore.limits import DAY_MS, RETENTION_MS
 from feedcore.ports import FanoutJob, JobKind
 
 _PUBLISHED = Statement("SELECT content_id FROM outbox WHERE author_id = ? AND day IN ? LIMIT 1")
@@ -20,28 +18,11 @@ _DROP_FOLLOWER = Statement(
 )
 
 
-def check_pair(user_id: int, target_id: int) -> None:
-    """Raises InvalidField."""
-    if user_id == target_id:
-        raise InvalidField("followee_id", f"{target_id}, the user itself", "must be another user")
-    for name, value in (("follower_id", user_id), ("followee_id", target_id)):
-        if not 0 < value <= MASK:
-            raise InvalidField(name, str(value), "1 to 2^64 - 1")
-
-
-def check_followees(count: int) -> None:
-    """Raises InvalidField if one follows more than is allowed."""
-    if count > FOLLOWEES_MAX:
-        raise InvalidField(
-            "followee_id", f"{count} accounts are followed", f"at most {FOLLOWEES_MAX}"
-        )
-
-
 async def published(session: Session, author_id: int, now_ms: int) -> bool:
     """Whether the author has posts that feeds may hold."""
     # a publish time may be of tomorrow already: clocks differ by seconds
     days = list(range((now_ms - RETENTION_MS) // DAY_MS, now_ms // DAY_MS + 2))
-    return bool(await session.read(_PUBLISHED, (to_cql(author_id), days)))
+    return bool(await session.read(_PUBLISHED, (author_id, days)))
 
 
 def job_of(kind: JobKind, job_id: int, user_id: int, author_id: int, now_ms: int) -> FanoutJob:
@@ -51,7 +32,7 @@ def job_of(kind: JobKind, job_id: int, user_id: int, author_id: int, now_ms: int
 
 def add_follower(author_id: int, follower_id: int, now_ms: int, at_us: int) -> Write:
     """The edge as the followee's fan-out sees it."""
-    return Write(_ADD_FOLLOWER, (to_cql(author_id), to_cql(follower_id), now_ms, at_us))
+    return Write(_ADD_FOLLOWER, (author_id, follower_id, now_ms, at_us))
 
 
 def follow_writes(outbox: JobOutbox, job: FanoutJob, now_ms: int, *, backfill: bool) -> list[Write]:
@@ -76,7 +57,7 @@ def unfollow_writes(
     writes = [
         drop(user_id, Kind.FOLLOWEE, author_id, at_us),
         drop(user_id, Kind.BACKFILL, author_id, at_us),
-        Write(_DROP_FOLLOWER, (at_us, to_cql(author_id), to_cql(user_id))),
+        Write(_DROP_FOLLOWER, (at_us, author_id, user_id)),
     ]
     if remove:
         writes.append(outbox.write_of(job))

@@ -17,7 +17,6 @@ from feedcore import native
 from feedcore.adapters.contracts.job_ids import timestamp_us
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.ids import from_cql, signed_ids, to_cql
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_partitions
@@ -71,13 +70,12 @@ class CqlFeedStore:
         """One query of the feed, one of the user's state; and the followed authors' newest posts,
         as this node has heard of them.
         """
-        user = to_cql(user_id)
         tail = self._tail(followees)
         state, stored = await gather_all(
-            self._session.read(viewer.STATE, (user,)),
-            self._stored(user, at_or_below, not_below, limit),
+            self._session.read(viewer.STATE, (user_id,)),
+            self._stored(user_id, at_or_below, not_below, limit),
         )
-        pending = sorted(from_cql(target) for kind, target in state if kind == Kind.BACKFILL)
+        pending = sorted(target for kind, target in state if kind == Kind.BACKFILL)
         built = all(kind == Kind.BACKFILL for kind, _ in state)
         return Window([one for one in (stored, tail) if one], built, tuple(pending))
 
@@ -99,7 +97,7 @@ class CqlFeedStore:
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
         """A read only, while one waits."""
-        state = {row[0] for row in await self._session.read(viewer.STATE, (to_cql(user_id),))}
+        state = {row[0] for row in await self._session.read(viewer.STATE, (user_id,))}
         if Kind.REBUILDING in state and Kind.INACTIVE not in state:
             return
         await queue_rebuild(
@@ -116,7 +114,7 @@ class CqlFeedStore:
             elif len(delivery.entries) == ENTRY_BYTES:
                 await self._one_to_many(delivery, at_us)
             else:
-                users = signed_ids(delivery.recipients)
+                users = native.unpack_ids(delivery.recipients)
                 await gather_bounded(
                     users, lambda user: self._many_to_one(user, delivery, at_us), 4
                 )
@@ -152,11 +150,11 @@ class CqlFeedStore:
             ]
             await in_partitions(self._session, [writes])
 
-        users = signed_ids(delivery.recipients)
+        users = native.unpack_ids(delivery.recipients)
         try:
             await gather_bounded(users, of, 4)
         finally:
-            await self._replica.announce([from_cql(user) for user in users])
+            await self._replica.announce(users)
 
     def _ttl_s(self, content_id: int) -> int:
         """Seconds that are left of the retention, rounded up; 0 beyond it."""
@@ -166,7 +164,7 @@ class CqlFeedStore:
 
     async def delivered(self, user_id: int, content_id: int) -> bool:
         """A point read."""
-        return bool(await self._session.read(_ONE, (to_cql(user_id), content_id)))
+        return bool(await self._session.read(_ONE, (user_id, content_id)))
 
     def backlog(self) -> int:
         """None: what is durable is stored."""

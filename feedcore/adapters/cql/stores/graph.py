@@ -2,8 +2,8 @@
 
 An edge is in the viewer partition of the follower and in the followers of the followee, by one
 logged batch, and in that batch are the job about it and, for a backfill, the row that says that it
-is waited for. Follow writes, then looks for a block; block writes, then looks for follows: who
-comes second sees the other.
+is waited for. What is written is `domain.follow_plan`'s decision. Follow writes, then looks for a
+block; block writes, then looks for follows: whoever comes second sees the other.
 
 Two jobs of one pair may be done in any order: a removal takes away only what was delivered before
 its follow ended (`feeds`), a backfill looks whether the follow is still there.
@@ -13,20 +13,12 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
+from feedcore import native
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.ids import (
-    SIGNED_MAX,
-    SIGNED_MIN,
-    TOP,
-    WRAP,
-    from_cql,
-    id_array,
-    signed_ids,
-    to_cql,
-)
+from feedcore.adapters.cql.driver.ids import TOKEN_MAX, TOKEN_MIN, id_array
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer
@@ -34,8 +26,6 @@ from feedcore.adapters.cql.stores.activity import Activity
 from feedcore.adapters.cql.stores.dirty import DirtyMarks
 from feedcore.adapters.cql.stores.dirty import Kind as Dirty
 from feedcore.adapters.cql.stores.edges import (
-    check_followees,
-    check_pair,
     follow_writes,
     job_of,
     published,
@@ -44,8 +34,16 @@ from feedcore.adapters.cql.stores.edges import (
 from feedcore.adapters.cql.stores.graph_import import GraphImport
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import Clock
-from feedcore.domain.policy import Mode
-from feedcore.errors import NotPermitted, Unavailable
+from feedcore.domain.follow_plan import (
+    EdgeFacts,
+    blocked_error,
+    check_pair,
+    check_room,
+    late_backfill,
+    plan_follow,
+    plan_unfollow,
+)
+from feedcore.errors import Unavailable
 from feedcore.limits import LANE_SPLIT_FOLLOWERS, USER_ID_MAX
 from feedcore.ports import FanoutJob, GraphPage, JobKind
 from feedcore.resilience.gather import gather_all
@@ -57,17 +55,13 @@ _PAIR = Statement(
     "SELECT kind FROM viewer WHERE user_id = ? AND kind IN (10, 11, 12) AND target_id = ?"
 )
 _FOLLOWEE_COUNT = Statement("SELECT count(*) FROM viewer WHERE user_id = ? AND kind = 10")
-_FOLLOWEE_FIRST = Statement("SELECT target_id FROM viewer WHERE user_id = ? AND kind = 10 LIMIT ?")
 _FOLLOWEE_RANGE = Statement(
-    "SELECT target_id FROM viewer WHERE user_id = ? AND kind = 10"
-    " AND target_id >= ? AND target_id <= ? LIMIT ?"
+    "SELECT target_id FROM viewer WHERE user_id = ? AND kind = 10 AND target_id > ? LIMIT ?"
 )
 _FOLLOWER_COUNT = Statement("SELECT count(*) FROM followers WHERE author_id = ?")
 _SIZE = Statement("SELECT followers FROM author_sizes WHERE author_id = ?")
-_FOLLOWER_FIRST = Statement("SELECT follower_id FROM followers WHERE author_id = ? LIMIT ?")
 _FOLLOWER_RANGE = Statement(
-    "SELECT follower_id FROM followers WHERE author_id = ?"
-    " AND follower_id >= ? AND follower_id <= ? LIMIT ?"
+    "SELECT follower_id FROM followers WHERE author_id = ? AND follower_id > ? LIMIT ?"
 )
 _USERS = Statement(
     "SELECT DISTINCT user_id, token(user_id) FROM viewer WHERE token(user_id) > ? LIMIT ?"
@@ -93,51 +87,29 @@ class CqlGraphSource:
 
     async def followees(self, user_id: int) -> bytes:
         """One packed column."""
-        return id_array(await self._session.read_packed(viewer.FOLLOWEES, (to_cql(user_id),)))
+        return id_array(await self._session.read_packed(viewer.FOLLOWEES, (user_id,)))
 
     async def follower_count(self, user_id: int) -> int:
         """Counted by the replicas: a second for some millions."""
-        return (await self._session.read(_FOLLOWER_COUNT, (to_cql(user_id),)))[0][0]
+        return (await self._session.read(_FOLLOWER_COUNT, (user_id,)))[0][0]
 
     async def audience(self, author_id: int) -> int:
         """An author who was never counted is looked at, up to where it matters."""
-        author = to_cql(author_id)
-        rows = await self._session.read(_SIZE, (author,))
+        rows = await self._session.read(_SIZE, (author_id,))
         if rows and rows[0][0] is not None:
             return rows[0][0]
-        look = (author, LANE_SPLIT_FOLLOWERS + 1)
-        return len(await self._session.read_packed(_FOLLOWER_FIRST, look)) // 8
+        look = (author_id, 0, LANE_SPLIT_FOLLOWERS + 1)
+        return len(await self._session.read_packed(_FOLLOWER_RANGE, look)) // 8
 
     async def followers(self, user_id: int, after: int, limit: int) -> GraphPage:
         """A range of the partition."""
-        first, within = _FOLLOWER_FIRST, _FOLLOWER_RANGE
-        return _page(await self._ascending(first, within, user_id, after, limit), limit)
+        key = (user_id, after, limit)
+        return _page(await self._session.read_packed(_FOLLOWER_RANGE, key), limit)
 
     async def followee_page(self, user_id: int, after: int, limit: int) -> GraphPage:
         """A range of the viewer partition."""
-        first, within = _FOLLOWEE_FIRST, _FOLLOWEE_RANGE
-        return _page(await self._ascending(first, within, user_id, after, limit), limit)
-
-    async def _ascending(
-        self, first: Statement, within: Statement, key: int, after: int, limit: int
-    ) -> bytes:
-        """Ids above `after` in unsigned order, at most `limit`, as an id array."""
-        owner = to_cql(key)
-        if not after:
-            found = await self._session.read_packed(first, (owner, limit))
-            if not found or found[0] < 0x80:
-                # ids of 2^63 and above would have come first: there are none
-                return id_array(found)
-        low, start = b"", after + 1
-        if start < TOP:
-            bounds = (owner, start, SIGNED_MAX, limit)
-            low = id_array(await self._session.read_packed(within, bounds))
-            start = TOP
-        rest = limit - len(low) // 8
-        if not rest or start >= WRAP:
-            return low
-        bounds = (owner, start - WRAP, -1, rest)
-        return low + id_array(await self._session.read_packed(within, bounds))
+        key = (user_id, after, limit)
+        return _page(await self._session.read_packed(_FOLLOWEE_RANGE, key), limit)
 
     async def push_recipients(
         self,
@@ -152,7 +124,7 @@ class CqlGraphSource:
         page = await self.followers(author_id, after, limit)
         if not page.ids:
             return page
-        followers = signed_ids(page.ids)
+        followers = native.unpack_ids(page.ids)
         skip = await self._activity.left_out(followers, lane, recent_since_ms, recent_until_ms)
         if not skip:
             return page
@@ -160,67 +132,74 @@ class CqlGraphSource:
         return GraphPage(kept.tobytes(), page.next_after)
 
     async def follow(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
-        """One round of reads, the batch, and a look whether a block or a post came between.
-
-        Authors without posts of the retention, and pulled ones, need no backfill.
-        """
+        """One round of reads, the batch, and a look whether a block or a post came between."""
         check_pair(follower_id, followee_id)
-        session, follower = self._session, to_cql(follower_id)
-        pair, count, has_posts, known = await gather_all(
-            session.read(_PAIR, (follower, to_cql(followee_id))),
-            session.read(_FOLLOWEE_COUNT, (follower,)),
-            published(session, followee_id, now_ms),
+        pair, has_posts, count, known = await gather_all(
+            *self._edge(follower_id, followee_id, now_ms),
+            self._session.read(_FOLLOWEE_COUNT, (follower_id,)),
             self._activity.known(follower_id),
         )
-        kinds = {row[0] for row in pair}
-        if Kind.FOLLOWEE in kinds:
+        facts = EdgeFacts(
+            followed=Kind.FOLLOWEE in pair,
+            blocked=bool(pair - {Kind.FOLLOWEE}),
+            followees=count[0][0],
+            mode=self._replica.state.mode_of(followee_id).mode,
+            has_posts=has_posts,
+        )
+        plan = plan_follow(facts)
+        if not plan.changes:
             await self._say_again(follower_id)
             return False
-        if kinds:
-            raise NotPermitted("followee_id: one of the two blocks the other; unblock first")
-        check_followees(count[0][0] + 1)
-        wanted = self._replica.state.mode_of(followee_id).mode != Mode.PULL
-        job = self._job(JobKind.BACKFILL, follower_id, followee_id, now_ms)
-        jobs = [job] if wanted and has_posts else []
-        await self._commit(
-            follow_writes(self._outbox, job, now_ms, backfill=bool(jobs)), [follower_id], jobs
-        )
+        await self._write_edge(follower_id, followee_id, now_ms, plan.job)
         seen = [] if known else self._activity.seen_writes([(follower_id, now_ms)])
-        pair, has_posts_now, _, _ = await gather_all(
-            session.read(_PAIR, (follower, to_cql(followee_id))),
-            published(session, followee_id, now_ms),
-            session.write_many(seen),
+        pair, has_posts, _, _ = await gather_all(
+            *self._edge(follower_id, followee_id, now_ms),
+            self._session.write_many(seen),
             self._marks.mark([(Dirty.FOLLOWERS, followee_id)]),
         )
-        kinds = {row[0] for row in pair}
-        if kinds - {Kind.FOLLOWEE}:
+        if pair - {Kind.FOLLOWEE}:
             await self._end(follower_id, followee_id, now_ms)
-            raise NotPermitted("followee_id: one of the two blocks the other; unblock first")
-        if not kinds:
+            raise blocked_error()
+        if not pair:
             # unfollowed at the same time; or just before, by a node whose clock is ahead of ours
             raise Unavailable("followee_id: the follow was ended meanwhile; follow again")
-        if wanted and has_posts_now and not jobs:
-            # published between the look and the batch: its fan-out may not have seen this follower
-            job = self._job(JobKind.BACKFILL, follower_id, followee_id, now_ms)
-            await self._commit(
-                follow_writes(self._outbox, job, now_ms, backfill=True), [follower_id], [job]
-            )
+        if job := late_backfill(plan, facts._replace(has_posts=has_posts)):
+            await self._write_edge(follower_id, followee_id, now_ms, job)
         return True
+
+    def _edge(
+        self, follower_id: int, followee_id: int, now_ms: int
+    ) -> tuple[Awaitable[set[int]], Awaitable[bool]]:
+        """Reads of what may change beside a follow: (kinds of rows of the pair, has posts)."""
+
+        async def pair() -> set[int]:
+            rows = await self._session.read(_PAIR, (follower_id, followee_id))
+            return {row[0] for row in rows}
+
+        return pair(), published(self._session, followee_id, now_ms)
+
+    async def _write_edge(
+        self, follower_id: int, followee_id: int, now_ms: int, kind: JobKind | None
+    ) -> None:
+        job = self._job(JobKind.BACKFILL, follower_id, followee_id, now_ms)
+        writes = follow_writes(self._outbox, job, now_ms, backfill=kind is not None)
+        await self._commit(writes, [follower_id], [job] if kind else [])
 
     async def unfollow(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
         """In force with the next read; the stored feed follows."""
         return await self._end(follower_id, followee_id, now_ms)
 
     async def _end(self, follower_id: int, followee_id: int, now_ms: int) -> bool:
-        key = (to_cql(follower_id), int(Kind.FOLLOWEE), to_cql(followee_id))
+        key = (follower_id, int(Kind.FOLLOWEE), followee_id)
         row, has_posts = await gather_all(
             self._session.read(viewer.ROW_AT, key), published(self._session, followee_id, now_ms)
         )
-        if not row:
+        plan = plan_unfollow(followed=bool(row), has_posts=has_posts)
+        if not plan.changes:
             await self._say_again(follower_id)
             return False
         job = self._job(JobKind.REMOVE, follower_id, followee_id, now_ms)
-        jobs = [job] if has_posts else []
+        jobs = [job] if plan.job else []
         writes = unfollow_writes(self._outbox, job, row[0][1], remove=bool(jobs))
         await self._commit(writes, [follower_id], jobs)
         await self._marks.mark([(Dirty.FOLLOWERS, followee_id)])
@@ -229,13 +208,13 @@ class CqlGraphSource:
     async def block(self, blocker_id: int, blocked_id: int, now_ms: int) -> bool:
         """A row on either side, so that each one's filters are in one partition."""
         check_pair(blocker_id, blocked_id)
-        key = (to_cql(blocker_id), int(Kind.BLOCKS), to_cql(blocked_id))
+        key = (blocker_id, int(Kind.BLOCKS), blocked_id)
         row, room = await gather_all(
             self._session.read(viewer.ROW, key),
-            self._session.read(viewer.ROOM, (to_cql(blocker_id),)),
+            self._session.read(viewer.ROOM, (blocker_id,)),
         )
         if not row:
-            viewer.check_room(room[0][0])
+            check_room(room[0][0])
             at_us = viewer.stamp(self._outbox)
             rows = [
                 viewer.put(blocker_id, Kind.BLOCKS, blocked_id, now_ms, at_us),
@@ -253,7 +232,7 @@ class CqlGraphSource:
 
     async def unblock(self, blocker_id: int, blocked_id: int, now_ms: int) -> bool:
         """Ends this direction only."""
-        key = (to_cql(blocker_id), int(Kind.BLOCKS), to_cql(blocked_id))
+        key = (blocker_id, int(Kind.BLOCKS), blocked_id)
         row = await self._session.read(viewer.ROW_AT, key)
         if not row:
             await self._say_again(blocker_id, blocked_id)
@@ -278,7 +257,7 @@ class CqlGraphSource:
         """Users whose tokens come next after one drawn by the seed: a walk over the ring, bounded,
         around its end. Hashes know nothing of users, so neighbours are as good as any.
         """
-        start = random.Random(seed).randint(SIGNED_MIN, SIGNED_MAX)
+        start = random.Random(seed).randint(TOKEN_MIN, TOKEN_MAX)
         found: dict[int, None] = {}
         after, wrapped = start, False
         for _ in range(count // SAMPLE_PAGE + SAMPLE_STEPS_SPARE):
@@ -286,14 +265,16 @@ class CqlGraphSource:
             if wrapped:
                 rows = [row for row in rows if row[1] <= start]
             users = [row[0] for row in rows]
-            firsts = await self._session.read_many(_FOLLOWEE_FIRST, [(user, 1) for user in users])
-            found.update((from_cql(u), None) for u, f in zip(users, firsts, strict=True) if f)
+            firsts = await self._session.read_many(
+                _FOLLOWEE_RANGE, [(user, 0, 1) for user in users]
+            )
+            found.update((u, None) for u, f in zip(users, firsts, strict=True) if f)
             if len(found) >= count or (wrapped and len(rows) < SAMPLE_PAGE):
                 break
             if len(rows) == SAMPLE_PAGE:
                 after = rows[-1][1]
             else:
-                after, wrapped = SIGNED_MIN, True
+                after, wrapped = TOKEN_MIN, True
         return sorted(list(found)[:count])
 
     def _job(self, kind: JobKind, user_id: int, author_id: int, now_ms: int) -> FanoutJob:
@@ -317,6 +298,7 @@ class CqlGraphSource:
             self._outbox.relay(jobs)
 
 
-def _page(ids: bytes, limit: int) -> GraphPage:
+def _page(column: bytes, limit: int) -> GraphPage:
+    ids = id_array(column)
     full = len(ids) // 8 == limit
     return GraphPage(ids, int.from_bytes(ids[-8:], "little") if full else 0)

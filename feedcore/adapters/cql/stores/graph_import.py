@@ -12,7 +12,7 @@ from feedcore import native
 from feedcore.adapters.contracts.announcements import Announcer
 from feedcore.adapters.contracts.job_ids import timestamp_us
 from feedcore.adapters.contracts.job_outbox import JobOutbox
-from feedcore.adapters.cql.driver.ids import from_cql, id_array, to_cql
+from feedcore.adapters.cql.driver.ids import id_array
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import (
@@ -24,9 +24,10 @@ from feedcore.adapters.cql.stores.activity import (
 )
 from feedcore.adapters.cql.stores.dirty import DirtyMarks
 from feedcore.adapters.cql.stores.dirty import Kind as Dirty
-from feedcore.adapters.cql.stores.edges import add_follower, check_followees, check_pair, job_of
+from feedcore.adapters.cql.stores.edges import add_follower, job_of
 from feedcore.adapters.cql.stores.rebuilding import rebuild_writes
 from feedcore.adapters.cql.stores.viewer_partition import Kind
+from feedcore.domain.follow_plan import new_followees, wanted_followees
 from feedcore.ports import FanoutJob, JobKind
 from feedcore.resilience.gather import gather_all, gather_bounded
 
@@ -55,10 +56,7 @@ class GraphImport:
 
     async def run(self, edges: Sequence[tuple[int, int]], now_ms: int) -> int:
         """Of (follower, followee); how many were new. Edges against a block are left out."""
-        wanted: dict[int, set[int]] = {}
-        for follower_id, followee_id in edges:
-            check_pair(follower_id, followee_id)
-            wanted.setdefault(follower_id, set()).add(followee_id)
+        wanted = wanted_followees(edges)
         followers = list(wanted)
         new: dict[int, set[int]] = {}
         for first in range(0, len(followers), FOLLOWERS_AT_ONCE):
@@ -123,13 +121,10 @@ class GraphImport:
             await self._session.batch(last + rebuild_writes(self._outbox, job), logged=True)
 
     async def _new(self, follower_id: int, wanted: set[int]) -> set[int]:
-        user = (to_cql(follower_id),)
+        user = (follower_id,)
         packed, blocks = await gather_all(
             self._session.read_packed(viewer.FOLLOWEES, user), self._session.read(_BLOCKS, user)
         )
         before = id_array(packed)
-        new = wanted - {from_cql(row[0]) for row in blocks}
-        new.difference_update(native.ids_intersect(before, native.U64Set(new)))
-        if new:
-            check_followees(len(before) // 8 + len(new))
-        return new
+        followed = set(native.ids_intersect(before, native.U64Set(wanted)))
+        return new_followees(wanted, followed, {row[0] for row in blocks}, len(before) // 8)

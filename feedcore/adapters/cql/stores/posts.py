@@ -19,7 +19,6 @@ from feedcore.adapters.contracts.announcements import Deleted
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.batching import read_each
-from feedcore.adapters.cql.driver.ids import from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.author_timelines import Outboxes, retained_days
@@ -119,11 +118,11 @@ class CqlPostStore:
             await self._session.write(_TOMBSTONE, (now_ms // HOUR_MS, now_ms, content_id))
             stamp = self._stamps.next(row.written_us)
             kept_s = POST_AGE_MAX_MS // 1_000
-            author, day = to_cql(author_id), ids.day(content_id)
+            day = ids.day(content_id)
             await self._session.batch(
                 [
-                    Write(_DELETE, (content_id, author, now_ms, stamp, kept_s)),
-                    Write(_DELETE_OUTBOX, (stamp, author, day, content_id)),
+                    Write(_DELETE, (content_id, author_id, now_ms, stamp, kept_s)),
+                    Write(_DELETE_OUTBOX, (stamp, author_id, day, content_id)),
                 ],
                 logged=True,
             )
@@ -174,7 +173,7 @@ class CqlPostStore:
 
     async def content_id_of(self, author_id: int, idempotency_key: str) -> int:
         """By key."""
-        rows = await self._session.read(_KEY_OF, (to_cql(author_id), idempotency_key))
+        rows = await self._session.read(_KEY_OF, (author_id, idempotency_key))
         return rows[0][0] if rows else 0
 
     async def newest_content_id(self) -> int:
@@ -183,15 +182,14 @@ class CqlPostStore:
 
     async def _row(self, content_id: int) -> PostRow | None:
         rows = await self._session.read(_POST, (content_id,))
-        return PostRow(from_cql(rows[0][0]), *rows[0][1:]) if rows else None
+        return PostRow(*rows[0]) if rows else None
 
     async def _is_author(self, author_id: int, now_ms: int) -> bool:
         """Whether anything is known of the author: posts within retention, or followers."""
-        author = to_cql(author_id)
         followed, published = await gather_all(
-            self._session.read(_FOLLOWED, (author,)),
+            self._session.read(_FOLLOWED, (author_id,)),
             read_each(
-                self._session, _PUBLISHED_ON, [(author, day) for day in retained_days(now_ms)]
+                self._session, _PUBLISHED_ON, [(author_id, day) for day in retained_days(now_ms)]
             ),
         )
         return bool(followed) or any(published)

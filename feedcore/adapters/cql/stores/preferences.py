@@ -9,12 +9,12 @@ from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.batching import read_each
-from feedcore.adapters.cql.driver.ids import from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_parts
 from feedcore.clock import Clock
+from feedcore.domain.follow_plan import check_room
 from feedcore.limits import DAY_MS, HOUR_MS, SECOND_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 from feedcore.resilience.gather import gather_all
@@ -42,7 +42,7 @@ class _Key(NamedTuple):
 
     def row(self) -> tuple[int, int, int]:
         """As CQL has it."""
-        return to_cql(self.user_id), self.kind, to_cql(self.target_id)
+        return self.user_id, self.kind, self.target_id
 
 
 class CqlPreferenceStore:
@@ -71,16 +71,14 @@ class CqlPreferenceStore:
 
     async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
         """One query."""
-        rows = await self._session.read(_FILTERS, (to_cql(user_id),))
+        rows = await self._session.read(_FILTERS, (user_id,))
         return viewer.decode(rows, now_ms).filters
 
     async def list(self, user_id: int, now_ms: int) -> list[Preference]:
         """Newest first; snoozes that are over are left out."""
         found = [
-            Preference(
-                PreferenceKind(kind), from_cql(target), until_ms or 0, viewer.set_at_of(value)
-            )
-            for kind, target, until_ms, value in await self._session.read(_LIST, (to_cql(user_id),))
+            Preference(PreferenceKind(kind), target, until_ms or 0, viewer.set_at_of(value))
+            for kind, target, until_ms, value in await self._session.read(_LIST, (user_id,))
             if kind != PreferenceKind.SNOOZE or (until_ms or 0) > now_ms
         ]
         return sorted(found, key=lambda one: (-one.set_at_ms, one.kind, one.target_id))
@@ -90,13 +88,13 @@ class CqlPreferenceStore:
         key = _Key(user_id, int(preference.kind), preference.target_id)
         row, room = await gather_all(
             self._session.read(viewer.ROW_AT, key.row()),
-            self._session.read(viewer.ROOM, (to_cql(user_id),)),
+            self._session.read(viewer.ROOM, (user_id,)),
         )
         if row and row[0][0] == preference.until_ms:
             await self._say_again(user_id)
             return False
         if not row:
-            viewer.check_room(room[0][0])
+            check_room(room[0][0])
         at_us = self._stamps.next(row[0][1] if row else None)
         await self._write([self._row(user_id, preference, at_us)], [user_id])
         return True
@@ -117,7 +115,7 @@ class CqlPreferenceStore:
         keys = {_Key(user, int(one.kind), one.target_id): None for user, one in rows}
         users = list({user: None for user, _ in rows})
         found = await read_each(self._session, viewer.ROW_AT, [key.row() for key in keys])
-        counts = await read_each(self._session, viewer.ROOM, [(to_cql(one),) for one in users])
+        counts = await read_each(self._session, viewer.ROOM, [(one,) for one in users])
         until = {key: row[0][0] for key, row in zip(keys, found, strict=True) if row}
         at_us = {key: row[0][1] for key, row in zip(keys, found, strict=True) if row}
         room = {user: row[0][0] for user, row in zip(users, counts, strict=True)}
@@ -128,7 +126,7 @@ class CqlPreferenceStore:
             if until.get(key) == one.until_ms:
                 continue
             if key not in until:
-                viewer.check_room(room[user_id])
+                check_room(room[user_id])
                 room[user_id] += 1
             until[key] = one.until_ms
             changed[key] = one

@@ -14,7 +14,6 @@ from feedcore.adapters.contracts.announcements import Posted
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.batching import read_each
-from feedcore.adapters.cql.driver.ids import to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.clock import Clock
 from feedcore.domain import ids
@@ -110,7 +109,7 @@ class Publisher:
     async def _place(self, posts: list[NewPost]) -> list[Published | None]:
         """Posts with different keys, or none: ids, keys, batches."""
         keyed = [at for at, post in enumerate(posts) if post.idempotency_key]
-        keys = [(to_cql(posts[at].author_id), posts[at].idempotency_key) for at in keyed]
+        keys = [(posts[at].author_id, posts[at].idempotency_key) for at in keyed]
         rows = await read_each(self._session, _KEY, keys)
         used = {at: row[0] for at, row in zip(keyed, rows, strict=True) if row}
         fresh = [at for at in range(len(posts)) if at not in used]
@@ -147,7 +146,7 @@ class Publisher:
         if not post.idempotency_key:
             return Published(content_id, False)
         row = await self._session.insert_if_absent(
-            _CLAIM_KEY, (to_cql(post.author_id), post.idempotency_key, post.digest, content_id)
+            _CLAIM_KEY, (post.author_id, post.idempotency_key, post.digest, content_id)
         )
         if row is None:
             return Published(content_id, False)
@@ -197,7 +196,7 @@ class Publisher:
 
     async def _is_claimed(self, post: NewPost, content_id: int) -> bool:
         ttl_s = _ttl_s(content_id, POST_AGE_MAX_MS, self._clock.now_ms())
-        key = (content_id, to_cql(post.author_id), ttl_s)
+        key = (content_id, post.author_id, ttl_s)
         return await self._session.insert_if_absent(_CLAIM_ID, key) is None
 
     async def _store(self, post: NewPost, content_id: int) -> _Stored:
@@ -217,15 +216,15 @@ class Publisher:
             )
             for lane in plan.lanes
         ]
-        author, stamp = to_cql(post.author_id), ids.time_ms(content_id) * 1_000
+        stamp = ids.time_ms(content_id) * 1_000
         row = (
-            *(content_id, author, post.content, plan.entry, post.visibility, plan.pulled),
+            *(content_id, post.author_id, post.content, plan.entry, post.visibility, plan.pulled),
             *(len(jobs), plan.reach, stamp, _ttl_s(content_id, POST_AGE_MAX_MS, now_ms)),
         )
         writes = [Write(_POST, row)]
         if plan.kept:
             ttl_s = _ttl_s(content_id, TOMBSTONE_AGE_MAX_MS, now_ms)
-            outbox = (author, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
+            outbox = (post.author_id, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
             writes.append(Write(_OUTBOX, outbox))
         if plan.discoverable and self._is_sample(content_id):
             hour = ids.time_ms(content_id) // HOUR_MS

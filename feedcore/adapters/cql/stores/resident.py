@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from feedcore.adapters.cql.driver.ids import id_array, to_cql
+from feedcore.adapters.cql.driver.ids import id_array
 from feedcore.adapters.cql.driver.session import Session
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.feeds import WINDOW
@@ -129,7 +129,7 @@ class CqlResidentSource:
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
 
         async def one(user_id: int) -> ViewerRow:
-            user = (to_cql(user_id),)
+            user = (user_id,)
             followees, rows, entries = await gather_all(
                 self._session.read_packed(viewer.FOLLOWEES, user),
                 self._session.read(viewer.RELATIONS, user),

@@ -13,7 +13,6 @@ import json
 from feedcore.adapters.contracts.announcements import ModesChanged, SettingsChanged
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Document, Replica
-from feedcore.adapters.cql.driver.ids import from_cql, to_cql
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.author_review import AuthorReview
@@ -59,7 +58,7 @@ class CqlSettingsRecord:
     async def author_modes(self) -> list[AuthorMode]:
         """One partition."""
         rows = await self._session.read(_MODES)
-        return [AuthorMode(from_cql(one), mode, n, until) for one, mode, n, until in rows]
+        return [AuthorMode(one, mode, n, until) for one, mode, n, until in rows]
 
     async def documents(self) -> dict[str, list[Document]]:
         """One query of the names, one a name, of versions that were not read before: a version
@@ -158,11 +157,11 @@ class CqlSettingsStore:
         """Rows of one partition; who is pushed has none."""
         at_us = self._stamps.next()
         writes = [
-            Write(_DROP_MODE, (at_us, to_cql(one.author_id)))
+            Write(_DROP_MODE, (at_us, one.author_id))
             if one.mode == Mode.PUSH
             else Write(
                 _PUT_MODE,
-                (to_cql(one.author_id), int(one.mode), one.followers, one.until_ms, at_us),
+                (one.author_id, int(one.mode), one.followers, one.until_ms, at_us),
             )
             for one in modes
         ]
@@ -177,7 +176,7 @@ class CqlSettingsStore:
 
     async def author_mode(self, author_id: int) -> AuthorMode:
         """Two point reads: what was decided, and what was counted since."""
-        author = (to_cql(author_id),)
+        author = (author_id,)
         modes, sizes = await gather_all(
             self._session.read(_MODE, author), self._session.read(_SIZE, author)
         )

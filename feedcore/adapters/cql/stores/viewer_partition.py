@@ -9,6 +9,7 @@ removal of an older job's row never takes a newer one's away. Not for who follow
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -16,10 +17,7 @@ from typing import Any, NamedTuple
 from feedcore import native
 from feedcore.adapters.contracts.job_ids import timestamp_us
 from feedcore.adapters.contracts.job_outbox import JobOutbox
-from feedcore.adapters.cql.driver.ids import from_cql, targets_array, to_cql
 from feedcore.adapters.cql.driver.session import Statement, Write
-from feedcore.errors import InvalidField
-from feedcore.limits import PREFERENCES_PER_USER_MAX
 from feedcore.ports import ViewerFilters
 
 
@@ -84,7 +82,7 @@ class Relations(NamedTuple):
 
 
 def decode(rows: Sequence[tuple[int, int, int | None, bytes | None]], now_ms: int) -> Relations:
-    """Of the rows of RELATIONS, in their order: ascending by kind, then by signed target."""
+    """Of the rows of RELATIONS, in their order: ascending by kind, then by target."""
     sets: tuple[list[int], ...] = ([], [], [], [], [])
     blocked: list[int] = []
     pending: list[int] = []
@@ -99,14 +97,14 @@ def decode(rows: Sequence[tuple[int, int, int | None, bytes | None]], now_ms: in
                     first_end = until_ms
             sets[kind].append(target)
         elif kind <= Kind.BLOCKED_BY:
-            blocked.append(from_cql(target))
+            blocked.append(target)
         elif kind == Kind.BACKFILL:
-            pending.append(from_cql(target))
+            pending.append(target)
         elif kind == Kind.AFFINITY:
             affinity = value or b""
         else:
             away = True
-    muted, snoozed, see_less, hidden = map(targets_array, sets[1:])
+    muted, snoozed, see_less, hidden = (array("q", one).tobytes() for one in sets[1:])
     filters = ViewerFilters(
         muted, snoozed, see_less, hidden, native.pack_ids(blocked) if blocked else b"", affinity
     )
@@ -122,23 +120,13 @@ def put(
     user_id: int, kind: Kind | int, target_id: int, extra: int, at_us: int, value: Any = None
 ) -> Write:
     """One row of the partition. `extra` is never null."""
-    row = (to_cql(user_id), int(kind), to_cql(target_id), extra, value, at_us)
+    row = (user_id, int(kind), target_id, extra, value, at_us)
     return Write(PUT, row)
 
 
 def drop(user_id: int, kind: Kind | int, target_id: int, at_us: int) -> Write:
     """The row as it was up to `at_us`."""
-    return Write(DROP, (at_us, to_cql(user_id), int(kind), to_cql(target_id)))
-
-
-def check_room(count: int) -> None:
-    """Raises InvalidField if the user's filter sets are full."""
-    if count >= PREFERENCES_PER_USER_MAX:
-        raise InvalidField(
-            "target_user_id",
-            f"{PREFERENCES_PER_USER_MAX} preferences are set",
-            f"at most {PREFERENCES_PER_USER_MAX} a user",
-        )
+    return Write(DROP, (at_us, user_id, int(kind), target_id))
 
 
 def set_at_of(value: bytes | None) -> int:
