@@ -13,9 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from feedcore.adapters.common.engagement_table import PAIR, engagement_of
+from feedcore.adapters.common.engagement_table import PAIR
 from feedcore.adapters.cql.counting.counters import ENGAGEMENT_BUCKETS
-from feedcore.adapters.cql.counting.trending import TRENDING_WINDOW_MS
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import BUCKETS, in_partitions, in_parts
@@ -24,7 +23,9 @@ from feedcore.adapters.cql.stores.publishing import RECENT_A_MINUTE
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
+from feedcore.domain.engagement import engagement_of
 from feedcore.domain.policy import Mode
+from feedcore.domain.trending import TRENDING_WINDOW_MS
 from feedcore.limits import (
     HOUR_MS,
     IDEMPOTENCY_AGE_MAX_MS,

@@ -56,9 +56,6 @@ class PreferenceStore(Protocol):
     async def import_preferences(self, rows: Sequence[tuple[int, Preference]]) -> int:
         """Many in one commit; the number that were new."""
 
-    def seen_anew(self, user_id: int, now_ms: int) -> None:
-        """As `seen`, from a caller that itself asks at most once an hour a user, as a rule."""
-
     def seen(self, user_id: int, now_ms: int) -> None:
         """The user loaded a feed: written behind, at most once an hour a user, never awaited by a
         load.

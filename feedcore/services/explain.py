@@ -6,18 +6,29 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 from feedcore import native
 from feedcore.clock import Clock
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
-from feedcore.domain.entry import ENTRY_BYTES, Visibility
+from feedcore.domain.entry import ENTRY_BYTES
 from feedcore.domain.ranking import explain_terms
+from feedcore.domain.visibility import Audience, Verdict
 from feedcore.limits import RETENTION_MS
 from feedcore.ports import CacheValidation, FeedStore, Post, PostStats, PostStore, SignalStore
 from feedcore.services.admission import check_id
 from feedcore.services.feed import FeedService
 from feedcore.services.viewer import Viewer, is_followed
+
+# What to leave out of an audience, so that a reason is not found again.
+_WITHOUT: dict[Verdict, dict[str, Any]] = {
+    Verdict.BLOCKED: {"blocked": b""},
+    Verdict.UNFOLLOWED: {"require_follow": False},
+    Verdict.MUTED: {"muted": b""},
+    Verdict.SNOOZED: {"snoozed": b""},
+    Verdict.HIDDEN: {"hidden": b""},
+}
 
 
 @dataclass(slots=True)
@@ -84,25 +95,12 @@ class ExplainService:
 
     def _filters(self, viewer: Viewer, post: Post, now_ms: int) -> list[tuple[str, bool]]:
         """Every filter's own verdict: an item can be kept out by several."""
-        own = post.author_id == viewer.user_id
-        follows = is_followed(viewer, post.author_id)
-        private = post.visibility == Visibility.PRIVATE
-        followers_only = post.visibility == Visibility.FOLLOWERS
-        filters = viewer.filters
-
-        def has(array: bytes, target: int) -> bool:
-            return native.ids_contain(array, target)
-
-        return [
-            ("deleted", post.content_id in self._posts.tombstones()),
-            ("expired", ids.time_ms(post.content_id) < now_ms - RETENTION_MS),
-            ("blocked", not own and has(filters.blocked, post.author_id)),
-            ("unfollowed", not own and not follows),
-            ("muted", not own and has(filters.muted, post.author_id)),
-            ("snoozed", not own and has(filters.snoozed, post.author_id)),
-            ("hidden", has(filters.hidden, post.content_id)),
-            ("audience", not own and (private or (followers_only and not follows))),
-        ]
+        entry = entries_of.pack(post.content_id, post.author_id, flags=post.visibility)
+        audience = viewer.audience(require_follow=True)
+        reasons = all_reasons(entry, audience, self._posts.tombstones())
+        told = [(one.name.lower(), one in reasons) for one in Verdict if one is not Verdict.KEEP]
+        expired = ids.time_ms(post.content_id) < now_ms - RETENTION_MS
+        return [told[0], ("expired", expired), *told[1:]]
 
     async def _delivery(
         self, told: Explanation, viewer: Viewer, post: Post, stats: PostStats
@@ -154,6 +152,20 @@ class ExplainService:
         )
         told.terms = list(terms._asdict().items())
         told.score = terms.score
+
+
+def all_reasons(entry: bytes, audience: Audience, tombstones: native.U64Set) -> set[Verdict]:
+    """Of one entry: what the page's verdict says, and would say without the reasons before."""
+    found: set[Verdict] = set()
+    while (verdict := Verdict(native.judge(entry, audience, tombstones)[0])) is not Verdict.KEEP:
+        found.add(verdict)
+        if verdict is Verdict.AUDIENCE:  # the last that is looked at
+            break
+        if verdict is Verdict.DELETED:
+            tombstones = native.U64Set()
+        else:
+            audience = audience._replace(**_WITHOUT[verdict])
+    return found
 
 
 def _sentence(told: Explanation, dropped: list[str]) -> str:

@@ -193,7 +193,7 @@ class ResidentFeed:
             budget.pages_bytes,
         )
         ranking = plain.viewers.ranking
-        self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen_anew, secret)
+        self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen, secret)
         self.loads = _Loads(self.resident, source, clock)
         self._source = source
         self.local = source.local  # what a page needs is on this machine

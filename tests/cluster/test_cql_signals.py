@@ -354,7 +354,7 @@ async def test_a_new_process_finds_engagement_and_what_is_trending(engine: Posts
 async def test_a_full_filter_set_takes_no_more_hides(
     engine: PostsEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedcore.adapters.cql.stores.viewer_partition.PREFERENCES_PER_USER_MAX", 2)
+    monkeypatch.setattr("feedcore.domain.follow_plan.PREFERENCES_PER_USER_MAX", 2)
     now = engine.clock.now_ms()
     made = [await engine.store.posts.publish(post(engine.clock, 9, seq=seq)) for seq in range(3)]
     hides = [Interaction(1, one.content_id, HIDE, True, now) for one in made]

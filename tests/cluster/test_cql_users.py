@@ -13,8 +13,6 @@ import pytest
 from feedcore import clock, native
 from feedcore.adapters.cql.driver.session import Statement, Write
 from feedcore.adapters.cql.stores import author_review
-from feedcore.adapters.cql.stores import edges as pairs
-from feedcore.adapters.cql.stores import preferences as preferences_module
 from feedcore.adapters.cql.stores import settings as settings_store
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_parts
@@ -22,7 +20,7 @@ from feedcore.adapters.cql.stores.resident import CqlResidentSource
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import ManualClock
 from feedcore.compose import fanout_over
-from feedcore.domain import ids
+from feedcore.domain import follow_plan, ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import InvalidField, NotPermitted, Unavailable
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, RETENTION_MS
@@ -222,7 +220,7 @@ class TestFollows:
     async def test_nobody_follows_more_than_the_bound(
         self, engine: UsersEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pairs, "FOLLOWEES_MAX", 3)
+        monkeypatch.setattr(follow_plan, "FOLLOWEES_MAX", 3)
         now = engine.clock.now_ms()
         assert await engine.store.graph.import_follows([(1, 7), (1, 8)], now) == 2
         assert await engine.store.graph.follow(1, 9, now)
@@ -319,20 +317,15 @@ class TestRecipients:
         state = await engine.session.read(viewer.STATE, (users[0],))
         assert [row[0] for row in state] == [Kind.REBUILDING]
 
-    async def test_being_seen_is_written_once_an_hour_and_within_bounds(
-        self, engine: UsersEngine, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_being_seen_is_written_once_an_hour(self, engine: UsersEngine) -> None:
         preferences, now = engine.store.preferences, engine.clock.now_ms()
-        monkeypatch.setattr(preferences_module, "SEEN_WAITING_MAX", 3)
-        for user in (1, 2, 3, 4, 1):
+        for user in (1, 2, 3, 1):
             preferences.seen(user, now)
-        assert preferences.seen_dropped == 1
         assert await preferences.write_seen() == 3
         preferences.seen(1, now + HOUR_MS - 1)
         assert await preferences.write_seen() == 0
-        preferences.seen(4, now)
         preferences.seen(1, now + HOUR_MS)
-        assert await preferences.write_seen() == 2
+        assert await preferences.write_seen() == 1
 
 
 class TestFeedRows:

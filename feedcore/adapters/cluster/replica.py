@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.common.engagement_table import EngagementTable
-from feedcore.adapters.common.posted_authors import PUBLISHED_KEPT, PostedAuthors
+from feedcore.adapters.common.posted_authors import PostedAuthors, PublishedAuthors
 from feedcore.adapters.contracts.announcements import (
     Deleted,
     Engagement,
@@ -84,7 +84,7 @@ class ReplicaState:
         self.trending = b""
         self.stale: set[str] = set()
         self._reading: set[str] = set()
-        self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
+        self._published = PublishedAuthors()  # for who loads ahead
         self.engagement = engagement or EngagementTable()
         self._index = native.RunIndex([])
 
@@ -114,8 +114,7 @@ class ReplicaState:
 
     def take_published(self) -> list[int]:
         """Pulled authors who published since this was last asked."""
-        published, self.published = self.published, {}
-        return list(published)
+        return self._published.take()
 
     @property
     def modes(self) -> dict[int, AuthorMode]:
@@ -221,10 +220,7 @@ class ReplicaState:
             self.pulled.add(author)
             self.pulled_version += 1
             self.stale.add(MODES)
-        self.published.pop(author, None)
-        self.published[author] = None
-        if len(self.published) > PUBLISHED_KEPT:
-            del self.published[next(iter(self.published))]
+        self._published.add(author)
 
     def _logged(self, author: int, content_id: int) -> None:
         waiting = self._unlogged.get(author)

@@ -1,4 +1,4 @@
-"""What a weight is worth to ranking, and the engagement table of one process.
+"""The engagement table of one process.
 
 Not for truth: counts are in the stores. Another store may keep its table elsewhere (the embedded
 one shares a file between processes).
@@ -6,7 +6,6 @@ one shares a file between processes).
 
 from __future__ import annotations
 
-import math
 import struct
 
 from feedcore import native
@@ -14,16 +13,6 @@ from feedcore.codecs.engagement import SLOT_BYTES
 from feedcore.limits import ENGAGEMENT_SLOTS
 
 PAIR = struct.Struct("<Qf")  # (content_id, value), as nodes tell each other
-
-
-def engagement_of(weight: float) -> float:
-    """ln(1 + weight), where weight = likes + 2 comments + 3 shares + 0.1 clicks."""
-    return math.log1p(max(weight, 0.0))
-
-
-def weight_of(engagement: float) -> float:
-    """The reverse of `engagement_of`, as exactly as f32 allows."""
-    return math.expm1(engagement)
 
 
 class EngagementTable:

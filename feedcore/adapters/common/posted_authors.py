@@ -8,6 +8,25 @@ POSTED_KEPT = 4_096
 PUBLISHED_KEPT = 64
 
 
+class PublishedAuthors:
+    """Pulled authors who published since they were last taken; of too many the newest."""
+
+    def __init__(self) -> None:
+        self._authors: dict[int, None] = {}
+
+    def add(self, author_id: int) -> None:
+        """The newest."""
+        self._authors.pop(author_id, None)
+        self._authors[author_id] = None
+        if len(self._authors) > PUBLISHED_KEPT:
+            del self._authors[next(iter(self._authors))]
+
+    def take(self) -> list[int]:
+        """In the order of their last posts."""
+        taken, self._authors = self._authors, {}
+        return list(taken)
+
+
 class PostedAuthors:
     """Authors of pushed posts, numbered as they were seen; the oldest are forgotten."""
 

@@ -11,8 +11,8 @@ import sqlite3
 from pathlib import Path
 
 from feedcore import native
-from feedcore.adapters.common.engagement_table import engagement_of
 from feedcore.codecs.engagement import SLOT_BYTES
+from feedcore.domain.engagement import engagement_of
 from feedcore.limits import ENGAGEMENT_SLOTS
 
 _HEADER_BYTES = 64

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from feedcore import native
+from feedcore.adapters.common.seen_users import SeenUsers
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, write_pairs
 from feedcore.adapters.embedded.graph import BLOCKED_BY, relations_of
 from feedcore.domain.follow_plan import check_room
-from feedcore.limits import HOUR_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
-
-SEEN_EVERY_MS = HOUR_MS  # precise enough for "active in the last day"
-SEEN_KEPT_MAX = 200_000  # users whose last write is remembered: about 20 MB; then all are forgotten
 
 _RELATIONS = "SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?"
 _SEEN = (
@@ -32,9 +29,7 @@ class EmbeddedPreferenceStore:
     def __init__(self, conn: sqlite3.Connection, writer: Writer, behind: WriteBehind) -> None:
         self._conn = conn
         self._writer = writer
-        self._behind = behind
-        self._seen_at: dict[int, int] = {}
-        self._seen_waiting: dict[int, int] = {}
+        self._seen = SeenUsers(self._write_seen, behind.touch)
 
     async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
         """Two queries: the range of relations, the affinity row."""
@@ -75,31 +70,15 @@ class EmbeddedPreferenceStore:
 
     def seen(self, user_id: int, now_ms: int) -> None:
         """Remembered here, written by `write_seen`."""
-        last = self._seen_at.get(user_id)
-        if last is not None and 0 <= now_ms - last < SEEN_EVERY_MS:
-            return
-        if len(self._seen_at) >= SEEN_KEPT_MAX:
-            self._seen_at.clear()
-        self._seen_at[user_id] = now_ms
-        self.seen_anew(user_id, now_ms)
-
-    def seen_anew(self, user_id: int, now_ms: int) -> None:
-        """Written behind."""
-        self._seen_waiting[user_id] = now_ms
-        self._behind.touch()
+        self._seen.note(user_id, now_ms)
 
     async def write_seen(self) -> int:
         """Writes what waits; how many users."""
-        if not self._seen_waiting:
-            return 0
-        rows = list(self._seen_waiting.items())
-        self._seen_waiting.clear()
+        return await self._seen.flush()
 
-        def work(conn: sqlite3.Connection) -> None:
-            write_pairs(conn, _SEEN, rows)
-
-        await self._writer.run(work, replicated=False)
-        return len(rows)
+    async def _write_seen(self, seen: Iterable[tuple[int, int]]) -> None:
+        rows = list(seen)
+        await self._writer.run(lambda conn: write_pairs(conn, _SEEN, rows), replicated=False)
 
 
 def filters_of(

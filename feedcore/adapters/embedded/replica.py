@@ -17,7 +17,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from feedcore import native
-from feedcore.adapters.common.posted_authors import PUBLISHED_KEPT, PostedAuthors
+from feedcore.adapters.common.posted_authors import PostedAuthors, PublishedAuthors
 from feedcore.adapters.embedded.author_timelines import TimelineCache
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
 from feedcore.ports.settings import JsonObject
@@ -52,7 +52,7 @@ class Replica:
         self.timelines = TimelineCache(conn)
         self._last_timeline = -1
         self._held = False
-        self.published: dict[int, None] = {}  # pulled authors, for who loads ahead; newest last
+        self.published = PublishedAuthors()  # for who loads ahead
         self.posted = PostedAuthors()
         self.reads = 0  # changes that were read so far
 
@@ -166,10 +166,7 @@ class Replica:
     def _note_published(self, authors: list[int]) -> None:
         for author_id in authors:
             if author_id in self.pulled:
-                self.published.pop(author_id, None)
-                self.published[author_id] = None
-                if len(self.published) > PUBLISHED_KEPT:
-                    del self.published[next(iter(self.published))]
+                self.published.add(author_id)
 
     def _add_jobs(self, rows: list[tuple[int, str, int, int, bytes]]) -> None:
         for job_id, kind, author_id, user_id, entry in rows:

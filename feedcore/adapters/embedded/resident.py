@@ -74,8 +74,7 @@ class EmbeddedResidentSource:
 
     def take_published(self) -> list[int]:
         """Noted by the replica."""
-        published, self._replica.published = self._replica.published, {}
-        return list(published)
+        return self._replica.published.take()
 
     def engagement_table(self) -> memoryview:
         """The map of the node."""

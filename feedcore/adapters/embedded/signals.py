@@ -19,22 +19,14 @@ from feedcore.adapters.embedded.engagement import EngagementMap
 from feedcore.adapters.embedded.preferences import clear_preference, set_preference
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
+from feedcore.domain.engagement import WEIGHTS, pack_shares, strongest
+from feedcore.domain.trending import TRENDING_CANDIDATES, heaviest, oldest_id
 from feedcore.errors import NotFound
-from feedcore.limits import (
-    AFFINITY_AUTHORS_MAX,
-    HOUR_MS,
-    IMPRESSION_BUFFER_MAX,
-    TRENDING_ENTRIES,
-)
+from feedcore.limits import IMPRESSION_BUFFER_MAX, TRENDING_ENTRIES
 from feedcore.ports import Interaction, InteractionKind, Preference, PreferenceKind
 
-TRENDING_WINDOW_MS = 48 * HOUR_MS  # older posts are not "lately"
-TRENDING_HALF_LIFE_MS = 12 * HOUR_MS  # the ranking's default
-TRENDING_CANDIDATES = 5_000  # heaviest posts that are looked at; ten for each place
-
 _COLUMNS = ("likes", "comments", "shares", "clicks", "hides")  # by InteractionKind - 1
-_AFFINITY_WEIGHT = (1.0, 2.0, 3.0, 0.1, 0.0)  # the same as in engagement; hiding is no affinity
-_WEIGHT = "likes + 2 * comments + 3 * shares + 0.1 * clicks"
+_WEIGHT = " + ".join(f"{weight} * {name}" for weight, name in zip(WEIGHTS, _COLUMNS, strict=True))
 _IMPRESSIONS = (
     "INSERT INTO post_counts (content_id, impressions)"
     " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
@@ -42,8 +34,6 @@ _IMPRESSIONS = (
     " ON CONFLICT DO UPDATE SET impressions = impressions + excluded.impressions"
 )
 _PAIR_F64 = struct.Struct("<Qd")
-_PAIR_F32 = struct.Struct("<Qf")
-_LEAST = 1e-6  # what is left of taking the same weights back in another order
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +189,7 @@ class EmbeddedSignalStore:
             if not authors[content]:
                 continue  # deleted meanwhile: nobody asks for its counts any more
             counts.setdefault(content, [0] * len(_COLUMNS))[kind - 1] += delta
-            weight = _AFFINITY_WEIGHT[kind - 1] * delta
+            weight = WEIGHTS[kind - 1] * delta
             if weight and authors[content] != user:
                 taste = tastes.setdefault(user, {})
                 taste[authors[content]] = taste.get(authors[content], 0.0) + weight
@@ -254,36 +244,24 @@ def _add_affinity(conn: sqlite3.Connection, user: int, changes: dict[int, float]
     weights = dict(_PAIR_F64.iter_unpack(row[0])) if row else {}
     for author_id, change in changes.items():
         weights[author_id] = weights.get(author_id, 0.0) + change
-    positive = ((weight, author_id) for author_id, weight in weights.items() if weight > _LEAST)
-    kept = sorted(positive, reverse=True)[:AFFINITY_AUTHORS_MAX]
-    total = sum(weight for weight, _ in kept)
-    by_author = sorted((author_id, weight) for weight, author_id in kept)
-    conn.execute(
-        "INSERT OR REPLACE INTO affinity VALUES (?, ?, ?)",
-        (
-            user,
-            b"".join(_PAIR_F32.pack(author_id, weight / total) for author_id, weight in by_author),
-            b"".join(_PAIR_F64.pack(author_id, weight) for author_id, weight in by_author),
-        ),
-    )
+    strong = strongest(weights)
+    packed = b"".join(_PAIR_F64.pack(*one) for one in strong)
+    sql = "INSERT OR REPLACE INTO affinity VALUES (?, ?, ?)"
+    conn.execute(sql, (user, pack_shares(strong), packed))
 
 
 def _trending(conn: sqlite3.Connection, now_ms: int) -> bytes:
-    oldest = ids.first_id_at(now_ms - TRENDING_WINDOW_MS)
     columns = "SELECT p.content_id, p.author_id"
     public = int(entries_of.Visibility.PUBLIC)
-    heaviest = conn.execute(
+    rows = conn.execute(
         f"{columns}, c.weight FROM post_counts c JOIN posts p USING (content_id)"
         " WHERE c.weight > 0 AND c.content_id >= ? AND p.visibility = ?"
         " ORDER BY c.weight DESC LIMIT ?",
-        (oldest, public, TRENDING_CANDIDATES),
+        (oldest_id(now_ms), public, TRENDING_CANDIDATES),
     ).fetchall()
-    scored = []
-    for content_id, author, weight in heaviest:
-        age_ms = max(now_ms - ids.time_ms(content_id), 0)
-        scored.append((weight * 2.0 ** (-age_ms / TRENDING_HALF_LIFE_MS), content_id, author))
-    scored.sort(reverse=True)
-    chosen = {row[1]: row[2] for row in scored[:TRENDING_ENTRIES]}
+    authors = {content_id: author for content_id, author, _ in rows}
+    best = heaviest([(row[0], row[2]) for row in rows], now_ms, TRENDING_ENTRIES)
+    chosen = {content_id: authors[content_id] for content_id in best}
     if len(chosen) < TRENDING_ENTRIES:
         newest = conn.execute(
             f"{columns} FROM posts p WHERE p.visibility = ? ORDER BY p.content_id DESC LIMIT ?",

@@ -12,13 +12,12 @@ import pytest
 from feedcore.adapters.common.engagement_table import (
     PAIR,
     EngagementTable,
-    engagement_of,
-    weight_of,
 )
 from feedcore.adapters.cql.counting.affinity import packed_shares
 from feedcore.adapters.cql.driver.ids import bigints
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.domain import entry
+from feedcore.domain.engagement import engagement_of, weight_of
 from feedcore.errors import Unavailable
 from feedcore.limits import AFFINITY_AUTHORS_MAX
 from feedcore.resilience.gather import gather_all, gather_bounded

@@ -7,19 +7,16 @@ ranking: where clocks differ by more than the two are apart, the next interactio
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer
-from feedcore.limits import AFFINITY_AUTHORS_MAX
+from feedcore.domain.engagement import WEIGHTS, pack_shares, strongest
 from feedcore.resilience.gather import gather_all, gather_bounded
 
 INTERACTIONS_READ_MAX = 2_000  # the newest of one user: eight for each author that is kept
 
-_WEIGHTS = (1.0, 2.0, 3.0, 0.1, 0.0)  # by kind, as in engagement; hiding is no affinity
-_SHARE = struct.Struct("<Qf")
 _INTERACTIONS = Statement(
     "SELECT kind, author_id, active FROM user_interactions WHERE user_id = ?"
     f" LIMIT {INTERACTIONS_READ_MAX}"
@@ -55,12 +52,9 @@ class Affinity:
 
 
 def packed_shares(user_id: int, rows: Sequence[tuple[int, int, bool]]) -> bytes:
-    """Of rows (kind, author, active): packed (u64 author, f32 share) ascending by author."""
+    """Of rows (kind, author, active)."""
     weights: dict[int, float] = {}
     for kind, author_id, active in rows:
-        weight = _WEIGHTS[kind - 1]
-        if active and weight and author_id != user_id:
-            weights[author_id] = weights.get(author_id, 0.0) + weight
-    kept = sorted(weights.items(), key=lambda one: (-one[1], one[0]))[:AFFINITY_AUTHORS_MAX]
-    total = sum(weight for _, weight in kept)
-    return b"".join(_SHARE.pack(author_id, weight / total) for author_id, weight in sorted(kept))
+        if active and author_id != user_id:
+            weights[author_id] = weights.get(author_id, 0.0) + WEIGHTS[kind - 1]
+    return pack_shares(strongest(weights))

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from feedcore.adapters.common.engagement_table import PAIR, engagement_of
+from feedcore.adapters.common.engagement_table import PAIR
 from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.ids import bigints
 from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.domain import ids
+from feedcore.domain.engagement import engagement_of, weight_of_counts
 from feedcore.errors import Unavailable
 from feedcore.limits import POST_AGE_MAX_MS, TOMBSTONE_AGE_MAX_MS
 from feedcore.resilience.gather import gather_all, gather_bounded
@@ -75,8 +76,9 @@ class Counts(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """As in `ports.signals.SignalStore.engagement`."""
-        return self.likes + 2 * self.comments + 3 * self.shares + 0.1 * self.clicks
+        """Of all interactions."""
+        counted = (self.likes, self.comments, self.shares, self.clicks, self.hides)
+        return weight_of_counts(counted)
 
 
 class Counters:

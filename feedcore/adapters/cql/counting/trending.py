@@ -9,22 +9,25 @@ Where that gives too few, a sample of the newest public posts fills up.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable
 
 from feedcore import native
-from feedcore.adapters.common.engagement_table import PAIR, EngagementTable, weight_of
+from feedcore.adapters.common.engagement_table import PAIR, EngagementTable
 from feedcore.adapters.cql.counting.counters import ENGAGEMENT_BUCKETS
 from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement
 from feedcore.domain import entry as entries_of
-from feedcore.domain import ids
+from feedcore.domain.engagement import weight_of
+from feedcore.domain.trending import (
+    TRENDING_CANDIDATES,
+    TRENDING_WINDOW_MS,
+    heaviest,
+    oldest_id,
+    timeless_worth,
+)
 from feedcore.limits import DAY_MS, HOUR_MS, MINUTE_MS, TRENDING_ENTRIES
 from feedcore.resilience.gather import gather_bounded
 
-TRENDING_WINDOW_MS = 48 * HOUR_MS  # older posts are not "lately"
-TRENDING_HALF_LIFE_MS = 12 * HOUR_MS  # the ranking's default
-CANDIDATES_MAX = 5_000  # heaviest of what was counted; ten for each place
 SCAN_EVERY_MS = MINUTE_MS  # for what workers counted that are gone since
 SCANNED_A_PARTITION = 500  # 48,000 posts of three days: 0.1 s of one core
 CHOSEN_MAX = 2 * TRENDING_ENTRIES  # looked up; deleted and not public ones drop out
@@ -50,15 +53,17 @@ class Trending:
     def note(self, pairs: Iterable[tuple[int, float]]) -> None:
         """(content_id, engagement) just counted."""
         self._counted.update(pairs)
-        if len(self._counted) > 2 * CANDIDATES_MAX:
-            best = heapq.nlargest(CANDIDATES_MAX, self._counted.items(), key=_worth_when_new)
+        if len(self._counted) > 2 * TRENDING_CANDIDATES:
+            best = heapq.nlargest(
+                TRENDING_CANDIDATES, self._counted.items(), key=lambda one: timeless_worth(*one)
+            )
             self._counted = dict(best)
 
     async def refresh(self, now_ms: int) -> bool:
         """Whether something else is trending than before."""
         rows = await self._session.read(_STORED)
         stored = rows[0][0] or b"" if rows else b""
-        oldest = ids.first_id_at(now_ms - TRENDING_WINDOW_MS)
+        oldest = oldest_id(now_ms)
         wanted = {*self._counted, *entries_of.content_ids(stored)}
         if now_ms - self._scanned_ms >= SCAN_EVERY_MS:
             wanted |= await self._scan(now_ms)
@@ -76,12 +81,8 @@ class Trending:
     def _heaviest(self, content_ids: list[int], now_ms: int) -> list[int]:
         keys = [entries_of.pack(content_id, 0) for content_id in content_ids]
         values = memoryview(self._table.lookup(b"".join(keys))).cast("f")
-        scored = [
-            (weight_of(value) * _decay(content_id, now_ms), content_id)
-            for content_id, value in zip(content_ids, values, strict=True)
-            if value > 0.0
-        ]
-        return [content_id for _, content_id in heapq.nlargest(CHOSEN_MAX, scored)]
+        weights = [weight_of(value) for value in values]
+        return heaviest(zip(content_ids, weights, strict=True), now_ms, CHOSEN_MAX)
 
     async def _scan(self, now_ms: int) -> set[int]:
         """Newest posts with engagement; their values go into the table."""
@@ -124,13 +125,3 @@ class Trending:
         filled = await self._public(newest[:CHOSEN_MAX])
         room = TRENDING_ENTRIES - len(entries)
         return entries | dict(list(filled.items())[:room])
-
-
-def _decay(content_id: int, now_ms: int) -> float:
-    return 2.0 ** (-max(now_ms - ids.time_ms(content_id), 0) / TRENDING_HALF_LIFE_MS)
-
-
-def _worth_when_new(one: tuple[int, float]) -> float:
-    """Orders as the decayed weight does at any one time: log2 of it, but for a constant."""
-    content_id, value = one
-    return value * math.log2(math.e) + ids.time_ms(content_id) / TRENDING_HALF_LIFE_MS

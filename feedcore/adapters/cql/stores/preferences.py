@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from feedcore.adapters.common.seen_users import SeenUsers
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
@@ -15,14 +16,10 @@ from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_parts
 from feedcore.clock import Clock
 from feedcore.domain.follow_plan import check_room
-from feedcore.limits import DAY_MS, HOUR_MS, SECOND_MS
+from feedcore.limits import DAY_MS, SECOND_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 from feedcore.resilience.gather import gather_all
 
-SEEN_EVERY_MS = HOUR_MS  # precise enough for "active in the last day"
-SEEN_KEPT_MAX = 200_000  # users whose last write is remembered: about 20 MB; then all are forgotten
-# users that wait to be written: a second of loads at our peak; more are left for their next load
-SEEN_WAITING_MAX = 50_000
 SNOOZE_KEPT_MS = DAY_MS  # a snooze leaves the store by itself, so long after its end
 
 _LIST = Statement(
@@ -61,9 +58,7 @@ class CqlPreferenceStore:
         self._clock = clock
         self._activity = Activity(session, outbox, replica)
         self._behind = WriteBehind(self._flush)
-        self._seen_at: dict[int, int] = {}
-        self._seen_waiting: dict[int, int] = {}
-        self.seen_dropped = 0
+        self._seen = SeenUsers(self._write_seen, self._behind.touch)
 
     async def close(self) -> None:
         """Writes who was seen."""
@@ -140,32 +135,14 @@ class CqlPreferenceStore:
 
     def seen(self, user_id: int, now_ms: int) -> None:
         """Remembered here, written by `write_seen`."""
-        last = self._seen_at.get(user_id)
-        if last is not None and 0 <= now_ms - last < SEEN_EVERY_MS:
-            return
-        if len(self._seen_at) >= SEEN_KEPT_MAX:
-            self._seen_at.clear()
-        self._seen_at[user_id] = now_ms
-        self.seen_anew(user_id, now_ms)
-
-    def seen_anew(self, user_id: int, now_ms: int) -> None:
-        """Written behind."""
-        if len(self._seen_waiting) >= SEEN_WAITING_MAX and user_id not in self._seen_waiting:
-            self.seen_dropped += 1
-            self._seen_at.pop(user_id, None)
-            return
-        self._seen_waiting[user_id] = now_ms
-        self._behind.touch()
+        self._seen.note(user_id, now_ms)
 
     async def write_seen(self) -> int:
-        """Writes what waits; how many users. What could not be written waits for the next time."""
-        waiting, self._seen_waiting = self._seen_waiting, {}
-        try:
-            await in_parts(self._session, self._activity.seen_writes(waiting.items()))
-        except BaseException:
-            self._seen_waiting = waiting | self._seen_waiting
-            raise
-        return len(waiting)
+        """Writes what waits; how many users."""
+        return await self._seen.flush()
+
+    async def _write_seen(self, seen: Iterable[tuple[int, int]]) -> None:
+        await in_parts(self._session, self._activity.seen_writes(seen))
 
     async def _flush(self) -> None:
         await self.write_seen()
