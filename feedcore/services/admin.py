@@ -88,6 +88,8 @@ class AdminService:
 
     async def replay(self, job_ids: list[int]) -> int:
         """Puts dead letters back; an empty list means all. The number put back."""
+        for job_id in job_ids:
+            check_id("job_ids", job_id)
         return await self._queue.replay(job_ids, self._clock.now_ms())
 
     async def rebuild_feed(self, user_id: int) -> None:

@@ -206,6 +206,7 @@ class ImportService:
         check_id("user_id", row.user_id)
         content_id = row.content_id
         if row.post_key:
+            check_id("author_id", row.author_id)
             key = KEY_PREFIX + row.post_key
             content_id = await self._posts.content_id_of(row.author_id, key)
             if not content_id:

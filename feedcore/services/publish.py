@@ -115,6 +115,8 @@ class PublishService:
     async def get_post(self, content_id: int, viewer_id: int) -> Item:
         """One post; `viewer_id` 0 sees everything. Raises NotFound, NotPermitted."""
         check_id("content_id", content_id)
+        if viewer_id:
+            check_id("viewer_id", viewer_id)
         post = await self._posts.get(content_id)
         found = (await self._contents.contents([content_id]))[0] if post else None
         if post is None or found is None:

@@ -171,6 +171,30 @@ ROWS = [
     # the page
     Row("user 0", lambda w: get_feed(w, user_id=0), BAD, ("user_id: 0", "1 to")),
     Row("user 2^64-1", lambda w: get_feed(w, user_id=2**64 - 1), BAD, ("user_id", "1 to")),
+    *(
+        Row(f"{name} 2^63", call, BAD, (f"{name}: {2**63}", f"must be 1 to {2**63 - 1}"))
+        for name, call in {
+            "author_id": lambda w: publish(w, author_id=2**63),
+            "content_id": lambda w: w.server.publish.GetPost(
+                publish_pb2.GetPostRequest(content_id=2**63)
+            ),
+            "viewer_id": lambda w: w.server.publish.GetPost(
+                publish_pb2.GetPostRequest(content_id=w.posts[0], viewer_id=2**63)
+            ),
+            "followee_id": lambda w: w.server.graph.Follow(
+                graph_pb2.FollowRequest(follower_id=READER, followee_id=2**63)
+            ),
+            "user_ids": lambda w: w.server.graph.GetFollowerCounts(
+                graph_pb2.GetFollowerCountsRequest(user_ids=[READER, 2**63])
+            ),
+            "content_ids": lambda w: w.server.content.BatchGetContents(
+                content_pb2.BatchGetContentsRequest(content_ids=[2**63])
+            ),
+            "job_ids": lambda w: w.server.admin.ReplayDeadLetters(
+                admin_pb2.ReplayDeadLettersRequest(job_ids=[2**63])
+            ),
+        }.items()
+    ),
     Row("page 101", lambda w: get_feed(w, page_size=101), BAD, ("page_size: 101", "1 to 100")),
     Row("page 2^32-1", lambda w: get_feed(w, page_size=2**32 - 1), BAD, ("page_size", "100")),
     Row("view 9", lambda w: get_feed(w, view=9), BAD, ("view: 9", "0 (full)")),
@@ -433,12 +457,16 @@ def test_bad_rows_of_an_import_are_refused_one_by_one(world: World) -> None:
             {"post_key": "b", "author_id": 6, "published_at_ms": now_ms + DAY_MS, "body": "x"},
             {"post_key": "c", "author_id": 6, "published_at_ms": now_ms, "body": ""},
         ],
-        interactions=[{"user_id": 5, "post_key": "none", "author_id": 6, "kind": "like"}],
+        interactions=[
+            {"user_id": 5, "post_key": "none", "author_id": 6, "kind": "like"},
+            {"user_id": 5, "post_key": "none", "author_id": 2**63, "kind": "like"},
+        ],
     )
     (receipt,) = world.server.admin.Import(iter([batch]))
     assert (receipt.batch_id, receipt.applied) == (3, 1)
     places = [(refusal.list, refusal.index) for refusal in receipt.refused]
-    assert places == [("follows", 0), *(("posts", n) for n in range(4)), ("interactions", 0)]
+    posts = [("posts", number) for number in range(4)]
+    assert places == [("follows", 0), *posts, ("interactions", 0), ("interactions", 1)]
     assert all(refusal.reason for refusal in receipt.refused)
 
 
