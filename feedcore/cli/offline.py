@@ -18,6 +18,7 @@ from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.adapters.embedded.rebuild import rebuild as rebuild_feeds
 from feedcore.clock import SystemClock
 from feedcore.compose import Role, compose
+from feedcore.compose.collaborators import open_collaborators
 from feedcore.loading.batches import Batch, Receipt, Refusal
 from feedcore.services.importing import (
     IMPORT_NODE,
@@ -96,6 +97,9 @@ async def run_rebuild(data_dir: Path) -> int:
         merge_thread=False,
     )
     try:
-        return await rebuild_feeds(store, lambda items: click.echo(f"{items:,} items", err=True))
+        async with open_collaborators(config.load().settings.collaborators, store.clock) as others:
+            return await rebuild_feeds(
+                store, lambda items: click.echo(f"{items:,} items", err=True), others.graph
+            )
     finally:
         await store.close()

@@ -166,7 +166,7 @@ def compose_over(
         feed=feed,
         publish=PublishService(store.posts, graph, contents, id_generator, clock),
         preferences=PreferenceService(store.preferences, store.signals, clock),
-        graph=GraphService(graph, clock),
+        graph=GraphService(graph, clock, store.feeds if collaborators.graph else None),
         admin=AdminService(
             settings, store.queue, store.feeds, validation, hot, store.counts, clock
         ),

@@ -11,6 +11,9 @@
     block       ends both follows; PREFERENCES_PER_USER_MAX bounds only what is new
     import      edges against a block are left out; one REBUILD a follower stands for all backfills
 
+Where another team has the graph, every follow that it acknowledges is a BACKFILL, every unfollow a
+REMOVE, also if it says that nothing has changed (`services.graph`).
+
 "Has posts" means posts that feeds may hold. A store that cannot read these facts and write the edge
 in one transaction reads them again after the edge is written (`late_backfill`): a publish queues
 its fan-out without looking for followers (`publish_plan`), so one of the two sees the other.

@@ -71,6 +71,15 @@ class FeedStore(Protocol):
         stored. Posts published after this returns are pushed to the user again.
         """
 
+    async def request_backfill(self, user_id: int, author_id: int, now_ms: int) -> None:
+        """Queues a BACKFILL job, durable on return; until it is done and stored, `window` names the
+        author as pending. For follows that another service keeps: the store's own graph queues the
+        jobs of its follows itself.
+        """
+
+    async def request_removal(self, user_id: int, author_id: int, now_ms: int) -> None:
+        """Queues a REMOVE job, durable on return; for the ends of such follows."""
+
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """Makes the deliveries durable and visible, all or none. Delivering again changes
         nothing.

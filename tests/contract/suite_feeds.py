@@ -39,6 +39,12 @@ async def feed(ports: Ports, user_id: int, **bounds: int) -> list[int]:
     return entry.content_ids(merged)
 
 
+async def pending(engine: Engine, user_id: int) -> tuple[int, ...]:
+    """Authors whose posts are on their way into the feed, as another process sees them."""
+    await engine.other.validation.observe_viewer(user_id)
+    return (await engine.other.feeds.window(user_id, b"", ALL, 0, 500)).pending_authors
+
+
 class FeedContract:
     """Deliveries, removals, bounds, the overlay."""
 
@@ -127,6 +133,26 @@ class FeedContract:
         window = await engine.other.feeds.window(1, follows, ALL, 0, 500)
         assert window.pending_authors == ()
         assert await feed(engine.other, 1) == [made.content_id]
+
+    async def test_follows_of_another_service_have_their_jobs_by_request(
+        self, engine: Engine
+    ) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        made = await ports.posts.publish(post(engine.clock, 9))
+        await ports.feeds.request_backfill(1, 9, now)
+        assert await pending(engine, 1) == (9,)
+        (backfill,) = await jobs_of(engine, JobKind.BACKFILL, 1)
+        await finish(ports, backfill, engine.clock)
+        await engine.settle()
+        assert await pending(engine, 1) == ()
+        assert await feed(engine.other, 1) == [made.content_id]
+        engine.clock.advance(1)
+        await ports.feeds.request_removal(1, 9, engine.clock.now_ms())
+        (removal,) = await jobs_of(engine, JobKind.REMOVE, 1)
+        assert {(job.user_id, job.author_id) for job in (backfill, removal)} == {(1, 9)}
+        await finish(ports, removal, engine.clock)
+        await engine.settle()
+        assert await feed(engine.other, 1) == []
 
     async def test_an_inactive_user_is_not_built_until_the_rebuild_is_stored(
         self, engine: Engine

@@ -15,7 +15,6 @@ from feedcore.limits import (
     RETENTION_MS,
 )
 from feedcore.ports import InteractionKind, JobKind, PreferenceKind
-from feedcore.services.feed import FeedService
 from feedcore_pb.v1 import feed_pb2, types_pb2
 from tests.support.worlds import AUTHOR, OTHER, READER, Profile, World
 
@@ -57,6 +56,7 @@ async def test_very_many_follows_take_the_most_engaged_sources(profile: Profile)
 
 
 async def follow_very_many(world: World) -> None:
+    world.needs_own_graph("authors are pulled by the store's own count of their followers")
     authors = range(1_000, 1_000 + world.follows_many)
     for at in range(0, len(authors), 5_000):
         edges = [(READER, author) for author in authors[at : at + 5_000]]
@@ -77,6 +77,7 @@ async def follow_very_many(world: World) -> None:
 
 
 async def test_a_user_who_was_away_is_skipped_and_gets_everything_on_return(world: World) -> None:
+    world.needs_own_graph("its contract does not say who was here lately")
     await world.engine.graph.follow(READER, AUTHOR)
     await world.engine.graph.follow(OTHER, AUTHOR)
     await world.settle()
@@ -178,19 +179,8 @@ class ContentsAway:
 async def test_without_the_content_service_the_page_has_bare_items(world: World) -> None:
     await world.engine.graph.follow(READER, AUTHOR)
     post = await world.publish(AUTHOR)
-    store = world.store
-    feed = FeedService(
-        store.feeds,
-        store.posts,
-        ContentsAway(),
-        store.graph,
-        store.preferences,
-        store.signals,
-        store.settings,
-        store.validation,
-        store.secret,
-        world.clock,
-    )
+    others = world.collaborators._replace(contents=ContentsAway())
+    feed = world.compose(others).feed
     page = feed_pb2.GetFeedResponse.FromString((await feed.get_feed(READER, 20, "", 0, "")).body)
     assert [item.content_id for item in page.items] == [post]
     assert page.receipt.degraded and not page.items[0].HasField("content")
@@ -218,7 +208,7 @@ async def test_a_poisoned_job_becomes_a_dead_letter_and_stops_nobody(world: Worl
         await world.engine.graph.follow(READER, author)
     await world.settle()
     poisoned, healthy = await world.publish(AUTHOR), await world.publish(OTHER)
-    await world.work(world.worker(graph=PoisonedGraph(world.store.graph, AUTHOR)))
+    await world.work(world.worker(graph=PoisonedGraph(world.graph, AUTHOR)))
     assert await world.store.feeds.delivered(READER, healthy)
     (letter,) = await world.engine.admin.dead_letters()
     assert letter.job.kind is JobKind.POST and letter.job.content_id == poisoned
@@ -236,6 +226,7 @@ async def test_explain_tells_the_way_and_the_reason(profile: Profile) -> None:
 
 
 async def explain_ways(world: World) -> None:
+    world.needs_own_graph("authors are pulled by the store's own count of their followers")
     explain = world.engine.explain.explain
     await world.engine.graph.follow(READER, AUTHOR)
     for fan in (READER, 50, 51):
@@ -265,6 +256,7 @@ async def explain_ways(world: World) -> None:
 async def test_audit_finds_nothing_in_a_healthy_store_and_the_hole_in_a_broken_one(
     world: World,
 ) -> None:
+    world.needs_own_graph("its contract does not list users, whom an audit draws from")
     for author in range(1, 6):
         await world.engine.graph.follow(READER, author)
     posts = [await world.publish(author) for author in range(1, 6) for _ in range(30)]
@@ -331,6 +323,7 @@ class FollowsDuringTheTurn:
 
 
 async def test_follows_loaded_while_the_feed_is_rebuilt_are_not_forgotten(world: World) -> None:
+    world.needs_own_graph("its contract has no bulk writes")
     for fan in (50, 51):  # both authors are pushed to somebody before
         for author in (AUTHOR, OTHER):
             await world.engine.graph.follow(fan, author)

@@ -1,8 +1,9 @@
 """Worlds: the services of one process over a store, and a clock moved by hand; one kind a profile.
 
 A test takes `profile` and makes worlds with it, or takes `world`: both run once on the embedded
-profile and once on the cluster's, which skips where there are no engines. What differs is only what
-happens behind: merges here, Kafka there.
+profile, once with each of its collaborators replaced by a service on a loopback port, and once on
+the cluster's profile, which skips where there are no engines. What differs is only what happens
+behind: merges here, Kafka there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,16 @@ import pytest
 import pytest_asyncio
 
 from feedcore.adapters.embedded.store import EmbeddedStore
-from feedcore.clock import ManualClock
-from feedcore.compose import Engine, compose_over, fanout_over
+from feedcore.clock import ManualClock, SystemClock
+from feedcore.compose import Collaborators, Engine, compose_over, fanout_over
+from feedcore.compose.collaborators import BUILT_IN, open_collaborators
+from feedcore.config import CollaboratorSettings
 from feedcore.limits import COUNTER_BATCH, FANOUT_ATTEMPTS_MAX
 from feedcore.services.hot import HotSettings
 from feedcore.workers.fanout import FanoutWorker
 from feedcore_pb.v1 import feed_pb2
+from feedcore_server.transports.grpcio import GrpcioTransport
+from feedcore_server.wiring import wire_collaborators
 
 if TYPE_CHECKING:
     from tests.support.clusterengine import Nodes
@@ -34,6 +39,7 @@ START_MS = 1_780_000_000_000
 READER, AUTHOR, OTHER = 9, 1, 2
 BEHIND_S = 60.0
 INACTIVE_MAX = 10_000
+EXTERNAL, SERVICES = "external ", ("graph", "content", "ranking")
 
 
 class World(ABC):
@@ -49,14 +55,29 @@ class World(ABC):
     async def open(self) -> None:
         """Once more after `close`: with all that was acknowledged."""
         self.store = await self.open_store()
+        self.engine = self.compose(BUILT_IN)
+
+    def compose(self, collaborators: Collaborators) -> Engine:
+        """An engine over the store that is open."""
+        self.collaborators = collaborators
         hot = HotSettings(push_threshold=self.threshold)
-        self.engine: Engine = compose_over(self.store, hot, self.clock)
+        return compose_over(self.store, hot, self.clock, collaborators=collaborators)
+
+    @property
+    def graph(self) -> Any:
+        """What the engine asks who follows whom."""
+        return self.collaborators.graph or self.store.graph
 
     @abstractmethod
     async def open_store(self) -> Any: ...
 
     async def close(self) -> None:
         await self.store.close()
+
+    def needs_own_graph(self, why: str) -> None:
+        """Skips the test where another service has the graph."""
+        if self.collaborators.graph is not None:
+            pytest.skip(f"with an external graph: {why}")
 
     def worker(self, *, graph: Any = None, queue: Any = None) -> FanoutWorker:
         """The engine's own, or one with another graph or queue."""
@@ -69,7 +90,7 @@ class World(ABC):
             posts=store.posts,
             validation=store.validation,
         )
-        return fanout_over(ports, graph or store.graph, self.engine.hot, self.clock)
+        return fanout_over(ports, graph or self.graph, self.engine.hot, self.clock)
 
     async def review(self) -> None:
         """Every author is pushed or pulled as the policy says."""
@@ -143,6 +164,36 @@ class EmbeddedWorld(World):
         """There is nothing beside them."""
 
 
+class ExternalWorld(EmbeddedWorld):
+    """The embedded profile with one collaborator elsewhere: our own service, behind a port. Graphs
+    have a store of their own; contents and rankings are about the posts of this one.
+    """
+
+    def __init__(self, folder: Path, threshold: int, name: str) -> None:
+        super().__init__(folder, threshold)
+        self.name = name
+        self._opened = AsyncExitStack()
+
+    async def open(self) -> None:
+        self.store = self.service_store = await self.open_store()
+        self._opened.push_async_callback(self.store.close)
+        if self.name == "graph":
+            self.service_store = EmbeddedStore.open(self.folder.with_name("graph"), self.clock)
+            self._opened.push_async_callback(self.service_store.close)
+        service = compose_over(self.service_store, HotSettings(), self.clock)
+        wall = SystemClock()  # calls have deadlines, however the test moves its clock
+        transport = GrpcioTransport(wire_collaborators(service, wall).dispatcher, wall)
+        port = await transport.start("127.0.0.1", 0)
+        self._opened.push_async_callback(transport.stop, 0.0)
+        address = {self.name: f"127.0.0.1:{port}", "deadline_ms": 10_000}
+        settings = CollaboratorSettings.model_validate(address)
+        clients = open_collaborators(settings, self.clock)
+        self.engine = self.compose(await self._opened.enter_async_context(clients))
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+
 class ClusterWorld(World):
     """A node that serves and fans out."""
 
@@ -201,11 +252,16 @@ class Profile:
     @asynccontextmanager
     async def world(self, threshold: int = 1_000) -> AsyncIterator[World]:
         """Empty."""
-        if self.name == "embedded":
-            made: World = EmbeddedWorld(self._folder / "data", threshold)
+        if self.name != "cluster":
+            folder = self._folder / "data"
+            made: World = EmbeddedWorld(folder, threshold)
+            if self.name.startswith(EXTERNAL):
+                made = ExternalWorld(folder, threshold, self.name.removeprefix(EXTERNAL))
             await made.open()
-            yield made
-            await made.close()
+            try:
+                yield made
+            finally:
+                await made.close()
             return
         from tests.support.clusterengine import Nodes
 
@@ -238,7 +294,7 @@ def cluster_keyspace(cluster_addresses: Any) -> Iterator[str]:
     asyncio.run(drop_keyspace(name))
 
 
-@pytest.fixture(params=["embedded", "cluster"])
+@pytest.fixture(params=["embedded", *(EXTERNAL + one for one in SERVICES), "cluster"])
 def profile(request: pytest.FixtureRequest, tmp_path: Path) -> Profile:
     """Each in its turn."""
     return Profile(request.param, tmp_path, request)

@@ -89,6 +89,21 @@ class EmbeddedFeedStore:
         if self._conn.execute(_REBUILD_UNDER_WAY, user).fetchone() is None:
             await self._writer.run(work, replicated=False)
 
+    async def request_backfill(self, user_id: int, author_id: int, now_ms: int) -> None:
+        """One row; readers find it in the replica."""
+        await self._request(JobKind.BACKFILL, user_id, author_id, now_ms)
+
+    async def request_removal(self, user_id: int, author_id: int, now_ms: int) -> None:
+        """One row."""
+        await self._request(JobKind.REMOVE, user_id, author_id, now_ms)
+
+    async def _request(self, kind: JobKind, user_id: int, author_id: int, now_ms: int) -> None:
+        def work(conn: Connection) -> None:
+            conn.changes.viewers.append(user_id)
+            insert_user_job(conn, kind, author_id, user_id, now_ms)
+
+        await self._writer.run(work)
+
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """One row each in the delivery log."""
         rows, total = [], 0

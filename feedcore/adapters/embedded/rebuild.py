@@ -22,18 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from feedcore.adapters.embedded.store import EmbeddedStore
+    from feedcore.ports import GraphSource
 
 FOLLOWERS_PER_CHUNK = 1_000  # x a busy author's outbox: bounds what one delivery row holds
 
 
 async def rebuild(
-    store: EmbeddedStore, progress: Callable[[int], object] = lambda items: None
+    store: EmbeddedStore,
+    progress: Callable[[int], object] = lambda items: None,
+    graph: GraphSource | None = None,
 ) -> int:
     """Derives all stored feeds; the number of items. `store` must be opened with exclusive=True.
+    `graph`: another team's, in place of the store's own.
 
     `progress` is called with the items so far. Killed half way, it is to be started again.
     """
     store.require_exclusive()
+    follows = graph or store.graph
     await store.writer.run(_forget)
     shutil.rmtree(store.feeds_dir, ignore_errors=True)
     store.mark_feeds()
@@ -45,9 +50,7 @@ async def rebuild(
         entries = _pushed_entries(outbox)
         after = 0
         while entries:
-            page = await store.graph.push_recipients(
-                author_id, after, FOLLOWERS_PER_CHUNK, Lane.ALL, 0
-            )
+            page = await follows.push_recipients(author_id, after, FOLLOWERS_PER_CHUNK, Lane.ALL, 0)
             if page.ids:
                 await store.feeds.deliver([Delivery(entries, page.ids)])
                 new = len(page.ids) // 8 * (len(entries) // entries_of.ENTRY_BYTES)
@@ -81,7 +84,10 @@ def _forget(conn: sqlite3.Connection) -> None:
 
 def _authors(store: EmbeddedStore) -> list[int]:
     """Who is pushed, also those that are still draining."""
-    sql = "SELECT author_id FROM authors WHERE mode <> ? AND followers > 0 ORDER BY author_id"
+    sql = (
+        "SELECT DISTINCT o.author_id FROM author_outbox o LEFT JOIN authors a USING (author_id)"
+        " WHERE coalesce(a.mode, 0) <> ? ORDER BY o.author_id"
+    )
     return [row[0] for row in store.connection.execute(sql, (int(Mode.PULL),))]
 
 

@@ -20,13 +20,14 @@ from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_partitions
+from feedcore.adapters.cql.stores.edges import job_of
 from feedcore.adapters.cql.stores.rebuilding import queue_rebuild
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import Clock
 from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, content_ids, rows
 from feedcore.limits import RETENTION_MS, SECOND_MS
-from feedcore.ports import Delivery, Window
+from feedcore.ports import Delivery, FanoutJob, JobKind, Window
 from feedcore.resilience.gather import gather_all, gather_bounded
 
 DELIVERIES_AT_ONCE = 8  # of one turn; each may fan out to thousands of partitions
@@ -103,6 +104,27 @@ class CqlFeedStore:
         await queue_rebuild(
             self._session, self._outbox, self._replica, self._activity, user_id, now_ms
         )
+
+    async def request_backfill(self, user_id: int, author_id: int, now_ms: int) -> None:
+        """The job, with the row that says that it is waited for."""
+        job_id = self._outbox.next_job_id()
+        waiting = viewer.put(user_id, Kind.BACKFILL, author_id, job_id, timestamp_us(job_id))
+        job = job_of(JobKind.BACKFILL, job_id, user_id, author_id, now_ms)
+        await self._request(job, waiting)
+
+    async def request_removal(self, user_id: int, author_id: int, now_ms: int) -> None:
+        """The job; a backfill that is waited for is not waited for any more."""
+        job_id = self._outbox.next_job_id()
+        done = viewer.drop(user_id, Kind.BACKFILL, author_id, timestamp_us(job_id))
+        await self._request(job_of(JobKind.REMOVE, job_id, user_id, author_id, now_ms), done)
+
+    async def _request(self, job: FanoutJob, row: Write) -> None:
+        try:
+            await self._session.batch([row, self._outbox.write_of(job)], logged=True)
+        finally:
+            # also where the outcome is not known: what is kept of the user may be outdated
+            await self._replica.announce([job.user_id])
+        self._outbox.relay([job])
 
     async def deliver(self, deliveries: list[Delivery]) -> None:
         """Side by side; the first error is raised when all have ended."""
