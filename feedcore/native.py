@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from feedcore.domain.paging import Selection
@@ -68,6 +69,38 @@ if TYPE_CHECKING or not COMPILED:
     from feedcore.domain.paging import select
     from feedcore.domain.ranking import score
     from feedcore.domain.visibility import judge
+
+# What pages are made with has no twins, and is imported when it is asked for: only workers that
+# serve feeds do, and without it `FeedService` answers everything.
+_PAGES = {
+    "NEEDS": "feed.draft",
+    "Content": "feed.resident",
+    "Draft": "feed.draft",
+    "PageMaker": "feed.page",
+    "Resident": "feed.resident",
+    "Timeline": "feed.resident",
+    "Viewer": "feed.resident",
+    "decode_get_feed": "codecs.feedwire",
+    "scan_page": "codecs.pagescan",
+}
+
+if TYPE_CHECKING:
+    from feedcore._native.codecs.feedwire import decode_get_feed as decode_get_feed
+    from feedcore._native.codecs.pagescan import scan_page as scan_page
+    from feedcore._native.feed.draft import NEEDS as NEEDS
+    from feedcore._native.feed.draft import Draft as Draft
+    from feedcore._native.feed.page import PageMaker as PageMaker
+    from feedcore._native.feed.resident import Content as Content
+    from feedcore._native.feed.resident import Resident as Resident
+    from feedcore._native.feed.resident import Timeline as Timeline
+    from feedcore._native.feed.resident import Viewer as Viewer
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _PAGES:
+            raise AttributeError(f"feedcore.native has no {name}")
+        return getattr(import_module(f"feedcore._native.{_PAGES[name]}"), name)
+
 
 __all__ = [
     "COMPILED",

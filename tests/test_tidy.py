@@ -101,6 +101,12 @@ BANS = [
     ),
     Ban(r"^\s*include\s+[\"']", ("ext/",), (), "cimport of a .pxd"),
     Ban(
+        r"\bfeedcore\._native\b",
+        ("feedcore/services/", "feedcore/workers/", "feedcore/compose/"),
+        (),
+        "feedcore.native",
+    ),
+    Ban(
         r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b|\bNotImplementedError\b",
         CODE + TESTS,
         (),

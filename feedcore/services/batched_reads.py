@@ -21,15 +21,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from feedcore import native
-from feedcore._native.codecs.feedwire import decode_get_feed
-from feedcore._native.codecs.pagescan import scan_page
-from feedcore._native.feed.draft import NEEDS
 from feedcore.errors import Unavailable
 from feedcore.limits import SHOWN_PAGES_MAX
+from feedcore.native import NEEDS, decode_get_feed, scan_page
 
 if TYPE_CHECKING:
-    from feedcore._native.feed.draft import Draft
-    from feedcore._native.feed.page import PageMaker
+    from feedcore.native import Draft, PageMaker
     from feedcore.ports import PageCache
 
 log = logging.getLogger(__name__)

@@ -25,15 +25,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from feedcore import native
-from feedcore._native.feed.draft import NEEDS, Draft
-from feedcore._native.feed.page import PageMaker
-from feedcore._native.feed.resident import Content, Resident, Timeline, Viewer
 from feedcore.clock import Clock
 from feedcore.codecs.epochs import AUTHOR, CONTENT, VIEWER
 from feedcore.codecs.receipt import BYPASS_NOTE, stale_note
 from feedcore.domain.entry import key_at
 from feedcore.errors import Overloaded, Unavailable
 from feedcore.limits import LOAD_BATCH_MAX, LOADS_WAITING_MAX, PULLED_SOURCES_MAX, USER_ID_MAX
+from feedcore.native import NEEDS, Content, Draft, PageMaker, Resident, Timeline, Viewer
 from feedcore.ports import CacheValidation, PageCache, PreferenceStore, SignalStore
 from feedcore.ports.resident import ResidentSource, ViewerRow
 from feedcore.resilience import deadline, tasks
