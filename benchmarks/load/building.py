@@ -25,7 +25,7 @@ from feedcore.domain import ids
 from feedcore.ports import NewPost
 from feedcore.services.hot import HotSettings
 from feedcore_bench import graph as graphs
-from feedcore_bench.world import ROOT, SIZES, WINDOWS, Say, Spec, World
+from feedcore_bench.world import ROOT, SIZES, WINDOWS, Echo, Spec, World
 
 IMPORT_NODE = 127  # the node number that no worker has
 ROWS_A_COMMIT = 1_000_000  # follower rows: 30 MB of log a commit
@@ -102,12 +102,12 @@ class Windows:
             yield at_ms, author, body, (), draw.randrange(50)
 
 
-def build(spec: Spec, folder: Path, say: Say) -> World:
+def build(spec: Spec, folder: Path, echo: Echo) -> World:
     """Makes the world in `folder`, which must not exist. Minutes for a large one."""
-    return asyncio.run(_build(spec, folder, say))
+    return asyncio.run(_build(spec, folder, echo))
 
 
-async def _build(spec: Spec, folder: Path, say: Say) -> World:
+async def _build(spec: Spec, folder: Path, echo: Echo) -> World:
     began = time.perf_counter()
     clock = SystemClock()
     made_ms = clock.now_ms()
@@ -127,7 +127,7 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
     try:
         engine = compose_over(store, HotSettings(), clock, node=IMPORT_NODE)
         world = World(spec, folder, made_ms, 0.0, users, source.activity, threshold, 0, 0, 0, 0, 0)
-        await _follows(store, source.follower_lists(), world, say)
+        await _follows(store, source.follower_lists(), world, echo)
         await engine.admin.set_settings(push_threshold=threshold)
         await engine.policy.review(clock.now_ms())
         if isinstance(source, Windows):
@@ -140,14 +140,14 @@ async def _build(spec: Spec, folder: Path, say: Say) -> World:
         else:
             count = round(spec.posts_per_user * len(users))
             rows = graphs.posts(source.activity, count, made_ms, spec.seed)
-        await _posts(store, rows, world, say)
-        await _fan_out(store, engine, world, say)
+        await _posts(store, rows, world, echo)
+        await _fan_out(store, engine, world, echo)
     finally:
         await store.close()
     _compact(folder / "data" / "store.db")
     world.seconds = time.perf_counter() - began
     world.save()
-    say(f"made {_short(folder)} in {world.seconds:.0f} s: {world.edges:,} follows")
+    echo(f"made {_short(folder)} in {world.seconds:.0f} s: {world.edges:,} follows")
     return world
 
 
@@ -156,7 +156,7 @@ def _short(folder: Path) -> str:
 
 
 async def _follows(
-    store: EmbeddedStore, lists: Iterable[tuple[int, list[int]]], world: World, say: Say
+    store: EmbeddedStore, lists: Iterable[tuple[int, list[int]]], world: World, echo: Echo
 ) -> None:
     """All edges, in the order of the tables; notes the authors that scenarios publish as."""
     following: dict[int, array[int]] = {user: array("Q") for user in world.users}
@@ -175,7 +175,7 @@ async def _follows(
             world.edges += rows
             await store.writer.run(_insert_followers(waiting))
             waiting, rows = [], 0
-            say(f"{world.edges:,} follows")
+            echo(f"{world.edges:,} follows")
     world.edges += rows
     await store.writer.run(_insert_followers(waiting))
     now_ms = world.made_ms
@@ -209,7 +209,7 @@ def _insert_followers(lists: list[tuple[int, list[int]]]):
     return lambda conn: conn.executemany("INSERT INTO followers VALUES (?, ?)", rows) and None
 
 
-async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, say: Say) -> None:
+async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, echo: Echo) -> None:
     last_id = 0
     while part := list(islice(rows, POSTS_A_COMMIT)):
         made, counts = [], []
@@ -232,15 +232,15 @@ async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, sa
         await store.signals.import_counts(liked)
         world.posts += len(made)
         if world.posts % (10 * POSTS_A_COMMIT) == 0:
-            say(f"{world.posts:,} posts")
+            echo(f"{world.posts:,} posts")
 
 
-async def _fan_out(store: EmbeddedStore, engine: Engine, world: World, say: Say) -> None:
+async def _fan_out(store: EmbeddedStore, engine: Engine, world: World, echo: Echo) -> None:
     worker = engine.fanout
     while await worker.turn():
         if store.feeds.backlog() > ROWS_A_COMMIT:
             await store.merge_all()
-            say(f"{worker.stats.deliveries:,} deliveries")
+            echo(f"{worker.stats.deliveries:,} deliveries")
     await engine.background.drain()
     world.deliveries = worker.stats.deliveries
 

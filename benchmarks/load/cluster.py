@@ -50,7 +50,7 @@ from feedcore_bench.scenarios import (
 )
 from feedcore_bench.server import Series, Server, pinned, serving
 from feedcore_bench.workloads import FirstPages
-from feedcore_bench.world import Say, Spec, World
+from feedcore_bench.world import Echo, Spec, World
 
 HOT_SHAPE: Shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
 # An etag that no page has: whoever has one that is not current gets a page made for them alone,
@@ -72,10 +72,10 @@ class ClusterBench(Bench):
     """Worlds are in the tables; each server has Redis keys of its own."""
 
     def __init__(
-        self, options: Options, results: Results, say: Say, tell: Callable[[str, Series], None]
+        self, options: Options, results: Results, echo: Echo, tell: Callable[[str, Series], None]
     ) -> None:
-        super().__init__(options, results, say, tell)
-        self.engines = engines_of.obtain(say, options.load_core)
+        super().__init__(options, results, echo, tell)
+        self.engines = engines_of.obtain(echo, options.load_core)
         self.prefix = ""  # of the server that was started last
         where = "started for it, on the generator's core" if self.engines.ours else "shared"
         results.machine["engines"] = (
@@ -85,7 +85,7 @@ class ClusterBench(Bench):
 
     def world(self, spec: Spec, cache: Path = clusterworld.CACHE) -> World:
         """Made or found; noted in the results."""
-        world = clusterworld.obtain(spec, self.engines, self.say, cache)
+        world = clusterworld.obtain(spec, self.engines, self.echo, cache)
         self.results.worlds.setdefault(str(spec), world.describe())
         return world
 
@@ -258,7 +258,7 @@ def fanout(bench: ClusterBench) -> None:
 
 async def _deliver(bench: ClusterBench, world: World) -> tuple[int, int, float, float]:
     """(posts, deliveries, seconds, seconds of CPU)."""
-    store = await clusterworld.open_store(world.spec, bench.engines, bench.say)
+    store = await clusterworld.open_store(world.spec, bench.engines, bench.echo)
     try:
         clock = SystemClock()
         engine = compose_over(store, HotSettings(), clock, node=IMPORT_NODE)

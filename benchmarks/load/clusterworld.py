@@ -48,7 +48,7 @@ from feedcore_bench.building import (
     remember,
 )
 from feedcore_bench.engines import Engines
-from feedcore_bench.world import AGE_MAX_MS, CACHE, WINDOWS, Say, Spec, World, now_ms
+from feedcore_bench.world import AGE_MAX_MS, CACHE, WINDOWS, Echo, Spec, World, now_ms
 
 POSTS_A_CALL = 500
 MIGRATE_WAIT_S = 60.0
@@ -68,7 +68,7 @@ T = TypeVar("T")
 _KEYSPACE = Statement("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?")
 
 
-def obtain(spec: Spec, engines: Engines, say: Say, cache: Path = CACHE) -> World:
+def obtain(spec: Spec, engines: Engines, echo: Echo, cache: Path = CACHE) -> World:
     """The world that these engines have, made if it is not there, too old, or of other
     parameters.
     """
@@ -84,8 +84,8 @@ def obtain(spec: Spec, engines: Engines, say: Say, cache: Path = CACHE) -> World
     (folder / "engines.json").write_text(
         json.dumps([engines.cassandra, engines.kafka]), encoding="utf-8"
     )
-    say(f"making the world ({spec}) in the tables of {engines.cassandra}")
-    return asyncio.run(_build(spec, folder, engines, say))
+    echo(f"making the world ({spec}) in the tables of {engines.cassandra}")
+    return asyncio.run(_build(spec, folder, engines, echo))
 
 
 def forget(spec: Spec, cache: Path = CACHE) -> None:
@@ -99,10 +99,10 @@ def settings_of(spec: Spec, engines: Engines) -> config.Settings:
     return config.load({**given, "cql.timeout_ms": BUILD_TIMEOUT_MS}).settings
 
 
-async def open_store(spec: Spec, engines: Engines, say: Say) -> ClusterStore:
+async def open_store(spec: Spec, engines: Engines, echo: Echo) -> ClusterStore:
     """One that fans out."""
     options = cluster_options(settings_of(spec, engines), IMPORT_NODE)
-    return await ClusterStore.open(options, SystemClock(), fanout=True, waiting=say)
+    return await ClusterStore.open(options, SystemClock(), fanout=True, waiting=echo)
 
 
 async def _is_there(spec: Spec, engines: Engines) -> bool:
@@ -123,12 +123,12 @@ async def drop(spec: Spec, engines: Engines) -> None:
         await session.close()
 
 
-async def _build(spec: Spec, folder: Path, engines: Engines, say: Say) -> World:
+async def _build(spec: Spec, folder: Path, engines: Engines, echo: Echo) -> World:
     began = time.perf_counter()
     clock = SystemClock()
     made_ms = clock.now_ms()
     await drop(spec, engines)
-    await migrate_cluster(settings_of(spec, engines), MIGRATE_WAIT_S, say)
+    await migrate_cluster(settings_of(spec, engines), MIGRATE_WAIT_S, echo)
     source: graphs.Graph | Windows
     if spec.kind == WINDOWS:
         share = 1.0 if spec.users >= FULL_USERS else TINY_POSTS_SHARE
@@ -138,20 +138,20 @@ async def _build(spec: Spec, folder: Path, engines: Engines, say: Say) -> World:
     users = list(source.ids)
     share = 0.15 if isinstance(source, Windows) else THRESHOLD_SHARE
     threshold = max(2, int(len(users) * share))
-    store = await open_store(spec, engines, say)
+    store = await open_store(spec, engines, echo)
     try:
         engine = compose_over(store, HotSettings(), clock, node=IMPORT_NODE)
         world = World(spec, folder, made_ms, 0.0, users, source.activity, threshold, 0, 0, 0, 0, 0)
         await engine.admin.set_settings(push_threshold=threshold)
-        await _follows(store, source, world, say)
+        await _follows(store, source, world, echo)
         if isinstance(source, Windows):
             rows = source.posts(made_ms, spec.seed)
         else:
             count = round(spec.posts_per_user * len(users))
             rows = graphs.posts(source.activity, count, made_ms, spec.seed)
-        await _posts(store, rows, world, say)
+        await _posts(store, rows, world, echo)
         world.deliveries = await fan_out(store, engine.fanout, world.posts)
-        say(f"{world.deliveries:,} deliveries")
+        echo(f"{world.deliveries:,} deliveries")
         while await engine.policy.review(clock.now_ms()):
             pass
         await store.signals.refresh_trending(clock.now_ms())
@@ -159,7 +159,7 @@ async def _build(spec: Spec, folder: Path, engines: Engines, say: Say) -> World:
         await store.close()
     world.seconds = time.perf_counter() - began
     world.save()
-    say(f"made it in {world.seconds:.0f} s: {world.edges:,} follows, {world.posts:,} posts")
+    echo(f"made it in {world.seconds:.0f} s: {world.edges:,} follows, {world.posts:,} posts")
     return world
 
 
@@ -174,7 +174,7 @@ def _lists(source: graphs.Graph | Windows, world: World) -> Iterator[tuple[int, 
 
 
 async def _follows(
-    store: ClusterStore, source: graphs.Graph | Windows, world: World, say: Say
+    store: ClusterStore, source: graphs.Graph | Windows, world: World, echo: Echo
 ) -> None:
     counts: list[int] = []
     pulled: list[AuthorMode] = []
@@ -194,7 +194,7 @@ async def _follows(
             world.edges += len(waiting)
             waiting = []
             if at % 10 == 0:
-                say(f"{world.edges:,} follows")
+                echo(f"{world.edges:,} follows")
     await store.settings.set_author_modes(pulled)
     world.median_followers = int(statistics.median(counts))
     world.mean_followers = sum(counts) / len(counts)
@@ -202,7 +202,7 @@ async def _follows(
     world.ordinary = [one for one in world.ordinary if one[1] * 1.25 >= most][-FOLLOWERS_KEPT:]
 
 
-async def _posts(store: ClusterStore, rows: Iterator[PostRow], world: World, say: Say) -> None:
+async def _posts(store: ClusterStore, rows: Iterator[PostRow], world: World, echo: Echo) -> None:
     last_id = 0
     made: list[NewPost] = []
     likes_of: list[int] = []
@@ -218,7 +218,7 @@ async def _posts(store: ClusterStore, rows: Iterator[PostRow], world: World, say
         await _again(lambda: store.signals.import_counts(counts))
         made.clear()
         likes_of.clear()
-        say(f"{world.posts:,} posts")
+        echo(f"{world.posts:,} posts")
 
     for at_ms, author, body, media, likes in rows:
         content = encode_content(body, [Media(uri, "image/jpeg", 1200, 900) for uri in media], 0)

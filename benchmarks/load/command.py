@@ -86,7 +86,7 @@ def bench(
     console = Console(highlight=False)
     with Live(Text(""), console=console, transient=True, auto_refresh=False) as live:
 
-        def say(text: str) -> None:
+        def echo(text: str) -> None:
             console.print(text, markup=False)
 
         def tell(name: str, seen: Series) -> None:
@@ -94,7 +94,7 @@ def bench(
                 live.update(progress_line(name, seen), refresh=True)
 
         try:
-            results = run.run(scenarios, options, say, tell)
+            results = run.run(scenarios, options, echo, tell)
         except (RuntimeError, ModuleNotFoundError) as error:
             raise FailedPrecondition(f"the load benchmark cannot run: {error}") from error
     if size == "tiny":

@@ -17,7 +17,7 @@ from feedcore_bench import engine, methods
 from feedcore_bench.checks import Checker
 from feedcore_bench.results import PERCENTILES, Phase, Results
 from feedcore_bench.server import Series, Server, Watch, known_keys, serving
-from feedcore_bench.world import CACHE, Say, Spec, World, obtain
+from feedcore_bench.world import CACHE, Echo, Spec, World, obtain
 
 CONNECTIONS, STREAMS = 8, 16  # in flight in a closed loop: 128 calls keep one worker busy
 OPEN_STREAMS = 100  # of each connection in an open loop: what servers allow by default
@@ -65,14 +65,14 @@ class Shape(TypedDict):
 
 
 class Bench:
-    """One run: options, results, and what scenarios share. `say` tells people."""
+    """One run: options, results, and what scenarios share. `echo` takes a line for people."""
 
     def __init__(
-        self, options: Options, results: Results, say: Say, tell: Callable[[str, Series], None]
+        self, options: Options, results: Results, echo: Echo, tell: Callable[[str, Series], None]
     ) -> None:
         self.options = options
         self.results = results
-        self.say = say
+        self.echo = echo
         self._tell = tell
         self._keys = known_keys()
         self.checkers: list[tuple[str, Checker]] = []
@@ -80,7 +80,7 @@ class Bench:
     # --- worlds and servers ---------------------------------------------------------------------
     def world(self, spec: Spec, cache: Path = CACHE) -> World:
         """Made or found; noted in the results."""
-        world = obtain(spec, self.say, cache)
+        world = obtain(spec, self.echo, cache)
         self.results.worlds.setdefault(str(spec), world.describe())
         return world
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import psutil
 
 from feedcore_bench.server import pin_process
-from feedcore_bench.world import CACHE, ROOT, Say, Spec
+from feedcore_bench.world import CACHE, ROOT, Echo, Spec
 
 KINDS = ("redis", "kafka", "cassandra")
 FOLDER = CACHE / "services"
@@ -80,7 +80,7 @@ def redis_prefix() -> str:
     return f"bench{secrets.token_hex(6)}:"
 
 
-def obtain(say: Say, load_core: int) -> Engines:
+def obtain(echo: Echo, load_core: int) -> Engines:
     """Given, found running, or started."""
     given = {kind: os.environ.get(f"FEEDCORE_TEST_{kind.upper()}", "") for kind in KINDS}
     if all(given.values()):
@@ -88,7 +88,7 @@ def obtain(say: Say, load_core: int) -> Engines:
     if any(given.values()):
         missing = [f"FEEDCORE_TEST_{kind.upper()}" for kind in KINDS if not given[kind]]
         raise RuntimeError(f"some engines are given, and not {', '.join(missing)}")
-    say("starting the engines")
+    echo("starting the engines")
     _services("start", "--base-port", "auto")
     values = dict(
         line.split("=", 1) for line in _services("env").splitlines() if line.startswith("FEEDCORE")

@@ -22,7 +22,7 @@ from feedcore_bench import live, scenarios
 from feedcore_bench.drive import DISTURBED, Bench, Options
 from feedcore_bench.results import Results
 from feedcore_bench.server import Series
-from feedcore_bench.world import ROOT, Say
+from feedcore_bench.world import ROOT, Echo
 
 Scenario = Callable[[Bench], None]
 
@@ -127,12 +127,12 @@ def _commit() -> str:
 def run(
     names: Sequence[str],
     options: Options,
-    say: Say,
+    echo: Echo,
     tell: Callable[[str, Series], None],
 ) -> Results:
     """Runs the scenarios in their order."""
     results = describe(options, names)
-    known, bench = _bench(options, results, say, tell)
+    known, bench = _bench(options, results, echo, tell)
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {options.load_core})
     try:
@@ -144,8 +144,8 @@ def run(
                 known[name](bench)
             except (RuntimeError, OSError, grpc.RpcError) as error:
                 results.failures[name] = f"{type(error).__name__}: {error}"
-                say(f"{name} failed: {error}")
-            say(f"{name}: {time.perf_counter() - began:.1f} s")
+                echo(f"{name} failed: {error}")
+            echo(f"{name}: {time.perf_counter() - began:.1f} s")
     finally:
         os.sched_setaffinity(0, before)
     _judge(bench, results)
@@ -168,14 +168,14 @@ def scenarios_of(profile: str) -> list[str]:
 
 
 def _bench(
-    options: Options, results: Results, say: Say, tell: Callable[[str, Series], None]
+    options: Options, results: Results, echo: Echo, tell: Callable[[str, Series], None]
 ) -> tuple[dict[str, Any], Bench]:
     """The profile's scenarios, and what they share. Raises RuntimeError without engines."""
     if options.profile == "embedded":
-        return SCENARIOS, Bench(options, results, say, tell)
+        return SCENARIOS, Bench(options, results, echo, tell)
     from feedcore_bench import cluster  # needs the engines' client libraries
 
-    return cluster.SCENARIOS, cluster.ClusterBench(options, results, say, tell)
+    return cluster.SCENARIOS, cluster.ClusterBench(options, results, echo, tell)
 
 
 def _judge(bench: Bench, results: Results) -> None:

@@ -241,7 +241,7 @@ def ceiling(bench: Bench) -> None:
     """What the generator can offer, beside h2load, on nghttpd with pages of 2.5 KB."""
     options = bench.options
     if missing := ceilings.lacking():
-        bench.say(f"ceiling: SKIPPED, {missing}")
+        bench.echo(f"ceiling: SKIPPED, {missing}")
         bench.results.note("ceiling", f"skipped: {missing}")
         return
     rounds, seconds = (5, 2.0) if options.full else (1, min(1.0, options.seconds))

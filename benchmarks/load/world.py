@@ -24,7 +24,7 @@ AGE_MAX_MS = 12 * 3_600_000  # posts lie in six of seven days of retention: a da
 
 PEOPLE, WINDOWS, SIZES = "people", "windows", "sizes"
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def obtain(spec: Spec, say: Say, cache: Path = CACHE) -> World:
+def obtain(spec: Spec, echo: Echo, cache: Path = CACHE) -> World:
     """The world of the cache, made if it is not there, too old, or of other parameters."""
     from feedcore_bench import building  # opens stores: not for those who only read results
 
@@ -148,5 +148,5 @@ def obtain(spec: Spec, say: Say, cache: Path = CACHE) -> World:
         return world
     if folder.exists():
         shutil.rmtree(folder)
-    say(f"making the world ({spec})")
-    return building.build(spec, folder, say)
+    echo(f"making the world ({spec})")
+    return building.build(spec, folder, echo)

@@ -121,7 +121,7 @@ async def run(settings: Settings, source: Path, *, keep_secret: bool, sample: in
                 JobIds(settings.ids.region, IMPORT_NODE, clock),
                 keep_secret=keep_secret,
                 sample=sample,
-                say=lambda text: click.echo(text, err=True),
+                echo=lambda text: click.echo(text, err=True),
             )
         finally:
             await session.close()

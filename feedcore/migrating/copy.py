@@ -43,7 +43,7 @@ KINDS = {int(kind): Kind(int(kind)) for kind in PreferenceKind} | {
     BLOCK: Kind.BLOCKS,
     BLOCKED_BY: Kind.BLOCKED_BY,
 }
-Say = Callable[[str], Any]
+Echo = Callable[[str], Any]
 Step = Callable[[], AsyncIterator[int]]
 
 
@@ -57,14 +57,14 @@ class Copy:
         session: Session,
         copier: Copier,
         clock: Clock,
-        say: Say,
+        echo: Echo,
     ) -> None:
         self._store = store
         self._contents = contents
         self._session = session
         self._copier = copier
         self._clock = clock
-        self._say = say
+        self._echo = echo
 
     async def run(self, job_ids: JobIds | None) -> None:
         """`job_ids` None: jobs were copied before, and may be done by now."""
@@ -103,8 +103,8 @@ class Copy:
             done += rows
             if self._clock.monotonic() - told_s >= TELL_EVERY_S:
                 told_s = self._clock.monotonic()
-                self._say(f"{name}: {done:,} ...")
-        self._say(f"{name}: {done:,}")
+                self._echo(f"{name}: {done:,} ...")
+        self._echo(f"{name}: {done:,}")
 
     def _simple(self, read: Callable[[], Iterator[list]], write: Any) -> Step:
         async def step() -> AsyncIterator[int]:

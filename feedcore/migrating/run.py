@@ -12,7 +12,7 @@ from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import Clock
 from feedcore.migrating.begin import begin, finish
 from feedcore.migrating.compare import Comparison, compare_feeds, count_tables
-from feedcore.migrating.copy import Copy, Say
+from feedcore.migrating.copy import Copy, Echo
 from feedcore.migrating.cql_rows import Copier
 from feedcore.migrating.embedded_rows import Contents
 from feedcore.migrating.patient import PatientSession
@@ -28,7 +28,7 @@ async def migrate_data(
     *,
     keep_secret: bool,
     sample: int,
-    say: Say,
+    echo: Echo,
 ) -> Comparison:
     """Carries everything over; again is the same. `store` is open for this process alone.
 
@@ -40,14 +40,14 @@ async def migrate_data(
     identity = (store.store_id, store.secret)
     origin = await begin(session, *identity, clock.now_ms(), keep_secret=keep_secret)
     if origin.own_secret:
-        say("the cluster keeps its own cursor secret: cursors of the old server end")
+        echo("the cluster keeps its own cursor secret: cursors of the old server end")
     copier = Copier(session, origin.begun_ms)
     with contextlib.closing(connect(store.data_dir / "store.db", read_only=True)) as conn:
         contents = Contents(conn)
-        copy = Copy(store, contents, session, copier, clock, say)
+        copy = Copy(store, contents, session, copier, clock, echo)
         await copy.run(None if origin.done else job_ids)
         await finish(session, origin)
-        say("comparing")
+        echo("comparing")
         result = Comparison(await count_tables(hasty, copier.tally, clock))
         users = await store.graph.sample_users(sample, SAMPLE_SEED)
         await compare_feeds(store, session, users, clock, job_ids, result)

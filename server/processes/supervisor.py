@@ -213,7 +213,7 @@ class Supervisor:
         self._children.add(child)
         if self._stop.is_set():  # too late to be drained with the others
             child.signal(signal.SIGKILL)
-        await child.until_ready(_say_waiting)
+        await child.until_ready(_log_waiting)
         return child
 
     def _put(self, slot: Slot, child: Child) -> None:
@@ -389,7 +389,7 @@ class Supervisor:
         return f"feedcore metrics on http://{_address(host, server.server_port)}/metrics"
 
 
-def _say_waiting(name: str, what: str) -> None:
+def _log_waiting(name: str, what: str) -> None:
     _log("waiting", f"{name} waits for {what}")
 
 
