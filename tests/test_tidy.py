@@ -113,6 +113,12 @@ BANS = [
         "the finished thing",
     ),
     Ban(
+        r"\bTrust\b|\btrust\.\w|\bis_settling\b|\bgrace\b|redis_untrusted",
+        ("feedcore/adapters/", "tests/cluster/", "deploy/", "docs/"),
+        (),
+        "FailureDetector: suspect, probation, resync",
+    ),
+    Ban(
         r"(?<![\w.])/(work|tmp|root)/",
         CODE + TESTS + ("docs/", "README", "Makefile", ".ci/"),
         ("tests/test_tidy.py",),

@@ -37,7 +37,7 @@ from feedcore.adapters.cluster.replica import ReplicaState
 from feedcore.adapters.cluster.replication import NodeReplica
 from feedcore.adapters.contracts.replica import Document
 from feedcore.adapters.redis.batcher import Batcher
-from feedcore.adapters.redis.failure_detector import Trust
+from feedcore.adapters.redis.failure_detector import FailureDetector
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.clock import SystemClock
@@ -164,7 +164,7 @@ async def drive(call: Callable[[int], Coroutine[Any, Any, None]], seconds: float
 
 def _batcher(nodes: Nodes) -> Batcher:
     clock = SystemClock()
-    return Batcher(nodes, Trust(clock.monotonic), clock.monotonic, deadline_s=DEADLINE_S)
+    return Batcher(nodes, FailureDetector(clock.monotonic), clock.monotonic, deadline_s=DEADLINE_S)
 
 
 async def gets(nodes: Nodes, seconds: float) -> list[Rate]:

@@ -200,9 +200,9 @@ NODE_LOG_AGE = Gauge(
     "Since the node log was last read to its end, of the worker that is furthest behind.",
     multiprocess_mode="livemax",
 )
-REDIS_UNTRUSTED = Gauge(
-    "feedcore_redis_untrusted_nodes",
-    "Redis nodes that are away, or back for too short a time to be relied on.",
+REDIS_SUSPECTS = Gauge(
+    "feedcore_redis_suspect_nodes",
+    "Redis nodes that do not answer, or have for too short a time to be trusted.",
     multiprocess_mode="livemax",
 )
 REDIS_BREAKERS_OPEN = Gauge(

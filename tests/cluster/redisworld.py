@@ -19,7 +19,7 @@ from feedcore.adapters.cluster.row_cache import ViewerRowCache
 from feedcore.adapters.contracts.announcements import Deleted, ModesChanged, Posted, SettingsChanged
 from feedcore.adapters.contracts.replica import Document
 from feedcore.adapters.redis.batcher import Batcher
-from feedcore.adapters.redis.failure_detector import Trust
+from feedcore.adapters.redis.failure_detector import FailureDetector
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.clock import SystemClock
@@ -87,15 +87,15 @@ class Node:
         *,
         cluster: bool = False,
         deadline_s: float = DEADLINE_S,
-        grace_s: float = 0.3,
+        probation_s: float = 0.3,
         log_server: object = None,
     ) -> None:
         self.clock = SystemClock()
         self.truth = truth
         self.keys = Keys(prefix)
-        trust = Trust(self.clock.monotonic, grace_s)
+        detector = FailureDetector(self.clock.monotonic, probation_s)
         self.batcher = Batcher(
-            Nodes(urls, cluster=cluster), trust, self.clock.monotonic, deadline_s=deadline_s
+            Nodes(urls, cluster=cluster), detector, self.clock.monotonic, deadline_s=deadline_s
         )
         self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
         self.state = ReplicaState(self.epochs, self.clock)

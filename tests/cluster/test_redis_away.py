@@ -18,17 +18,17 @@ from tests.cluster.test_redis_validation import _until
 from tests.support.redisserver import RedisServer
 
 SHORT_S = 0.15  # of a batch, where Redis is away on purpose
-GRACE_S = 0.5
+PROBATION_S = 0.5
 RECENT = ids.first_id_at(SystemClock().now_ms())  # tombstones of older posts are let go
 
 
 def _node(own_redis: RedisServer, truth: Truth, prefix: str = "") -> Node:
-    return Node([own_redis.url], truth, prefix, deadline_s=SHORT_S, grace_s=GRACE_S)
+    return Node([own_redis.url], truth, prefix, deadline_s=SHORT_S, probation_s=PROBATION_S)
 
 
 async def _trusted(node: Node) -> None:
     """Until the node relies on Redis again."""
-    await _until(lambda: node.batcher.trust.away == 0 and node.replica.log.position != 0)
+    await _until(lambda: node.batcher.detector.suspects == 0 and node.replica.log.position != 0)
 
 
 async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServer) -> None:

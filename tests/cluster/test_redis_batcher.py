@@ -11,7 +11,7 @@ import pytest
 
 from feedcore.adapters.redis import batcher as module
 from feedcore.adapters.redis.batcher import Batcher
-from feedcore.adapters.redis.failure_detector import Trust
+from feedcore.adapters.redis.failure_detector import FailureDetector
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.errors import Unavailable
 from tests.cluster.redisworld import DEADLINE_S, fresh_prefix
@@ -21,8 +21,8 @@ SHORT_S = 0.2
 
 
 def _batcher(urls: list[str], *, cluster: bool = False, deadline_s: float = DEADLINE_S) -> Batcher:
-    trust = Trust(time.monotonic)
-    return Batcher(Nodes(urls, cluster=cluster), trust, time.monotonic, deadline_s=deadline_s)
+    detector = FailureDetector(time.monotonic)
+    return Batcher(Nodes(urls, cluster=cluster), detector, time.monotonic, deadline_s=deadline_s)
 
 
 @pytest.fixture
@@ -167,14 +167,14 @@ async def test_what_waits_is_bounded(
 
 async def test_killed_and_started_again(own: Batcher, own_redis: RedisServer) -> None:
     node = own.nodes.node_of(b"k0")
-    incarnation = own.trust.incarnation(node)
+    incarnation = own.detector.incarnation(node)
     own_redis.kill()
     with pytest.raises(Unavailable):
         await own.get_all([b"k0"])
     own_redis.start()
     await _warm(own)
-    assert own.trust.incarnation(node) != incarnation
-    assert not own.trust.is_trusted(node), "what it knew is gone"
+    assert own.detector.incarnation(node) != incarnation
+    assert not own.detector.is_trusted(node), "what it knew is gone"
 
 
 async def test_close_fails_what_waits(own_redis: RedisServer) -> None:
@@ -240,7 +240,7 @@ async def test_a_slot_that_moved_is_followed(redis_cluster: RedisCluster) -> Non
                 break
             await asyncio.sleep(0.02)
         assert batcher.nodes.node_of(key) == now
-        assert not batcher.trust.is_trusted(now), "a new master may lack the last writes"
+        assert not batcher.detector.is_trusted(now), "a new master may lack the last writes"
         assert await batcher.get_all([key]) == [b"2"]
         await batcher.tell(key, "DEL", key).reply()
     finally:

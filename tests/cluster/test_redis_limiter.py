@@ -8,7 +8,7 @@ import time
 import pytest
 
 from feedcore.adapters.redis.batcher import Batcher
-from feedcore.adapters.redis.failure_detector import Trust
+from feedcore.adapters.redis.failure_detector import FailureDetector
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.adapters.redis.nodes import Nodes
@@ -18,7 +18,9 @@ from tests.support.redisserver import RedisServer
 
 
 def _limiter(url: str, prefix: str, deadline_s: float = DEADLINE_S) -> RateLimiter:
-    batcher = Batcher(Nodes([url]), Trust(time.monotonic), time.monotonic, deadline_s=deadline_s)
+    batcher = Batcher(
+        Nodes([url]), FailureDetector(time.monotonic), time.monotonic, deadline_s=deadline_s
+    )
     return RateLimiter(batcher, Keys(prefix), ManualClock(1_750_000_000_000))
 
 

@@ -237,7 +237,7 @@ async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
         assert await a.pages.page(7, b"20f") is None
         counters.publish()
         assert misses() == before + 1
-        assert REGISTRY.get_sample_value("feedcore_redis_untrusted_nodes") == 0
+        assert REGISTRY.get_sample_value("feedcore_redis_suspect_nodes") == 0
         assert (REGISTRY.get_sample_value("feedcore_node_log_age_seconds") or 0) < 5
 
 

@@ -113,7 +113,7 @@ class ClusterCacheValidation:
         return read.trusted and self._is_trusted(read.key)
 
     def _is_trusted(self, key: bytes) -> bool:
-        return self._batcher.trust.is_trusted(self._batcher.nodes.node_of(key))
+        return self._batcher.detector.is_trusted(self._batcher.nodes.node_of(key))
 
     def _are_trusted(self, keys: Sequence[bytes]) -> list[bool]:
         if self._batcher.nodes.cluster or not keys:

@@ -54,7 +54,7 @@ class SharedCounters:
         totals.add(metrics.VALIDATION_INVALIDATED, "invalidated", replica.resyncs)
         metrics.ANNOUNCEMENTS_OWED.set(replica.announcements.owed)
         metrics.NODE_LOG_AGE.set(replica.log_age_s)
-        metrics.REDIS_UNTRUSTED.set(batcher.trust.away)
+        metrics.REDIS_SUSPECTS.set(batcher.detector.suspects)
         metrics.REDIS_BREAKERS_OPEN.set(batcher.open_breakers)
         if self._limiter is not None:
             totals.add(metrics.RATE_LIMITED, "limited", self._limiter.refused)

@@ -20,14 +20,14 @@ class Proofs:
     """Takes them, and compares one with now."""
 
     def __init__(self, batcher: Batcher, replica: NodeReplica, clock: Clock) -> None:
-        self._trust = batcher.trust
+        self._detector = batcher.detector
         self._nodes = batcher.nodes
         self._log = replica.log
         self._clock = clock
 
     def of(self, key: bytes, epoch: bytes) -> Proof:
         """As of now. `key`: of the epoch."""
-        server_of = self._trust.incarnation
+        server_of = self._detector.incarnation
         servers = server_of(self._nodes.node_of(key)) + server_of(self._log.server)
         return Proof(epoch, servers, self._log.position, self._clock.now_ms())
 
@@ -41,12 +41,14 @@ class Proofs:
 
     def is_trusted(self, key: bytes) -> bool:
         """Whether what the servers of that epoch and of the node log say counts now."""
-        trust = self._trust
-        return trust.is_trusted(self._nodes.node_of(key)) and trust.is_trusted(self._log.server)
+        detector = self._detector
+        return detector.is_trusted(self._nodes.node_of(key)) and detector.is_trusted(
+            self._log.server
+        )
 
     def is_log_trusted(self) -> bool:
         """Whether what the server of the node log says counts now."""
-        return self._trust.is_trusted(self._log.server)
+        return self._detector.is_trusted(self._log.server)
 
 
 def holds(made: Proof, now: Proof, age_max_ms: int) -> bool:

@@ -78,7 +78,7 @@ class NodeReplica:
         clock: Clock,
     ) -> None:
         self._batcher = batcher
-        self._trust = batcher.trust
+        self._detector = batcher.detector
         self._epochs = epochs
         self._clock = clock
         self._node = secrets.randbits(63) + 1
@@ -193,7 +193,7 @@ class NodeReplica:
     async def _read_round(self, current: _Round, call: Call, position: int) -> None:
         began_s, now_ms = self._clock.monotonic(), self._clock.now_ms()
         try:
-            log_read = await self._read_log(call, position) and not self._trust.is_settling()
+            log_read = await self._read_log(call, position) and not self._detector.is_resync_due()
         except Unavailable:
             log_read = False
         current.log_read.set_result(log_read)
@@ -217,7 +217,7 @@ class NodeReplica:
                 return False
             self._apply(read)
             if not read.more:
-                return self._trust.is_trusted(self.log.server)
+                return self._detector.is_trusted(self.log.server)
             position = self.log.position
             if not position:
                 return False
@@ -227,7 +227,7 @@ class NodeReplica:
         if self.log.position:
             self.gaps += 1
             self.log.position = 0
-            self._trust.lost(self.log.server)
+            self._detector.lost(self.log.server)
 
     def _apply(self, read: LogRead) -> None:
         for position, data in read.entries:
@@ -242,7 +242,7 @@ class NodeReplica:
             if not isinstance(event, Forget):
                 self.state.apply(event, position, own=node == self._node)
             elif position > self.state.floor:
-                self._trust.lost(self.log.server)
+                self._detector.lost(self.log.server)
 
     # --- without the log ------------------------------------------------------------------------
 
@@ -267,8 +267,8 @@ class NodeReplica:
 
     async def _resync_if_due(self) -> bool:
         """Begins anew with the log, if its server may be trusted by now."""
-        trust, server = self._trust, self.log.server
-        if not trust.is_settling() and (self.log.position or not trust.is_trusted(server)):
+        detector, server = self._detector, self.log.server
+        if not detector.is_resync_due() and (self.log.position or not detector.is_trusted(server)):
             return False
         began_s = self._batcher.monotonic()
         try:
@@ -280,7 +280,7 @@ class NodeReplica:
         for listener in self.on_resync:
             listener()
         self.resyncs += 1
-        trust.settle(began_s)
+        detector.resynced(began_s)
         return True
 
     async def _resync(self, end: int) -> None:

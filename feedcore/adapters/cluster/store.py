@@ -51,7 +51,7 @@ from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.adapters.kafka.queue import KafkaQueue
 from feedcore.adapters.kafka.sweeper import Sweeper
 from feedcore.adapters.redis.batcher import Batcher
-from feedcore.adapters.redis.failure_detector import Trust
+from feedcore.adapters.redis.failure_detector import FailureDetector
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.adapters.redis.nodes import Nodes
@@ -93,8 +93,10 @@ class ClusterStore:
         keys = Keys(redis.prefix)
         nodes = Nodes(redis.urls, cluster=redis.cluster)
         engines_clock = SystemClock()  # what engines compare with their own time is never moved
-        trust = Trust(engines_clock.monotonic)
-        self.batcher = Batcher(nodes, trust, engines_clock.monotonic, deadline_s=redis.deadline_s)
+        detector = FailureDetector(engines_clock.monotonic)
+        self.batcher = Batcher(
+            nodes, detector, engines_clock.monotonic, deadline_s=redis.deadline_s
+        )
         self.producer = KafkaProducer(kafka)
         job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)

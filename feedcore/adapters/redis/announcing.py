@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # A server that is away is known to be after five deadlines; one that is only late, with readers who
 # trust it, is waited for.
 ANNOUNCE_WAIT_S = 1.0
-RETRY_S = 0.1  # well within the grace that readers give (trust)
+RETRY_S = 0.1  # well within the probation that readers impose (failure_detector)
 # What may be owed: 100 s of our peak of posts at one node of fifty.
 OWED_VIEWERS_MAX = 100_000
 OWED_EVENTS_MAX = 100_000

@@ -22,7 +22,7 @@ from typing import Any
 from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from feedcore.adapters.redis.failure_detector import Trust
+from feedcore.adapters.redis.failure_detector import FailureDetector
 from feedcore.adapters.redis.nodes import FAILURES, Nodes
 from feedcore.errors import Unavailable
 from feedcore.resilience.breaker import Breaker, BreakerState
@@ -189,7 +189,7 @@ class _Lane:
         admission = breaker.admit()
         if not admission:
             owner.refused += 1
-            owner.trust.failed(self.node, outage=True)
+            owner.detector.failed(self.node, outage=True)
             batch.finish(Unavailable(f"redis {self.node}: the breaker is open"))
             return
         left_s = batch.started_s + owner.deadline_s - owner.monotonic()
@@ -200,7 +200,7 @@ class _Lane:
             await self._drop()
             owner.failures += 1
             breaker.failed(admission)
-            owner.trust.failed(self.node, outage=breaker.state is not BreakerState.CLOSED)
+            owner.detector.failed(self.node, outage=breaker.state is not BreakerState.CLOSED)
             why = str(error) or type(error).__name__
             batch.finish(Unavailable(f"redis {self.node}: {why}"))
         except BaseException:
@@ -209,7 +209,7 @@ class _Lane:
             raise
         else:
             breaker.succeeded(admission)
-            owner.trust.answered(self.node)
+            owner.detector.answered(self.node)
             batch.finish()
 
     async def _exchange_twice(self, batch: Batch) -> None:
@@ -288,7 +288,7 @@ class _Lane:
             raise
         finally:
             self._connecting = None
-        self._owner.trust.connected(self.node, _incarnation_of(info))
+        self._owner.detector.connected(self.node, _incarnation_of(info))
         self._connection = connection
 
     async def _drop(self) -> None:
@@ -301,10 +301,15 @@ class Batcher:
     """One a process and loop."""
 
     def __init__(
-        self, nodes: Nodes, trust: Trust, monotonic: Any, *, deadline_s: float = DEADLINE_S
+        self,
+        nodes: Nodes,
+        detector: FailureDetector,
+        monotonic: Any,
+        *,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self.nodes = nodes
-        self.trust = trust
+        self.detector = detector
         self.monotonic = monotonic
         self.deadline_s = deadline_s
         self.closed = False
@@ -400,7 +405,7 @@ class Batcher:
         try:
             async with asyncio.timeout(CONNECT_S):
                 if await self.nodes.refresh():
-                    self.trust.slots_moved()
+                    self.detector.slots_moved()
         finally:
             self._learning = None
 

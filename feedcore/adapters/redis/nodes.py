@@ -2,7 +2,7 @@
 
 A cluster's slots are read from CLUSTER SLOTS at the start, and again when a node says that a slot
 is elsewhere. Reads go to masters only: a replica may be behind. Not for batching (batcher), nor for
-deciding whether a node is to be believed (trust).
+deciding whether a node is to be believed (failure_detector).
 """
 
 from __future__ import annotations
