@@ -119,6 +119,12 @@ BANS = [
         "FailureDetector: suspect, probation, resync",
     ),
     Ban(
+        r"\b(owed|owes|unpaid|payment|paying)\b|\bOWED|\bPAY_|announcements_owed|\b_Due\b",
+        ("feedcore/adapters/", "tests/cluster/", "deploy/", "docs/operations.md"),
+        (),
+        "pending, in flight, acknowledged; flush",
+    ),
+    Ban(
         r"(?<![\w.])/(work|tmp|root)/",
         CODE + TESTS + ("docs/", "README", "Makefile", ".ci/"),
         ("tests/test_tidy.py",),

@@ -190,9 +190,9 @@ VALIDATION_INVALIDATED = Counter(
     "feedcore_cache_validation_invalidated_total",
     "Times that all cached data was invalidated: Redis was away, restarted, or lost its log.",
 )
-ANNOUNCEMENTS_OWED = Gauge(
-    "feedcore_announcements_owed",
-    "Changes that other nodes could not be told of yet.",
+ANNOUNCEMENTS_PENDING = Gauge(
+    "feedcore_announcements_pending",
+    "Changes that Redis has not acknowledged yet: other nodes may not know of them.",
     multiprocess_mode="livesum",
 )
 NODE_LOG_AGE = Gauge(

@@ -12,7 +12,7 @@ from tests.support.redisserver import RedisCluster, RedisServer
 
 SHORT_S = 0.15  # of a batch, where Redis is away on purpose
 LATE_S = 2 * SHORT_S
-OWED = 2 * 500  # users, more than go in one payment
+PENDING = 2 * 500  # users, more than go in one flush
 
 
 async def test_one_who_is_late_has_told_when_it_is_acknowledged(own_redis: RedisServer) -> None:
@@ -51,12 +51,12 @@ async def test_a_master_that_is_away_holds_nobody_else_up(redis_cluster: RedisCl
             server = a.batcher.nodes.node_of(a.keys.epoch(user_id))
             return server.endswith(f":{victim.port}")
 
-        gone = [user_id for user_id in range(1, 10 * OWED) if on_victim(user_id)][:OWED]
+        gone = [user_id for user_id in range(1, 10 * PENDING) if on_victim(user_id)][:PENDING]
         there = [user_id for user_id in range(1, 100) if not on_victim(user_id)]
         victim.kill()
         try:
             await a.replica.announce(gone)
-            assert a.replica.announcements.owed >= OWED
+            assert a.replica.announcements.pending >= PENDING
             for user_id in there:
                 await b.validation.observe_viewer(user_id)
                 kept = b.kept(user_id)

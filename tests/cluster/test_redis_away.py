@@ -51,7 +51,7 @@ async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServe
         own_redis.resume()
         era = a.epochs.era
         await _trusted(a)
-        assert a.epochs.era == era + 1, "everything is forgotten once"
+        assert a.epochs.era == era + 1, "everything is invalidated once"
         await a.validation.observe_viewer(7)
         kept = a.kept(7)
         await a.validation.observe_viewer(7)
@@ -126,7 +126,7 @@ async def test_a_redis_that_came_back_with_old_epochs_is_not_believed(
         assert b.kept(7) != kept
 
 
-async def test_what_is_owed_is_paid(own_redis: RedisServer) -> None:
+async def test_what_is_pending_is_flushed(own_redis: RedisServer) -> None:
     truth = Truth()
     writer = Writer(truth)
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
@@ -139,12 +139,12 @@ async def test_what_is_owed_is_paid(own_redis: RedisServer) -> None:
         post = await writer.post(a, 5)
         gone = writer.ids.next()
         await writer.delete(a, gone)
-        assert time.monotonic() - began < 5, "writers wait little, however much is owed"
-        assert a.replica.announcements.owed == 52
+        assert time.monotonic() - began < 5, "writers wait little, however much is pending"
+        assert a.replica.announcements.pending == 52
         # this node goes by it at once
         assert len(a.state.posts_of([5])) == 20 and gone in a.state.tombstones
         own_redis.resume()
-        await _until(lambda: a.replica.announcements.owed == 0)
+        await _until(lambda: a.replica.announcements.pending == 0)
         await _trusted(b)
         kept = {user_id: b.kept(user_id) for user_id in range(1, 51)}
         # b may still find Redis away: then it has what the truth knows, and the log's news later
@@ -156,8 +156,8 @@ async def test_what_is_owed_is_paid(own_redis: RedisServer) -> None:
             assert b.kept(user_id) != before
 
 
-async def test_a_node_that_owes_is_paid_before_others_trust(own_redis: RedisServer) -> None:
-    """Only the announcer is cut off: what it owes is seen once it is through."""
+async def test_a_node_flushes_before_others_trust_redis_again(own_redis: RedisServer) -> None:
+    """Only the announcer is cut off: what it has pending is seen once it is acknowledged."""
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
         await b.validation.observe_viewer(7)
@@ -166,15 +166,15 @@ async def test_a_node_that_owes_is_paid_before_others_trust(own_redis: RedisServ
         own_redis.pause()
         await a.replica.announce([7])
         own_redis.resume()
-        await _until(lambda: a.replica.announcements.owed == 0)
+        await _until(lambda: a.replica.announcements.pending == 0)
         await b.validation.observe_viewer(7)
         assert b.kept(7) != kept
 
 
-async def test_more_is_owed_than_can_be_kept(
+async def test_more_is_pending_than_can_be_kept(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcing, "OWED_VIEWERS_MAX", 10)
+    monkeypatch.setattr(announcing, "PENDING_VIEWERS_MAX", 10)
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
         await b.validation.observe_viewer(7)
@@ -183,9 +183,9 @@ async def test_more_is_owed_than_can_be_kept(
         for user_id in range(1, 30):
             await a.replica.announce([user_id])
         assert a.replica.announcements.overflows > 0
-        assert a.replica.announcements.owed <= 12
+        assert a.replica.announcements.pending <= 12
         own_redis.resume()
-        await _until(lambda: a.replica.announcements.owed == 0)
+        await _until(lambda: a.replica.announcements.pending == 0)
         await _until(lambda: b.epochs.era > era)
         await _trusted(b)
         await _trusted(a)
@@ -195,7 +195,7 @@ async def test_a_forget_event_alone_forgets(own_redis: RedisServer) -> None:
     truth = Truth()
     async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
         era = b.epochs.era
-        a.replica.announcements._due.forget = True
+        a.replica.announcements._pending.invalidate_all = True
         await a.replica.announce([3])
         truth.deleted[RECENT] = a.clock.now_ms()
         await b.validation.observe_node()
@@ -239,7 +239,7 @@ async def test_chaos_between_nodes(own_redis: RedisServer) -> None:
                 own_redis.kill()
                 await asyncio.sleep(0.2)
                 own_redis.start()
-            await _until(lambda: a.replica.announcements.owed == 0)
+            await _until(lambda: a.replica.announcements.pending == 0)
             for user_id, version in versions.items():
                 await b.validation.observe_viewer(user_id)
                 kept = seen.get(user_id)

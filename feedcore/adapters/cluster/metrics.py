@@ -52,7 +52,7 @@ class SharedCounters:
         totals.add(metrics.SHARED_CACHE_FAILURES, "failures", batcher.failures)
         totals.add(metrics.VALIDATION_BYPASSED, "bypassed", self._validation.bypassed)
         totals.add(metrics.VALIDATION_INVALIDATED, "invalidated", replica.resyncs)
-        metrics.ANNOUNCEMENTS_OWED.set(replica.announcements.owed)
+        metrics.ANNOUNCEMENTS_PENDING.set(replica.announcements.pending)
         metrics.NODE_LOG_AGE.set(replica.log_age_s)
         metrics.REDIS_SUSPECTS.set(batcher.detector.suspects)
         metrics.REDIS_BREAKERS_OPEN.set(batcher.open_breakers)

@@ -30,7 +30,7 @@ from feedcore.adapters.contracts.announcements import Event
 from feedcore.adapters.contracts.replica import SystemOfRecord
 from feedcore.adapters.redis.announcing import Announcements
 from feedcore.adapters.redis.batcher import Batcher, Call, end_task, ignore_failure
-from feedcore.adapters.redis.events import Forget, pack, unpack_entry
+from feedcore.adapters.redis.events import InvalidateAll, pack, unpack_entry
 from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.node_log import LogRead, NodeLog
 from feedcore.clock import Clock
@@ -239,7 +239,7 @@ class NodeReplica:
     def _apply_entry(self, position: int, data: bytes) -> None:
         node, events = unpack_entry(data)
         for event in events:
-            if not isinstance(event, Forget):
+            if not isinstance(event, InvalidateAll):
                 self.state.apply(event, position, own=node == self._node)
             elif position > self.state.floor:
                 self._detector.lost(self.log.server)

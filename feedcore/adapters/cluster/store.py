@@ -200,7 +200,7 @@ class ClusterStore:
     async def counts(self) -> dict[str, int]:
         """Figures for status, of this process: a cluster's tables are too large to count."""
         return {
-            "announcements_owed": self.replica.announcements.owed,
+            "announcements_pending": self.replica.announcements.pending,
             "node_log_age_ms": int(self.replica.log_age_s * SECOND_MS),
             "loads_without_redis": self.validation.bypassed,
             "jobs_left_in_outbox": self.outbox.stats.left,

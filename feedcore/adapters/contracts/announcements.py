@@ -48,7 +48,9 @@ Event = Posted | Deleted | SettingsChanged | ModesChanged | Engagement
 
 
 class Announcer(Protocol):
-    """Never raises for a cache that is away: what could not be said is owed, and said later."""
+    """Never raises for a cache that is away: what it did not take stays pending, and is flushed
+    later.
+    """
 
     async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
         """`viewers`: users whose followees, preferences, blocks or feed state changed."""

@@ -6,7 +6,7 @@
     3 SETTINGS    u8 length, name
     4 MODES
     5 ENGAGEMENT  u32 length, pairs
-    6 FORGET      somebody could not say what has changed: everything kept is to be forgotten
+    6 INVALIDATE_ALL   a node could not announce what has changed: every node invalidates everything
     7 BEGUN       nothing; a log always has an entry, so that one that is gone is noticed
 
 Not for what is durable: entries live as long as Redis keeps them.
@@ -28,16 +28,16 @@ from feedcore.adapters.contracts.announcements import (
 from feedcore.domain.entry import ENTRY_BYTES
 
 NAME_BYTES_MAX = 255
-_POSTED, _DELETED, _SETTINGS, _MODES, _ENGAGEMENT, _FORGET, _BEGUN = range(1, 8)
+_POSTED, _DELETED, _SETTINGS, _MODES, _ENGAGEMENT, _INVALIDATE_ALL, _BEGUN = range(1, 8)
 _POSTED_HEAD = struct.Struct("<BBQ")
 _DELETED_ALL = struct.Struct("<BQ")
 _ENGAGEMENT_HEAD = struct.Struct("<BI")
 _NODE = struct.Struct("<Q")
-FORGET = bytes([_FORGET])
+INVALIDATE_ALL = bytes([_INVALIDATE_ALL])
 BEGUN = bytes([_BEGUN])
 
 
-class Forget:
+class InvalidateAll:
     """See the table."""
 
 
@@ -58,7 +58,7 @@ def pack(event: Event) -> bytes:
         return bytes([_MODES])
     if isinstance(event, Engagement):
         return _ENGAGEMENT_HEAD.pack(_ENGAGEMENT, len(event.pairs)) + event.pairs
-    raise TypeError(f"event: {type(event).__name__}; one of announce.Event")
+    raise TypeError(f"event: {type(event).__name__}; one of contracts.announcements.Event")
 
 
 def pack_entry(node: int, events: Sequence[bytes]) -> bytes:
@@ -66,24 +66,24 @@ def pack_entry(node: int, events: Sequence[bytes]) -> bytes:
     return _NODE.pack(node) + b"".join(events)
 
 
-def unpack_entry(data: bytes) -> tuple[int, list[Event | Forget]]:
-    """Who wrote it, and its events. A kind of a newer version means: forget everything."""
+def unpack_entry(data: bytes) -> tuple[int, list[Event | InvalidateAll]]:
+    """Who wrote it, and its events. A kind of a newer version means: invalidate everything."""
     if len(data) < _NODE.size:
-        return 0, [Forget()]
+        return 0, [InvalidateAll()]
     (node,) = _NODE.unpack_from(data)
     at, end = _NODE.size, len(data)
-    events: list[Event | Forget] = []
+    events: list[Event | InvalidateAll] = []
     try:
         while at < end:
             event, at = _unpack(data, at)
             if event is not None:
                 events.append(event)
     except (struct.error, IndexError, ValueError):
-        events.append(Forget())
+        events.append(InvalidateAll())
     return node, events
 
 
-def _unpack(data: bytes, at: int) -> tuple[Event | Forget | None, int]:
+def _unpack(data: bytes, at: int) -> tuple[Event | InvalidateAll | None, int]:
     kind = data[at]
     if kind == _POSTED:
         _, pulled, author_id = _POSTED_HEAD.unpack_from(data, at)
@@ -102,8 +102,8 @@ def _unpack(data: bytes, at: int) -> tuple[Event | Forget | None, int]:
         _, length = _ENGAGEMENT_HEAD.unpack_from(data, at)
         start = at + _ENGAGEMENT_HEAD.size
         return Engagement(_slice(data, start, length)), start + length
-    if kind == _FORGET:
-        return Forget(), at + 1
+    if kind == _INVALIDATE_ALL:
+        return InvalidateAll(), at + 1
     if kind == _BEGUN:
         return None, at + 1
     raise ValueError(f"event kind: {kind}; 1 to {_BEGUN}")
