@@ -125,6 +125,12 @@ BANS = [
         "pending, in flight, acknowledged; flush",
     ),
     Ban(
+        r"(?i)\b(no)?truth\b",
+        ("feedcore/", "server/", "ext/", "tests/cluster/"),
+        (),
+        "system of record",
+    ),
+    Ban(
         r"(?<![\w.])/(work|tmp|root)/",
         CODE + TESTS + ("docs/", "README", "Makefile", ".ci/"),
         ("tests/test_tidy.py",),

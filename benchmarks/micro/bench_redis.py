@@ -117,7 +117,7 @@ class LeastNodes(Nodes):
         return LeastConnection(host, int(port))
 
 
-class NoTruth:
+class NoRecord:
     """Nothing is deleted, set or pulled."""
 
     async def tombstones_since(self, since_ms: int, now_ms: int) -> list[int]:
@@ -194,7 +194,7 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
     shown = native.pack_ids(range(1, 21))
     epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
     keys, state = Keys(), ReplicaState(epochs, clock)
-    replica = NodeReplica(batcher, keys, state, NoTruth(), epochs, clock)
+    replica = NodeReplica(batcher, keys, state, NoRecord(), epochs, clock)
     validation = ClusterCacheValidation(batcher, keys, replica)
     pages = ClusterPageCache(batcher, keys, replica, validation, clock)
     await replica.start()

@@ -6,8 +6,8 @@ slots make a set, which is one cache line; an id lives in the set that its hash 
 gives up its oldest id, or refuses one that is older still: what ranking needs is the engagement of
 recent posts. One writer; readers take no lock: a value is written before its id.
 
-This is the twin of `feedcore._native.store.engagement`. Not for truth: counts are in the store,
-this is derived.
+This is the twin of `feedcore._native.store.engagement`. Not the system of record:
+counts are in the store, this is derived.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What tests of the Redis adapters share: an honest truth in memory, and nodes that are wired as in
-a cluster, all in one process.
+"""What tests of the Redis adapters share: a system of record in memory, and nodes that are
+wired as in a cluster, all in one process.
 
-Not for the truth's own adapter: that has suites of its own.
+Not for that of CQL: that has suites of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from feedcore.ports.settings import AuthorMode
 DEADLINE_S = 3.0
 
 
-class Truth:
+class Record:
     """SystemOfRecord: what is durable, and is durable as soon as it is said."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Truth:
     async def _check(self) -> None:
         await self.answers.wait()
         if self.away:
-            raise Unavailable("the truth is away")
+            raise Unavailable("the system of record is away")
 
 
 class Node:
@@ -82,7 +82,7 @@ class Node:
     def __init__(
         self,
         urls: Sequence[str],
-        truth: Truth,
+        record: Record,
         prefix: str,
         *,
         cluster: bool = False,
@@ -91,7 +91,7 @@ class Node:
         log_server: object = None,
     ) -> None:
         self.clock = SystemClock()
-        self.truth = truth
+        self.record = record
         self.keys = Keys(prefix)
         detector = FailureDetector(self.clock.monotonic, probation_s)
         self.batcher = Batcher(
@@ -101,7 +101,7 @@ class Node:
         self.state = ReplicaState(self.epochs, self.clock)
         self.followees: dict[int, bytes] = {}
         self.replica = replica = NodeReplica(
-            self.batcher, self.keys, self.state, truth, self.epochs, self.clock
+            self.batcher, self.keys, self.state, record, self.epochs, self.clock
         )
         self.validation = ClusterCacheValidation(self.batcher, self.keys, replica)
         self.pages = ClusterPageCache(self.batcher, self.keys, replica, self.validation, self.clock)
@@ -123,8 +123,8 @@ class Node:
 class Writer:
     """Makes things true, then has a node announce them, as the stores do."""
 
-    def __init__(self, truth: Truth) -> None:
-        self.truth = truth
+    def __init__(self, record: Record) -> None:
+        self.record = record
         self.ids = ids.IdGenerator(0, 1, SystemClock().now_ms)
 
     async def post(self, node: Node, author_id: int, *, pulled: bool = False) -> int:
@@ -136,17 +136,17 @@ class Writer:
 
     async def delete(self, node: Node, content_id: int) -> None:
         """Gone for good."""
-        self.truth.deleted[content_id] = node.clock.now_ms()
+        self.record.deleted[content_id] = node.clock.now_ms()
         await node.replica.announce([], [Deleted(content_id)])
 
     async def set_mode(self, node: Node, author_id: int, mode: int) -> None:
         """Between push and pull."""
-        self.truth.modes[author_id] = AuthorMode(author_id, mode, 0, 0)
+        self.record.modes[author_id] = AuthorMode(author_id, mode, 0, 0)
         await node.replica.announce([], [ModesChanged()])
 
     async def settings(self, node: Node, name: str, document: dict) -> None:
         """A new version."""
-        versions = self.truth.settings.setdefault(name, [])
+        versions = self.record.settings.setdefault(name, [])
         versions.insert(0, Document(len(versions) + 1, document))
         await node.replica.announce([], [SettingsChanged(name)])
 

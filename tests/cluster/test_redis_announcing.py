@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.cluster.redisworld import Node, Truth, fresh_prefix
+from tests.cluster.redisworld import Node, Record, fresh_prefix
 from tests.support.proxy import Proxy
 from tests.support.redisserver import RedisCluster, RedisServer
 
@@ -16,10 +16,10 @@ PENDING = 2 * 500  # users, more than go in one flush
 
 
 async def test_one_who_is_late_has_told_when_it_is_acknowledged(own_redis: RedisServer) -> None:
-    truth = Truth()
+    record = Record()
     async with Proxy("127.0.0.1", own_redis.port) as proxy:
-        a = Node([f"redis://{proxy.address}"], truth, "", deadline_s=SHORT_S)
-        async with a, Node([own_redis.url], truth, "") as b:
+        a = Node([f"redis://{proxy.address}"], record, "", deadline_s=SHORT_S)
+        async with a, Node([own_redis.url], record, "") as b:
             for user_id in range(1, 6):
                 await a.replica.announce([user_id])
                 await b.validation.observe_viewer(user_id)
@@ -35,11 +35,11 @@ async def test_one_who_is_late_has_told_when_it_is_acknowledged(own_redis: Redis
 
 
 async def test_a_master_that_is_away_holds_nobody_else_up(redis_cluster: RedisCluster) -> None:
-    truth, prefix = Truth(), fresh_prefix()
+    record, prefix = Record(), fresh_prefix()
     urls = redis_cluster.urls
 
     def node() -> Node:
-        return Node(urls, truth, prefix, cluster=True, deadline_s=SHORT_S)
+        return Node(urls, record, prefix, cluster=True, deadline_s=SHORT_S)
 
     async with node() as a, node() as b:
         log_server = a.replica.log.server

@@ -13,7 +13,7 @@ from feedcore.adapters.redis import announcing
 from feedcore.clock import SystemClock
 from feedcore.codecs.epochs import AUTHOR, FEED
 from feedcore.domain import ids
-from tests.cluster.redisworld import Node, Truth, Writer
+from tests.cluster.redisworld import Node, Record, Writer
 from tests.cluster.test_redis_validation import _until
 from tests.support.redisserver import RedisServer
 
@@ -22,8 +22,8 @@ PROBATION_S = 0.5
 RECENT = ids.first_id_at(SystemClock().now_ms())  # tombstones of older posts are let go
 
 
-def _node(own_redis: RedisServer, truth: Truth, prefix: str = "") -> Node:
-    return Node([own_redis.url], truth, prefix, deadline_s=SHORT_S, probation_s=PROBATION_S)
+def _node(own_redis: RedisServer, record: Record, prefix: str = "") -> Node:
+    return Node([own_redis.url], record, prefix, deadline_s=SHORT_S, probation_s=PROBATION_S)
 
 
 async def _trusted(node: Node) -> None:
@@ -32,8 +32,8 @@ async def _trusted(node: Node) -> None:
 
 
 async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServer) -> None:
-    truth = Truth()
-    async with _node(own_redis, truth) as a:
+    record = Record()
+    async with _node(own_redis, record) as a:
         await a.validation.observe_viewer(7)
         own_redis.pause()
         for _ in range(12):
@@ -44,8 +44,8 @@ async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServe
             assert a.kept(7) != kept and a.epochs.read(FEED, 7) != feed
         assert a.batcher.open_breakers == 1
         assert a.validation.bypassed == 12
-        # deletions, modes and settings come from the truth, asked after the question
-        truth.deleted[RECENT] = a.clock.now_ms()
+        # deletions, modes and settings come from the system of record, asked after the question
+        record.deleted[RECENT] = a.clock.now_ms()
         await a.validation.observe_node()
         assert RECENT in a.state.tombstones
         own_redis.resume()
@@ -59,9 +59,9 @@ async def test_a_paused_redis_costs_loads_and_bounded_time(own_redis: RedisServe
 
 
 async def test_timelines_are_at_most_a_second_old_without_redis(own_redis: RedisServer) -> None:
-    truth = Truth()
-    writer = Writer(truth)
-    async with _node(own_redis, truth) as a:
+    record = Record()
+    writer = Writer(record)
+    async with _node(own_redis, record) as a:
         await writer.set_mode(a, 5, 1)
         await a.validation.observe_node()
         own_redis.kill()
@@ -74,27 +74,27 @@ async def test_timelines_are_at_most_a_second_old_without_redis(own_redis: Redis
             assert time.monotonic() - began < 1.5
 
 
-async def test_a_truth_is_read_after_the_asking(own_redis: RedisServer) -> None:
-    truth = Truth()
-    async with _node(own_redis, truth) as a:
+async def test_the_system_of_record_is_read_after_the_asking(own_redis: RedisServer) -> None:
+    record = Record()
+    async with _node(own_redis, record) as a:
         own_redis.kill()
         await a.validation.observe_node()
         for number in range(1, 40):
-            truth.deleted[RECENT + number] = a.clock.now_ms()
+            record.deleted[RECENT + number] = a.clock.now_ms()
             callers = [asyncio.create_task(a.validation.observe_node()) for _ in range(20)]
-            reads = truth.reads
+            reads = record.reads
             await asyncio.gather(*callers)
             assert RECENT + number in a.state.tombstones
-            assert truth.reads - reads <= 4, "callers share a read"
+            assert record.reads - reads <= 4, "callers share a read"
 
 
 async def test_a_restarted_redis_is_another_one(own_redis: RedisServer) -> None:
-    truth = Truth()
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    record = Record()
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         await a.validation.observe_viewer(7)
         era = a.epochs.era
         own_redis.kill()
-        truth.deleted[RECENT] = a.clock.now_ms()  # acknowledged by b, whose event died with Redis
+        record.deleted[RECENT] = a.clock.now_ms()  # acknowledged by b, whose event died with Redis
         own_redis.start()
         kept = a.kept(7)
         await a.validation.observe_viewer(7)
@@ -112,8 +112,8 @@ async def test_a_redis_that_came_back_with_old_epochs_is_not_believed(
     own_redis: RedisServer,
 ) -> None:
     """A snapshot from before the last writes: every epoch is as this node saw it last."""
-    truth = Truth()
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    record = Record()
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         await b.validation.observe_viewer(7)
         kept = b.kept(7)
         assert own_redis.command("SAVE").startswith(b"+OK")
@@ -127,9 +127,9 @@ async def test_a_redis_that_came_back_with_old_epochs_is_not_believed(
 
 
 async def test_what_is_pending_is_flushed(own_redis: RedisServer) -> None:
-    truth = Truth()
-    writer = Writer(truth)
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    record = Record()
+    writer = Writer(record)
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         for user_id in range(1, 51):
             await b.validation.observe_viewer(user_id)
         own_redis.pause()
@@ -147,7 +147,7 @@ async def test_what_is_pending_is_flushed(own_redis: RedisServer) -> None:
         await _until(lambda: a.replica.announcements.pending == 0)
         await _trusted(b)
         kept = {user_id: b.kept(user_id) for user_id in range(1, 51)}
-        # b may still find Redis away: then it has what the truth knows, and the log's news later
+        # b may still find Redis away: then it has what the system of record has, and the log's news later
         while not b.state.posts_of([5]):
             await b.validation.observe_node()
         assert len(b.state.posts_of([5])) == 20 and gone in b.state.tombstones and post
@@ -158,8 +158,8 @@ async def test_what_is_pending_is_flushed(own_redis: RedisServer) -> None:
 
 async def test_a_node_flushes_before_others_trust_redis_again(own_redis: RedisServer) -> None:
     """Only the announcer is cut off: what it has pending is seen once it is acknowledged."""
-    truth = Truth()
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    record = Record()
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         await b.validation.observe_viewer(7)
         await b.validation.observe_viewer(7)
         kept = b.kept(7)
@@ -175,8 +175,8 @@ async def test_more_is_pending_than_can_be_kept(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(announcing, "PENDING_VIEWERS_MAX", 10)
-    truth = Truth()
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    record = Record()
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         await b.validation.observe_viewer(7)
         era = b.epochs.era
         own_redis.pause()
@@ -192,22 +192,22 @@ async def test_more_is_pending_than_can_be_kept(
 
 
 async def test_a_forget_event_alone_forgets(own_redis: RedisServer) -> None:
-    truth = Truth()
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    record = Record()
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         era = b.epochs.era
         a.replica.announcements._pending.invalidate_all = True
         await a.replica.announce([3])
-        truth.deleted[RECENT] = a.clock.now_ms()
+        record.deleted[RECENT] = a.clock.now_ms()
         await b.validation.observe_node()
         assert RECENT in b.state.tombstones, "not trusted from the event on"
         await _until(lambda: b.epochs.era > era)
 
 
 async def test_a_node_starts_without_redis(own_redis: RedisServer, tmp_path: Path) -> None:
-    truth = Truth()
-    truth.deleted[RECENT] = 1 << 50
+    record = Record()
+    record.deleted[RECENT] = 1 << 50
     own_redis.kill()
-    async with _node(own_redis, truth) as a:
+    async with _node(own_redis, record) as a:
         await a.validation.observe_viewer(7)
         assert RECENT in a.state.tombstones
         own_redis.start()
@@ -222,11 +222,11 @@ async def test_chaos_between_nodes(own_redis: RedisServer) -> None:
     """Pauses, kills and restarts while two nodes write and read: nothing acknowledged is missed
     once the announcement is through.
     """
-    truth = Truth()
+    record = Record()
     seed = secrets.randbits(32)
     versions = dict.fromkeys(range(1, 40), 0)
     seen: dict[int, tuple[tuple[int, int], int]] = {}
-    async with _node(own_redis, truth) as a, _node(own_redis, truth) as b:
+    async with _node(own_redis, record) as a, _node(own_redis, record) as b:
         for turn in range(6):
             for user_id in versions:
                 versions[user_id] += 1

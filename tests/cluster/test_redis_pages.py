@@ -15,7 +15,7 @@ from feedcore.adapters.redis.keys import PAGE_TTL_MS
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
 from feedcore.ports.preferences import ViewerFilters
 from feedcore.ports.resident import ViewerRow
-from tests.cluster.redisworld import Node, Truth, Writer, fresh_prefix
+from tests.cluster.redisworld import Node, Record, Writer, fresh_prefix
 from tests.support.redisserver import RedisServer
 
 USERS, AUTHORS = range(1, 13), range(100, 140)
@@ -92,12 +92,12 @@ async def _page(node: Node, user_id: int, *, many: bool) -> bytes | None:
 async def test_a_page_is_served_exactly_while_it_would_be_made_again(
     redis_url: str, many: bool
 ) -> None:
-    truth, prefix, rng = Truth(), fresh_prefix(), random.Random(7)
-    world, writer = World(rng), Writer(truth)
+    record, prefix, rng = Record(), fresh_prefix(), random.Random(7)
+    world, writer = World(rng), Writer(record)
     world.gone = set()
     kept: dict[int, bytes] = {}
     served = refused = 0
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         for node in (a, b):
             node.followees = world.followees
         for step in range(STEPS):
@@ -121,7 +121,7 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(
 @pytest.mark.parametrize("many", [False, True])
 async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: bool) -> None:
     """Makers are slow, and there are several of one page: what is served is as of the asking."""
-    truth, prefix, rng = Truth(), fresh_prefix(), random.Random(8)
+    record, prefix, rng = Record(), fresh_prefix(), random.Random(8)
     durable, acknowledged = dict.fromkeys(USERS, 0), dict.fromkeys(USERS, 0)
     served = 0
     done = False
@@ -150,7 +150,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
             if rng.random() < 0.9:  # the others gave up
                 node.pages.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
 
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         for node in (a, b):
             node.followees.update(dict.fromkeys(USERS, native.pack_ids([100])))
         async with asyncio.TaskGroup() as group:
@@ -162,8 +162,8 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
 
 
 async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a:
         a.followees[7] = native.pack_ids([5])
 
         async def make() -> bytes | None:
@@ -190,9 +190,9 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_stale_page_shows_nothing_that_had_to_go(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    writer = Writer(truth)
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    record, prefix = Record(), fresh_prefix()
+    writer = Writer(record)
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
 
         async def left_by_a(user_id: int) -> int:
             """A content id that the page shows."""
@@ -212,7 +212,7 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
 
         assert await stale_at_b(6) is None, "nobody has left one"
         await left_by_a(7)
-        truth.away = True
+        record.away = True
         newer = await writer.post(a, 5)
         assert await b.pages.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
         await writer.delete(a, newer)
@@ -233,9 +233,9 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
 
 
 async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    writer, now_s = Writer(truth), asyncio.get_running_loop().time
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    record, prefix = Record(), fresh_prefix()
+    writer, now_s = Writer(record), asyncio.get_running_loop().time
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
 
         async def left_by_b(user_id: int) -> bytes | None:
             assert await b.pages.page(user_id, SHAPE) is None
@@ -244,7 +244,7 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
             return await b.pages.page(user_id, SHAPE)
 
         assert await left_by_b(7) == b"body"
-        truth.answers.clear()
+        record.answers.clear()
         await writer.settings(a, "ranking", {"version": 2})
         begun_s = now_s()
         assert await b.pages.page(7, SHAPE) is None, "it may be ranked by what is over"
@@ -255,7 +255,7 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
                 group.create_task(b.validation.observe_viewer(user_id))
         assert now_s() - begun_s < RENEW_S / 2, "nobody waits a second time"
         assert await left_by_b(8) is None, "nor is it left to others"
-        truth.answers.set()
+        record.answers.set()
         async with asyncio.timeout(10):
             while b.state.is_behind:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -264,8 +264,8 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
 
 
 async def test_without_redis_no_stale_page_is_vouched_for(own_redis: RedisServer) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([own_redis.url], truth, prefix, deadline_s=0.2) as a:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([own_redis.url], record, prefix, deadline_s=0.2) as a:
         assert await a.pages.page(7, SHAPE) is None
         a.pages.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
         await a.batcher.tell(b"x", "PING").reply()
@@ -281,8 +281,8 @@ def _row(built: bool = True, until_ms: int = 0, entries: bytes = bytes(40)) -> V
 
 
 async def test_viewer_rows_go_between_nodes(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         users = [7, 8, 9]
         for user_id in users:
             await a.validation.observe_viewer(user_id)
@@ -298,8 +298,8 @@ async def test_viewer_rows_go_between_nodes(redis_url: str) -> None:
 
 
 async def test_a_row_that_was_loaded_less_deep_is_not_enough(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a:
         await a.validation.observe_viewer(7)
         for entries, answers in ((bytes(20 * 10), [_NONE, 10, 5]), (bytes(20 * 9), [9, 9, 5])):
             await a.rows.viewer_rows([7], 1_000)
@@ -314,8 +314,8 @@ async def test_a_row_that_was_loaded_less_deep_is_not_enough(redis_url: str) -> 
 async def test_a_row_is_half_a_tail_old_at_most(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a:
         await a.validation.observe_viewer(7)
         await a.rows.viewer_rows([7], 500)
         a.rows.keep_viewer_rows([7], [_row()], 500)

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from feedcore.adapters.cluster.metrics import SharedCounters
 from feedcore.codecs.epochs import AUTHOR, CONTENT
-from tests.cluster.redisworld import Node, Truth, Writer, fresh_prefix
+from tests.cluster.redisworld import Node, Record, Writer, fresh_prefix
 from tests.support.redisserver import RedisCluster
 
 WRITES = 10_000
@@ -71,10 +71,10 @@ async def _write(writer: Writer, node: Node, model: Model, rng: random.Random, n
         model.deleted.append(content_id)
 
 
-async def _writes_are_seen(nodes: list[Node], truth: Truth, writes: int) -> None:
+async def _writes_are_seen(nodes: list[Node], record: Record, writes: int) -> None:
     """Writers and readers at the same time, on all nodes."""
     rng = random.Random(20261126)
-    model, writer = Model(), Writer(truth)
+    model, writer = Model(), Writer(record)
     readers = [Reader(node, model) for node in nodes]
     numbers = iter(range(1, writes + 1))
 
@@ -106,28 +106,28 @@ async def _writes_are_seen(nodes: list[Node], truth: Truth, writes: int) -> None
 
 
 async def test_ten_thousand_writes_are_seen_by_the_other_node(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
-        await _writes_are_seen([a, b], truth, WRITES)
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
+        await _writes_are_seen([a, b], record, WRITES)
 
 
 async def test_writes_are_seen_over_a_redis_cluster(redis_cluster: RedisCluster) -> None:
-    truth, prefix = Truth(), fresh_prefix()
+    record, prefix = Record(), fresh_prefix()
     urls = redis_cluster.urls
     async with (
-        Node(urls[:1], truth, prefix, cluster=True) as a,
-        Node(urls[1:], truth, prefix, cluster=True) as b,
+        Node(urls[:1], record, prefix, cluster=True) as a,
+        Node(urls[1:], record, prefix, cluster=True) as b,
     ):
         for node in (a, b):  # a node that was never asked is not trusted yet
             for user_id in range(1, 50):
                 await node.validation.observe_viewer(user_id)
             node.validation.bypassed = 0
-        await _writes_are_seen([a, b], truth, WRITES // 5)
+        await _writes_are_seen([a, b], record, WRITES // 5)
 
 
 async def test_what_did_not_change_stays_kept(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         await a.validation.observe_viewer(7)
         kept = a.kept(7)
         await b.validation.observe_viewer(7)
@@ -140,9 +140,9 @@ async def test_what_did_not_change_stays_kept(redis_url: str) -> None:
 
 
 async def test_events_move_the_counters_and_the_mirror(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    writer = Writer(truth)
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    record, prefix = Record(), fresh_prefix()
+    writer = Writer(record)
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         author = b.epochs.read(AUTHOR, 5)
         content_id = await writer.post(a, 5)
         await b.validation.observe_node()
@@ -165,20 +165,20 @@ async def test_events_move_the_counters_and_the_mirror(redis_url: str) -> None:
 
 
 async def test_a_node_that_starts_later_has_the_tail(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    writer = Writer(truth)
-    async with Node([redis_url], truth, prefix) as a:
+    record, prefix = Record(), fresh_prefix()
+    writer = Writer(record)
+    async with Node([redis_url], record, prefix) as a:
         content_id = await writer.post(a, 5)
         await writer.delete(a, await writer.post(a, 6))
-        async with Node([redis_url], truth, prefix) as b:
+        async with Node([redis_url], record, prefix) as b:
             assert len(b.state.posts_of([5])) == 20
             assert content_id not in b.state.tombstones
             assert len(b.state.tombstones) == 1
 
 
 async def test_an_evicted_epoch_costs_a_load(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a:
         await a.validation.observe_viewer(7)
         kept = a.kept(7)
         key = a.keys.epoch(7)
@@ -189,31 +189,31 @@ async def test_an_evicted_epoch_costs_a_load(redis_url: str) -> None:
         assert await a.batcher.ask(key, "GET", key).reply() != before
 
 
-async def test_a_lost_log_is_read_from_the_truth(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    writer = Writer(truth)
-    async with Node([redis_url], truth, prefix) as a:
+async def test_a_lost_log_is_read_from_the_system_of_record(redis_url: str) -> None:
+    record, prefix = Record(), fresh_prefix()
+    writer = Writer(record)
+    async with Node([redis_url], record, prefix) as a:
         log = a.keys.log
         post = await writer.post(a, 5)
         await a.validation.observe_node()
         era = a.epochs.era
         # another node's deletion, whose event is lost with the log
-        truth.deleted[post] = a.clock.now_ms()
+        record.deleted[post] = a.clock.now_ms()
         await a.batcher.tell(log, "DEL", log).reply()
         await a.validation.observe_node()
         assert post in a.state.tombstones
         assert a.replica.gaps == 1
         await _until(lambda: a.epochs.era != era)
-        reads = truth.reads
+        reads = record.reads
         for _ in range(20):
             await a.validation.observe_node()
-        assert truth.reads == reads, "the log is not relied on again"
+        assert record.reads == reads, "the log is not relied on again"
 
 
 async def test_a_trimmed_log_is_a_gap(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    writer = Writer(truth)
-    async with Node([redis_url], truth, prefix) as a, Node([redis_url], truth, prefix) as b:
+    record, prefix = Record(), fresh_prefix()
+    writer = Writer(record)
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         for author_id in range(10, 20):
             await writer.post(b, author_id)
         await b.batcher.tell(a.keys.log, "XTRIM", a.keys.log, "MAXLEN", 1).reply()
@@ -224,8 +224,8 @@ async def test_a_trimmed_log_is_a_gap(redis_url: str) -> None:
 
 
 async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
-    truth, prefix = Truth(), fresh_prefix()
-    async with Node([redis_url], truth, prefix) as a:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a:
         counters = SharedCounters(a.batcher, a.replica, a.validation, a.pages, a.rows)
 
         def misses() -> float:

@@ -150,7 +150,7 @@ def test_an_engine_is_restarted_under_a_server(
         engines[kind].stop(1)
         key = f"while {kind} is away"
         accepted = answered(lambda: publish(server, key, key))
-        assert accepted == (kind != "cassandra"), "only the truth is needed"
+        assert accepted == (kind != "cassandra"), "only the system of record is needed"
         if accepted:
             assert before in shown(server)
         engines[kind].restart(1)

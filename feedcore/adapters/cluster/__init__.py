@@ -1,1 +1,3 @@
-"""The cluster profile: CQL for truth, Redis for validation between nodes, Kafka for fan-out."""
+"""The cluster profile: CQL as the system of record, Redis for cache validation between
+nodes, Kafka for fan-out.
+"""

@@ -3,7 +3,7 @@
 It plays the part of the embedded replica: posts announced in the last OVERLAY_MS (shown whatever
 the fan-out lags), pulled authors, tombstones, settings, trending, engagement. What the log only
 says to have changed (settings, modes, trending) is `stale` until `renew` has read it from the
-truth.
+system of record.
 
 Invariants: applying an event again changes nothing that is seen; everything is bounded; the log
 from `floor` on has been applied, so that `unchanged_since` can answer for any position above it.
@@ -258,7 +258,7 @@ class ReplicaState:
                 self._posters.discard(author)
             self.version += 1
 
-    # --- the truth ------------------------------------------------------------------------------
+    # --- the system of record -------------------------------------------------------------------
 
     async def renew(self, source: SystemOfRecord) -> None:
         """Reads what is stale. What fails stays stale, and raises."""
@@ -280,7 +280,7 @@ class ReplicaState:
         self._epochs.advance()
 
     async def refresh(self, source: SystemOfRecord, since_ms: int) -> None:
-        """All that changes what is seen, from the truth; of deletions those since then."""
+        """All that changes what is seen, from the system of record; of deletions those since then."""
         now_ms = self._clock.now_ms()
         deleted = await source.tombstones_since(since_ms, now_ms)
         for content_id in deleted:

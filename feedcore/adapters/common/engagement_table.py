@@ -1,6 +1,6 @@
 """The engagement table of one process.
 
-Not for truth: counts are in the stores. Another store may keep its table elsewhere (the embedded
+Not the system of record: counts are in the stores. Another store may keep its table elsewhere (the embedded
 one shares a file between processes).
 """
 

@@ -18,7 +18,7 @@ from feedcore.limits import DAY_MS, MINUTE_MS, SECOND_MS
 EPOCH_TTL_MS = DAY_MS  # longer than anything that is compared with it is kept
 PAGE_TTL_MS = 5 * MINUTE_MS  # served fresh for 30 s; the rest is for when the store is away
 LOG_TTL_MS = DAY_MS  # one that ends is noticed like one that was lost, and begun anew
-LOG_ENTRIES_MAX = 100_000  # 20 s of 5,000 posts a second: a node that lags more reads the truth
+LOG_ENTRIES_MAX = 100_000  # 20 s of 5,000 posts a second: a node that lags more resyncs
 BUCKET_TTL_MIN_MS = 10 * SECOND_MS
 EPOCH_BYTES = 8
 
