@@ -147,7 +147,7 @@ async def test_what_is_pending_is_flushed(own_redis: RedisServer) -> None:
         await _until(lambda: a.replica.announcements.pending == 0)
         await _trusted(b)
         kept = {user_id: b.kept(user_id) for user_id in range(1, 51)}
-        # b may still find Redis away: then it has what the system of record has, and the log's news later
+        # b may still find Redis away: then it reads the system of record, and the log later
         while not b.state.posts_of([5]):
             await b.validation.observe_node()
         assert len(b.state.posts_of([5])) == 20 and gone in b.state.tombstones and post

@@ -147,7 +147,7 @@ async def test_events_move_the_counters_and_the_mirror(redis_url: str) -> None:
         content_id = await writer.post(a, 5)
         await b.validation.observe_node()
         assert b.epochs.read(AUTHOR, 5) != author
-        assert b.state.posted.authors[-1] == 5
+        assert b.state.overlay.posted.authors[-1] == 5
         counts = b.epochs.read(CONTENT, content_id)
         await writer.delete(a, content_id)
         await b.validation.observe_node()

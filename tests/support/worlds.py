@@ -229,7 +229,7 @@ class ClusterWorld(World):
         """They are."""
 
     async def forget_newest(self) -> None:
-        from feedcore.adapters.cluster.replica import OVERLAY_MARGIN_MS, OVERLAY_MS
+        from feedcore.adapters.cluster.overlay import OVERLAY_MARGIN_MS, OVERLAY_MS
 
         self.clock.advance(OVERLAY_MS + OVERLAY_MARGIN_MS + 1)
         deadline = time.monotonic() + BEHIND_S

@@ -1,23 +1,25 @@
-"""The replica: what a node keeps of what is the same for all users, fed by the node log.
+"""ReplicaState: what a node keeps of what is the same for all users, fed by the node log.
 
-It plays the part of the embedded replica: posts announced in the last OVERLAY_MS (shown whatever
-the fan-out lags), pulled authors, tombstones, settings, trending, engagement. What the log only
-says to have changed (settings, modes, trending) is `stale` until `renew` has read it from the
-system of record.
+    posts            the overlay: announced in the last OVERLAY_MS (overlay)
+    deletions, engagement
+                     as the log says, at once
+    settings, modes, trending
+                     the log only says that they have changed: `stale` until `renew` has read them
+                     from the system of record
 
 Invariants: applying an event again changes nothing that is seen; everything is bounded; the log
 from `floor` on has been applied, so that `unchanged_since` can answer for any position above it.
-One loop's. Not for asking Redis (validation), nor for what belongs to one user.
+One loop's. Not for reading the log (replication), nor for what belongs to one user.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from feedcore import native
+from feedcore.adapters.cluster.overlay import Overlay
 from feedcore.adapters.common.engagement_table import EngagementTable
-from feedcore.adapters.common.posted_authors import PostedAuthors, PublishedAuthors
+from feedcore.adapters.common.posted_authors import PublishedAuthors
 from feedcore.adapters.contracts.announcements import (
     Deleted,
     Engagement,
@@ -30,23 +32,14 @@ from feedcore.adapters.contracts.replica import Document, SystemOfRecord
 from feedcore.clock import Clock
 from feedcore.codecs.epochs import AUTHOR, CONTENT, FEED
 from feedcore.domain import ids
-from feedcore.domain.entry import key_at
 from feedcore.limits import (
     HOUR_MS,
-    MINUTE_MS,
     RETENTION_MS,
-    SECOND_MS,
     TOMBSTONE_AGE_MAX_MS,
 )
 from feedcore.ports.resident import ReplicaView
 from feedcore.ports.settings import AuthorMode
 
-# Fan-out of a post ends long before; a window is kept for half of it at most.
-OVERLAY_MS = 10 * MINUTE_MS
-OVERLAY_MARGIN_MS = 30 * SECOND_MS  # clocks of nodes differ by less
-OVERLAY_POSTS_MAX = (
-    300_000  # 10 minutes at 500 posts a second: 60 MB; above, the overlay is shorter
-)
 TRENDING = "trending"  # the name of SettingsChanged that stands for the trending posts
 MODES, DOCUMENTS = "modes", "documents"
 _PUSH = 0
@@ -61,15 +54,8 @@ class ReplicaState:
         self._epochs = epochs
         self._clock = clock
         self.version = 0  # changes with everything that is replicated
-        self.posted = PostedAuthors()
-        self.overlay_authors = native.U64Set()
-        self._posts: dict[int, dict[int, bytes]] = {}
-        # (applied at, log position, author, content): what leaves when its time is over
-        self._order: deque[tuple[int, int, int, int]] = deque()
-        self._posters = native.U64Set()  # authors of all posts in the overlay, pulled ones, too
-        self._last: dict[int, int] = {}  # author -> position of the newest post
-        self._unlogged: dict[int, set[int]] = {}  # own posts that the log has not told yet
-        self.floor = 0
+        self.overlay = Overlay()
+        self._resynced_at = 0  # position from which on the log is applied
         self._changed_at = 0  # position of the last change of settings or modes
         self._changed_ms = 0  # when this node itself changed them, unless the log has told it
         self._unlogged_changes = 0
@@ -93,8 +79,8 @@ class ReplicaState:
     def view(self) -> ReplicaView:
         """As of the last event. Its sets change in place: take them again when `version` does."""
         return ReplicaView(
-            self.posted,
-            self.overlay_authors,
+            self.overlay.posted,
+            self.overlay.authors,
             self.posts_of,
             {},
             self.pulled,
@@ -109,8 +95,17 @@ class ReplicaState:
 
     def posts_of(self, authors: Sequence[int]) -> bytes:
         """Entries of the pushed posts in the overlay by these authors, newest first."""
-        found = [e for author in authors for e in self._posts.get(author, {}).values()]
-        return native.sort_entries(b"".join(found)) if found else b""
+        return self.overlay.posts_of(authors)
+
+    @property
+    def overlay_authors(self) -> native.U64Set:
+        """Authors of `posts_of`."""
+        return self.overlay.authors
+
+    @property
+    def floor(self) -> int:
+        """Position in the log from which on everything is known."""
+        return max(self.overlay.floor, self._resynced_at)
 
     def take_published(self) -> list[int]:
         """Pulled authors who published since this was last asked."""
@@ -143,12 +138,7 @@ class ReplicaState:
             return False
         if not followees and position < self._trending_at:
             return False
-        last, unlogged = self._last, self._unlogged
-        suspects = native.ids_intersect(followees, self._posters)
-        for author in (*suspects, user_id):
-            if last.get(author, 0) > position or author in unlogged:
-                return False
-        return True
+        return not self.overlay.has_newer(followees, user_id, position)
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -191,28 +181,15 @@ class ReplicaState:
             self._changed_at = max(self._changed_at, position)
 
     def _apply_posted(self, event: Posted, position: int | None, *, own: bool) -> None:
-        author, now_ms = event.author_id, self._clock.now_ms()
-        content_id = key_at(event.entry, 0)[0]
-        if position is None:
-            self._unlogged.setdefault(author, set()).add(content_id)
-        else:
-            self._last[author] = max(self._last.get(author, 0), position)
-            self._logged(author, content_id)
-        self._posters.add(author)
-        self._order.append((now_ms, position or self._position, author, content_id))
+        author_id, now_ms = event.author_id, self._clock.now_ms()
+        self.overlay.add(event, position, self._position, now_ms)
         if not own:
-            # the author's own page shows it whoever serves it; a pulled one's outbox has it
-            self._epochs.bump(AUTHOR, author)
-            self._epochs.bump(FEED, author)
+            # the author's own page shows it whoever serves it; a pulled one's timeline has it
+            self._epochs.bump(AUTHOR, author_id)
+            self._epochs.bump(FEED, author_id)
         if event.pulled:
-            self._note_pulled(author)
-        else:
-            posts = self._posts.setdefault(author, {})
-            if content_id not in posts:
-                posts[content_id] = event.entry
-                self.overlay_authors.add(author)
-                self.posted.add(author)
-        self._prune_posts(now_ms)
+            self._note_pulled(author_id)
+        self.overlay.expire(now_ms)
 
     def _note_pulled(self, author: int) -> None:
         if author not in self.pulled:
@@ -222,17 +199,11 @@ class ReplicaState:
             self.stale.add(MODES)
         self._published.add(author)
 
-    def _logged(self, author: int, content_id: int) -> None:
-        waiting = self._unlogged.get(author)
-        if waiting is not None:
-            waiting.discard(content_id)
-            if not waiting:
-                del self._unlogged[author]
-
     def prune(self) -> None:
         """Lets go what is over. Once a second is enough."""
         now_ms = self._clock.now_ms()
-        self._prune_posts(now_ms)
+        if self.overlay.expire(now_ms):
+            self.version += 1
         if now_ms - self._pruned_ms < HOUR_MS:
             return
         self._pruned_ms = now_ms
@@ -241,22 +212,6 @@ class ReplicaState:
             if content_id < oldest:
                 self.tombstones.discard(content_id)
         self.version += 1
-
-    def _prune_posts(self, now_ms: int) -> None:
-        order = self._order
-        over_ms = now_ms - OVERLAY_MS - OVERLAY_MARGIN_MS
-        while order and (order[0][0] < over_ms or len(order) > OVERLAY_POSTS_MAX):
-            _, position, author, content_id = order.popleft()
-            self.floor = max(self.floor, position)
-            self._logged(author, content_id)
-            posts = self._posts.get(author)
-            if posts is not None and posts.pop(content_id, None) is not None and not posts:
-                del self._posts[author]
-                self.overlay_authors.discard(author)
-            if self._last.get(author, 0) <= position and author not in self._unlogged:
-                self._last.pop(author, None)
-                self._posters.discard(author)
-            self.version += 1
 
     # --- the system of record -------------------------------------------------------------------
 
@@ -280,7 +235,7 @@ class ReplicaState:
         self._epochs.advance()
 
     async def refresh(self, source: SystemOfRecord, since_ms: int) -> None:
-        """All that changes what is seen, from the system of record; of deletions those since then."""
+        """All that changes what is seen; of deletions those since then."""
         now_ms = self._clock.now_ms()
         deleted = await source.tombstones_since(since_ms, now_ms)
         for content_id in deleted:
@@ -297,7 +252,7 @@ class ReplicaState:
         now_ms = self._clock.now_ms()
         await self.refresh(source, now_ms - TOMBSTONE_AGE_MAX_MS)
         self.engagement.apply(await source.engagement_since(now_ms - RETENTION_MS, now_ms))
-        self.floor = max(self.floor, position)
+        self._resynced_at = max(self._resynced_at, position)
         self._position = position
         self.version += 1
         self._epochs.advance()

@@ -23,8 +23,9 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from feedcore import native
+from feedcore.adapters.cluster.overlay import OVERLAY_MS
 from feedcore.adapters.cluster.record_reader import RecordReader
-from feedcore.adapters.cluster.replica import OVERLAY_MS, ReplicaState
+from feedcore.adapters.cluster.replica import ReplicaState
 from feedcore.adapters.cluster.viewer_epochs import ViewerEpochs
 from feedcore.adapters.contracts.announcements import Event
 from feedcore.adapters.contracts.replica import SystemOfRecord

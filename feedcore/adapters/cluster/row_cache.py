@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from feedcore.adapters.cluster.overlay import OVERLAY_MS
 from feedcore.adapters.cluster.proofs import Proofs, holds
-from feedcore.adapters.cluster.replica import OVERLAY_MS
 from feedcore.adapters.cluster.replication import NodeReplica
 from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.keys import Keys

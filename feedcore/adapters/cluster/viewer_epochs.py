@@ -9,7 +9,7 @@ those. Not for reading shared epochs (cache_validation), nor for writing them (r
 from __future__ import annotations
 
 from feedcore import native
-from feedcore.adapters.cluster.replica import OVERLAY_MS
+from feedcore.adapters.cluster.overlay import OVERLAY_MS
 from feedcore.adapters.redis.seen_epochs import SeenEpochs
 from feedcore.clock import Clock
 from feedcore.codecs.epochs import AUTHOR, FEED, VIEWER

@@ -1,6 +1,6 @@
 """The engagement table of one process.
 
-Not the system of record: counts are in the stores. Another store may keep its table elsewhere (the embedded
+Not for the counts themselves, which are in the stores. Another store may keep its table elsewhere (the embedded
 one shares a file between processes).
 """
 

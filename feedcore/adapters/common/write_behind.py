@@ -49,7 +49,7 @@ class WriteBehind:
         try:
             await self._flush()
         except FeedcoreError as error:
-            # counts of views, derived data: a full disk or queue costs them, and the drop is counted
+            # counts of views: a full disk or queue costs them, and the drop is counted
             log.warning("write-behind failed: %s", error)
         finally:
             self._timer = None
