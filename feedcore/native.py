@@ -24,7 +24,6 @@ if COMPILED and not TYPE_CHECKING:
         from feedcore._native.algorithms.paging import select
         from feedcore._native.algorithms.ranking import score
         from feedcore._native.algorithms.visibility import judge
-        from feedcore._native.codecs.cqlrows import pack_result, unpack_result
         from feedcore._native.codecs.idset import (
             U64Set,
             ids_contain,
@@ -50,7 +49,6 @@ if COMPILED and not TYPE_CHECKING:
         )
 
 if TYPE_CHECKING or not COMPILED:
-    from feedcore.codecs.cqlrows import pack_result, unpack_result
     from feedcore.codecs.engagement import engagement_lookup, engagement_store
     from feedcore.codecs.epochs import Epochs
     from feedcore.codecs.runs import RunIndex, build_runs, merge_runs
@@ -125,11 +123,9 @@ __all__ = [
     "merge_newest",
     "merge_runs",
     "pack_ids",
-    "pack_result",
     "page_etag",
     "score",
     "select",
     "sort_entries",
     "unpack_ids",
-    "unpack_result",
 ]

@@ -1,7 +1,7 @@
 """The engagement table of one process.
 
-Not for the counts themselves, which are in the stores. Another store may keep its table elsewhere (the embedded
-one shares a file between processes).
+Not for the counts themselves, which are in the stores. Another store may
+keep its table elsewhere (the embedded one shares a file between processes).
 """
 
 from __future__ import annotations

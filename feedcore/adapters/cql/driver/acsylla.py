@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import acsylla
 from acsylla import errors as driver_errors
 
-from feedcore.adapters.cql.driver.batching import BatchingSession, strongest
+from feedcore.adapters.cql.driver.batching import BatchingSession, pack_values, strongest
 from feedcore.adapters.cql.driver.in_flight import Flight
 from feedcore.adapters.cql.driver.options import (
     FETCH_SIZE,
@@ -167,10 +167,7 @@ class AcsyllaSession(BatchingSession):
                 values += [row.column_value_by_index(0) for row in result]
             else:
                 values += [row.column_value_by_index(at) for row in result for at in columns]
-        try:
-            return b"".join([value for value in values if value is not None])
-        except TypeError:
-            return b"".join([_wire(value, statement) for value in values if value is not None])
+        return pack_values(values, statement)
 
     async def write(self, statement: Statement, parameters: Sequence[Any] = ()) -> None:
         prepared = self._prepared.get(statement) or await self._prepare(statement)
@@ -288,15 +285,6 @@ class AcsyllaSession(BatchingSession):
         del self._preparing[cql]
         if not task.cancelled():
             task.exception()  # who waited has it; who was cancelled does not need it
-
-
-def _wire(value: Any, statement: Statement) -> bytes:
-    """The bytes that a blob or a bigint came as; other types do not say how long they were."""
-    if type(value) is int:
-        return value.to_bytes(8, "big", signed=True)
-    if type(value) is not bytes:
-        raise StoreError(f"CQL: packed reads are of blob and bigint columns: {statement.cql}")
-    return value
 
 
 def _bound(

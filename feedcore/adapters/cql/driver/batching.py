@@ -10,6 +10,7 @@ from typing import Any
 from feedcore.adapters.cql.driver.in_flight import Flight
 from feedcore.adapters.cql.driver.options import MANY_AT_ONCE, PACKED_IN_FLIGHT_MAX
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
+from feedcore.errors import StoreError
 from feedcore.resilience.gather import gather_bounded
 
 ID_BYTES = 8
@@ -79,3 +80,20 @@ async def read_each(
     for start in range(0, len(parameters), READ_BATCH):
         found += await session.read_many(statement, parameters[start : start + READ_BATCH])
     return found
+
+
+def pack_values(values: Sequence[Any], statement: Statement) -> bytes:
+    """What `Session.read_packed` gives, of decoded values."""
+    try:
+        return b"".join([value for value in values if value is not None])
+    except TypeError:
+        return b"".join([_wire(value, statement) for value in values if value is not None])
+
+
+def _wire(value: Any, statement: Statement) -> bytes:
+    """The bytes that a blob or a bigint came as; other types do not say how long they were."""
+    if type(value) is int:
+        return value.to_bytes(8, "big", signed=True)
+    if type(value) is not bytes:
+        raise StoreError(f"CQL: packed reads are of blob and bigint columns: {statement.cql}")
+    return value

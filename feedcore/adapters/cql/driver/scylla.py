@@ -7,9 +7,8 @@ until the request has ended, whatever became of the call that waits for it; a st
 once, also when many ask for it at the same time. Routing by token and shard, reconnecting and
 repeated tries are the driver's.
 
-Results are decoded by our own code (feedcore.native) from the body below framing and compression,
-so that both may be of any protocol version. Not compressed: packed ids and hashes do not shrink,
-and what does, contents, is small beside them.
+Results are decoded by the driver's compiled code. Not compressed: packed ids and hashes do not
+shrink, and what does, contents, is small beside them.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import Any, NoReturn
 
 from cassandra import (
@@ -46,11 +46,9 @@ from cassandra.protocol import (
     ErrorMessage,
     IsBootstrappingErrorMessage,
     OverloadedErrorMessage,
-    ProtocolHandler,
     ServerError,
     TruncateError,
 )
-from cassandra.protocol import ResultMessage as BareResult
 from cassandra.query import (
     BatchStatement,
     BatchType,
@@ -61,8 +59,7 @@ from cassandra.query import (
     tuple_factory,
 )
 
-from feedcore import native
-from feedcore.adapters.cql.driver.batching import BatchingSession, strongest
+from feedcore.adapters.cql.driver.batching import BatchingSession, pack_values, strongest
 from feedcore.adapters.cql.driver.in_flight import Flight
 from feedcore.adapters.cql.driver.options import (
     FETCH_SIZE,
@@ -80,7 +77,6 @@ from feedcore.adapters.cql.driver.options import (
     tls_context,
 )
 from feedcore.adapters.cql.driver.session import Consistency, Statement, Write
-from feedcore.codecs.cqlrows import METADATA_CHANGED
 from feedcore.errors import StoreError, Unavailable
 
 THREADS = 4  # prepare side by side at the start of a process; idle later
@@ -102,46 +98,6 @@ _TRANSIENT = (
     ServerError,
     TruncateError,
 )
-_DecodedResult = ProtocolHandler.message_types_by_opcode[BareResult.opcode]
-
-
-class _PackedResult(_DecodedResult):  # type: ignore[misc, valid-type]
-    """Rows as one bytes object of their values."""
-
-    def recv_results_rows(self, body, version, user_types, metadata, encryption) -> None:
-        rows = body.read()
-        if rows[3] & METADATA_CHANGED:
-            body.seek(-len(rows), 1)
-            self.recv_results_metadata(body, user_types)
-        self.paging_state, self.parsed_rows = native.pack_result(rows)
-
-
-class _TupleResult(_DecodedResult):  # type: ignore[misc, valid-type]
-    """Rows as tuples, by our decoder; by the driver's if there is a type that ours lacks."""
-
-    def recv_results_rows(self, body, version, user_types, metadata, encryption) -> None:
-        rows = body.read()
-        codes = bytes(self.code_to_type.get(one[3], 0) & 0xFF for one in metadata or ())
-        if not rows[3] & METADATA_CHANGED:
-            self.paging_state, self.parsed_rows = native.unpack_result(rows, codes)
-            if self.parsed_rows is not None:
-                return
-        body.seek(-len(rows), 1)
-        super().recv_results_rows(body, version, user_types, metadata, encryption)
-
-
-class _Packed(ProtocolHandler):
-    message_types_by_opcode = {
-        **ProtocolHandler.message_types_by_opcode,
-        BareResult.opcode: _PackedResult,
-    }
-
-
-class _Tuples(ProtocolHandler):
-    message_types_by_opcode = {
-        **ProtocolHandler.message_types_by_opcode,
-        BareResult.opcode: _TupleResult,
-    }
 
 
 class _Call:
@@ -183,22 +139,21 @@ class ScyllaSession(BatchingSession):
         self._closed = False
 
     async def read(self, statement: Statement, parameters: Sequence[Any] = ()) -> list[tuple]:
-        pages = await self._call(statement, parameters, _Tuples)
-        if len(pages) == 1:
-            return pages[0]
-        return [row for page in pages for row in page]
+        pages = await self._call(statement, parameters)
+        return pages[0] if len(pages) == 1 else [row for page in pages for row in page]
 
     async def read_packed(self, statement: Statement, parameters: Sequence[Any] = ()) -> bytes:
-        pages = await self._call(statement, parameters, _Packed)
-        return pages[0] if len(pages) == 1 else b"".join(pages)
+        pages = await self._call(statement, parameters)
+        rows = chain.from_iterable(pages)
+        return pack_values(list(chain.from_iterable(rows)), statement)
 
     async def write(self, statement: Statement, parameters: Sequence[Any] = ()) -> None:
-        await self._call(statement, parameters, ProtocolHandler)
+        await self._call(statement, parameters)
 
     async def insert_if_absent(
         self, statement: Statement, parameters: Sequence[Any] = ()
     ) -> dict[str, Any] | None:
-        pages = await self._call(statement, parameters, ProtocolHandler, _LWT)
+        pages = await self._call(statement, parameters, _LWT)
         row = pages[0][0]
         return None if row.pop("[applied]") else row
 
@@ -210,16 +165,14 @@ class ScyllaSession(BatchingSession):
         for write in writes:
             prepared = self._prepared.get(write.statement) or await self._prepare(write.statement)
             batch.add(_bound(prepared, write.statement, write.parameters))
-        what = f"batch of {len(writes)}"
-        await self._send(batch, self._profiles[level, False], ProtocolHandler, what)
+        await self._send(batch, self._profiles[level, False], f"batch of {len(writes)}")
 
     async def define(self, cql: str) -> None:
         """A schema statement, not prepared. Returns when the nodes agree on the schema, as far as
         the driver waits for that.
         """
         query = SimpleStatement(cql, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
-        what = cql[:80]
-        await self._send(query, "define", ProtocolHandler, what)
+        await self._send(query, "define", cql[:80])
 
     async def close(self) -> None:
         if self._closed:
@@ -235,23 +188,20 @@ class ScyllaSession(BatchingSession):
         self,
         statement: Statement,
         parameters: Sequence[Any],
-        handler: type,
         profile: str | None = None,
     ) -> list[Any]:
         """The result's pages."""
         prepared = self._prepared.get(statement) or await self._prepare(statement)
         bound = _bound(prepared, statement, parameters)
         profile = profile or self._profiles[statement.consistency, statement.speculative]
-        return await self._send(bound, profile, handler, statement.cql)
+        return await self._send(bound, profile, statement.cql)
 
-    async def _send(self, query: Any, profile: str, handler: type, what: str) -> list[Any]:
+    async def _send(self, query: Any, profile: str, what: str) -> list[Any]:
         if self._closed:
             raise Unavailable("the CQL session is closed")
         if not self._flight.try_admit():
             await self._flight.admit()
         try:
-            # the driver takes the handler from here when the request is made, and only then
-            self._driver.client_protocol_handler = handler
             response = self._driver.execute_async(query, execution_profile=profile)
         except Exception as error:
             self._flight.land()
