@@ -161,9 +161,9 @@ class Copy:
         if not authors:
             return b""
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
-        outboxes = await self._store.posts.timelines(authors, ids.ID_MAX, oldest, 0)
+        timelines = await self._store.posts.timelines(authors, ids.ID_MAX, oldest, 0)
         merged = native.merge_newest(
-            outboxes, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX * len(authors)
+            timelines.entries, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX * len(authors)
         )
         return b"".join(
             entries_of.ENTRY.pack(content_id ^ entries_of.U64_MAX, author_id, quality, flags)

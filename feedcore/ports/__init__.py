@@ -19,9 +19,9 @@ from feedcore.ports.cache_validation import CacheValidation
 from feedcore.ports.content import Content, ContentSource
 from feedcore.ports.events import EventSink
 from feedcore.ports.feeds import Delivery, FeedStore, Window
-from feedcore.ports.graph import GraphPage, GraphSource, MayBeStale
+from feedcore.ports.graph import Followees, GraphPage, GraphSource
 from feedcore.ports.page_cache import PageCache, StalePage
-from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published
+from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published, Timelines
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
 from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
 from feedcore.ports.ranker import Candidate, Ranker, Scores
@@ -38,6 +38,7 @@ __all__ = [
     "FanoutJob",
     "FanoutQueue",
     "FeedStore",
+    "Followees",
     "CacheValidation",
     "GraphPage",
     "GraphSource",
@@ -45,7 +46,6 @@ __all__ = [
     "InteractionKind",
     "JobKind",
     "Lane",
-    "MayBeStale",
     "NewPost",
     "PageCache",
     "Post",
@@ -61,6 +61,7 @@ __all__ = [
     "SettingsStore",
     "SignalStore",
     "StalePage",
+    "Timelines",
     "ViewerFilters",
     "Window",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from feedcore.limits import USER_ID_MAX
 
@@ -15,21 +15,22 @@ class GraphPage(NamedTuple):
     next_after: int
 
 
-@runtime_checkable
-class MayBeStale(Protocol):
-    """A graph that answers with what it has kept when its service does not answer."""
+class Followees(NamedTuple):
+    """`ids` is an id array. `stale_ms`: 0 if it is current, else how old it is: a graph may answer
+    with what it has kept when its service does not answer.
+    """
 
-    def stale_ms(self, user_id: int) -> int:
-        """How old the answer is that `followees` gave last for the user; 0 if it was current. To be
-        asked right after it, before anything else is awaited.
-        """
+    ids: bytes
+    stale_ms: int = 0
 
 
 class GraphSource(Protocol):
     """Directed follows, and blocks that hide both sides from each other."""
 
-    async def followees(self, user_id: int) -> bytes:
-        """Whom the user follows, as an id array (at most FOLLOWEES_MAX)."""
+    async def followees(self, user_id: int) -> Followees:
+        """Whom the user follows, at most FOLLOWEES_MAX. Raises Unavailable or Overloaded if that is
+        not known, and nothing is kept.
+        """
 
     async def follower_count(self, user_id: int) -> int:
         """How many follow the user."""

@@ -48,6 +48,15 @@ class PostStats(NamedTuple):
     fanned_out_ms: int
 
 
+class Timelines(NamedTuple):
+    """Of several authors, in the order asked for: entries each. `kept`: how many of them this
+    process had in its memory.
+    """
+
+    entries: list[bytes]
+    kept: int
+
+
 class PostStore(Protocol):
     """Posts are partitioned by content_id, timelines by (author_id, day)."""
 
@@ -78,13 +87,10 @@ class PostStore(Protocol):
 
     async def timelines(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
-    ) -> list[bytes]:
+    ) -> Timelines:
         """Per author the newest `limit` entries in bounds (a source may hold more; the merge
         cuts).
         """
-
-    def timeline_reads(self) -> tuple[int, int]:
-        """Timelines read by this process so far: (from its memory, from the store)."""
 
     async def stats(self, content_id: int) -> PostStats | None:
         """Counters, or None if there is no such post."""

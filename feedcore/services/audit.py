@@ -115,7 +115,7 @@ class AuditService:
         for at in range(0, len(authors), PULLED_SOURCES_MAX):
             some = authors[at : at + PULLED_SOURCES_MAX]
             bounds = USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX
-            for timeline in await self._posts.timelines(some, *bounds):
+            for timeline in (await self._posts.timelines(some, *bounds)).entries:
                 entries = native.merge_newest([timeline], *bounds)
                 audience = viewer.audience(require_follow=True)
                 verdicts = native.judge(entries, audience, self._posts.tombstones())

@@ -138,7 +138,7 @@ class ExplainService:
                 told.rank = place
         at = post.content_id
         timelines = await self._posts.timelines([post.author_id], at, at, 1)
-        packed = native.merge_newest(timelines, at, at, 1)
+        packed = native.merge_newest(timelines.entries, at, at, 1)
         if not packed:
             return
         (engagement,) = struct.unpack("<f", self._signals.engagement(packed[:ENTRY_BYTES]))

@@ -169,12 +169,9 @@ class FeedService:
         check_id("user_id", user_id)
         size = check_page_size(page_size)
         await self._validation.observe_viewer(user_id)
-        hits, misses = self._posts.timeline_reads()
         with self._feeds.snapshot():
             scroll = await self._begin(user_id, size, cursor)
             rebuild_due = await self.fill(scroll)
-            hits_now, misses_now = self._posts.timeline_reads()
-            scroll.timeline_hits, scroll.timeline_misses = hits_now - hits, misses_now - misses
             items = await self._hydrate(scroll, view)
         if rebuild_due:
             await self._feeds.request_rebuild(user_id, scroll.now_ms)
@@ -309,8 +306,8 @@ class FeedService:
             scroll.trending = True
             return await self._trending_skeleton(scroll)
         pulled, total = self._pull_sources(viewer, window.built, window.pending_authors)
-        timelines = await self._posts.timelines(pulled, at_or_below, not_below, WINDOW_ENTRIES)
         bounds = at_or_below, not_below, WINDOW_ENTRIES
+        timelines = await self._timelines(scroll, pulled, *bounds)
         stored = native.merge_newest(window.sources, *bounds)
         entries = native.merge_newest([stored, *timelines], *bounds)
         if not receipt.names("stored"):
@@ -319,6 +316,15 @@ class FeedService:
             receipt.pull_total, receipt.pull_considered = total, len(pulled) - 1
         receipt.candidates += len(entries) // ENTRY_BYTES
         return Skeleton(entries, window.built)
+
+    async def _timelines(
+        self, scroll: Scroll, authors: list[int], at_or_below: int, not_below: int, limit: int
+    ) -> list[bytes]:
+        """Counts where they came from, too."""
+        found = await self._posts.timelines(authors, at_or_below, not_below, limit)
+        scroll.timeline_hits += found.kept
+        scroll.timeline_misses += len(authors) - found.kept
+        return found.entries
 
     def _report_sources(
         self,
@@ -354,7 +360,7 @@ class FeedService:
     async def _trending_skeleton(self, scroll: Scroll) -> Skeleton:
         """What has most engagement lately, and the viewer's own posts."""
         bounds = scroll.low_water, scroll.not_below, WINDOW_ENTRIES
-        own = await self._posts.timelines([scroll.viewer.user_id], *bounds)
+        own = await self._timelines(scroll, [scroll.viewer.user_id], *bounds)
         entries = native.merge_newest([self._posts.trending(), *own], *bounds)
         scroll.receipt.origin = Origin.TRENDING
         scroll.receipt.report("trending", len(entries) // ENTRY_BYTES)

@@ -79,7 +79,7 @@ class GraphService:
             (
                 check_id("user_ids", user_id),
                 await self._graph.follower_count(user_id),
-                len(await self._graph.followees(user_id)) // 8,
+                len((await self._graph.followees(user_id)).ids) // 8,
             )
             for user_id in user_ids
         ]

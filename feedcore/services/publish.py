@@ -130,7 +130,7 @@ class PublishService:
         if viewer_id == author_id or visibility == Visibility.PUBLIC:
             return True
         if visibility == Visibility.FOLLOWERS:
-            return native.ids_contain(await self._graph.followees(viewer_id), author_id)
+            return native.ids_contain((await self._graph.followees(viewer_id)).ids, author_id)
         return False
 
     async def get_stats(self, content_id: int) -> PostStats:

@@ -14,7 +14,7 @@ from feedcore.domain.experiments import RankingConfig
 from feedcore.domain.ranking import AFFINITY, RankingParameters, affinity_of
 from feedcore.domain.visibility import Audience
 from feedcore.errors import InvalidCursor, Overloaded, Unavailable
-from feedcore.ports import GraphSource, MayBeStale, PreferenceStore, SettingsStore, ViewerFilters
+from feedcore.ports import Followees, GraphSource, PreferenceStore, SettingsStore, ViewerFilters
 
 RANKING = "ranking"  # name of the settings document that holds ranking configurations
 
@@ -67,7 +67,6 @@ class Viewers:
         self, graph: GraphSource, preferences: PreferenceStore, settings: SettingsStore
     ) -> None:
         self._graph = graph
-        self._ages = graph if isinstance(graph, MayBeStale) else None
         self._preferences = preferences
         self._settings = settings
         self._newest = RankingConfig()
@@ -93,16 +92,15 @@ class Viewers:
         except (Unavailable, Overloaded) as away:
             if not without_graph:
                 raise
-            followees, error = b"", str(away)
-        stale_ms = self._ages.stale_ms(user_id) if self._ages is not None and not error else 0
+            followees, error = Followees(b""), str(away)
         return Viewer(
             user_id,
-            followees,
+            followees.ids,
             await self._preferences.filters(user_id, now_ms),
             config.version,
             parameters,
             arm,
-            stale_ms,
+            followees.stale_ms,
             error,
         )
 

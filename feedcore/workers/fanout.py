@@ -178,13 +178,13 @@ class FanoutWorker:
 
     async def _backfill(self, job: FanoutJob, now_ms: int) -> Step:
         """The author's posts of the retention into a new follower's feed."""
-        if not native.ids_contain(await self._graph.followees(job.user_id), job.author_id):
+        if not native.ids_contain((await self._graph.followees(job.user_id)).ids, job.author_id):
             return Step([], FINISHED, 0)
         return await self._timelines_to(job.user_id, [job.author_id], FINISHED, now_ms)
 
     async def _remove(self, job: FanoutJob, now_ms: int) -> Step:
         """Takes an unfollowed author out of the stored feed; not if followed again meanwhile."""
-        if native.ids_contain(await self._graph.followees(job.user_id), job.author_id):
+        if native.ids_contain((await self._graph.followees(job.user_id)).ids, job.author_id):
             return Step([], FINISHED, 0)
         feed = native.pack_ids([job.user_id])
         removal = Delivery(b"", feed, remove_author=job.author_id, job_id=job.job_id)
@@ -203,7 +203,7 @@ class FanoutWorker:
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
         timelines = await self._posts.timelines(authors, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
         entries = native.merge_newest(
-            timelines, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX * max(1, len(authors))
+            timelines.entries, USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX * max(1, len(authors))
         )
         if not entries:
             return Step([], after, 0)

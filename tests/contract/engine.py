@@ -112,6 +112,12 @@ def entry_of(content_id: int, author_id: int) -> bytes:
     return entry.pack(content_id, author_id)
 
 
+async def timeline_of(ports: Ports, author_id: int) -> bytes:
+    """All entries of an author's timeline, newest first."""
+    (entries,) = (await ports.posts.timelines([author_id], ALL, 0, 500)).entries
+    return entries
+
+
 async def fan_out(ports: Ports, clock: ManualClock) -> int:
     """Finishes the jobs of a local store; how many."""
     done = 0
@@ -156,6 +162,6 @@ async def finish(ports: Ports, job: FanoutJob, clock: ManualClock) -> None:
     elif job.kind is JobKind.REMOVE:
         await ports.feeds.deliver([Delivery(b"", recipient, job.author_id)])
     elif job.kind is JobKind.BACKFILL:
-        entries = (await ports.posts.timelines([job.author_id], ALL, 0, 500))[0]
+        entries = await timeline_of(ports, job.author_id)
         await ports.feeds.deliver([Delivery(entries, recipient)])
     await ports.queue.advance([(job, -1, 1)], clock.now_ms())

@@ -25,7 +25,7 @@ async def feed(ports: Ports, user_id: int, **bounds: int) -> list[int]:
     await ports.validation.observe_viewer(user_id)
     window = await ports.feeds.window(
         user_id,
-        await ports.graph.followees(user_id),
+        (await ports.graph.followees(user_id)).ids,
         bounds.get("at_or_below", ALL),
         bounds.get("not_below", 0),
         bounds.get("limit", 500),
@@ -121,7 +121,7 @@ class FeedContract:
         ports, now = engine.store, engine.clock.now_ms()
         made = await ports.posts.publish(post(engine.clock, 9))
         assert await ports.graph.follow(1, 9, now)
-        follows = await ports.graph.followees(1)
+        follows = (await ports.graph.followees(1)).ids
         await engine.other.validation.observe_viewer(1)
         pending = await engine.other.feeds.window(1, follows, ALL, 0, 500)
         assert pending.pending_authors == (9,)

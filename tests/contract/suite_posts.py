@@ -14,7 +14,7 @@ from feedcore.errors import IdempotencyConflict, NotFound, NotPermitted
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, RETENTION_MS
 from feedcore.ports import JobKind, Published
 from feedcore.ports.settings import AuthorMode
-from tests.contract.engine import ALL, Engine, jobs_of, no_more, post
+from tests.contract.engine import ALL, Engine, jobs_of, no_more, post, timeline_of
 
 
 def covers(newest: int, content_id: int) -> bool:
@@ -24,7 +24,7 @@ def covers(newest: int, content_id: int) -> bool:
 
 
 class PostContract:
-    """Publish, replay, delete, outboxes, stats."""
+    """Publish, replay, delete, timelines, stats."""
 
     async def test_published_is_read_by_everybody_at_once(self, engine: Engine) -> None:
         new = post(engine.clock, 9, body=b"text")
@@ -34,8 +34,8 @@ class PostContract:
             stored = await ports.posts.get(new.content_id)
             assert stored is not None
             assert (stored.author_id, stored.content) == (9, new.content)
-            (outbox,) = await ports.posts.timelines([9], ALL, 0, 500)
-            assert entry.content_ids(outbox) == [new.content_id]
+            timeline = await timeline_of(ports, 9)
+            assert entry.content_ids(timeline) == [new.content_id]
             assert covers(await ports.posts.newest_content_id(), new.content_id)
             (content,) = await ports.contents.contents([new.content_id])
             assert content is not None
@@ -57,7 +57,7 @@ class PostContract:
         assert again == Published(made.content_id, True)
         assert await engine.other.posts.content_id_of(9, "k") == made.content_id
         assert await engine.other.posts.content_id_of(8, "k") == 0
-        assert len((await engine.store.posts.timelines([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
+        assert len(await timeline_of(engine.store, 9)) == entry.ENTRY_BYTES
         other_author = await engine.store.posts.publish(post(engine.clock, 8, key="k", seq=5))
         assert not other_author.replayed
 
@@ -65,7 +65,7 @@ class PostContract:
         await engine.store.posts.publish(post(engine.clock, 9, key="k"))
         with pytest.raises(IdempotencyConflict, match="idempotency_key"):
             await engine.store.posts.publish(post(engine.clock, 9, key="k", digest=b"x", seq=2))
-        assert len((await engine.store.posts.timelines([9], ALL, 0, 500))[0]) == entry.ENTRY_BYTES
+        assert len(await timeline_of(engine.store, 9)) == entry.ENTRY_BYTES
 
     async def test_one_refused_publish_does_not_touch_those_beside_it(self, engine: Engine) -> None:
         await engine.store.posts.publish(post(engine.clock, 9, key="k"))
@@ -78,8 +78,8 @@ class PostContract:
         results = await asyncio.gather(*calls, return_exceptions=True)
         refused = [one for one in results if isinstance(one, IdempotencyConflict)]
         assert (len(refused), len(results)) == (20, 40)
-        outbox = (await engine.other.posts.timelines([9], ALL, 0, 500))[0]
-        assert len(outbox) // entry.ENTRY_BYTES == 21
+        timeline = await timeline_of(engine.other, 9)
+        assert len(timeline) // entry.ENTRY_BYTES == 21
 
     async def test_delete_is_final_and_only_the_authors(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
@@ -122,7 +122,7 @@ class PostContract:
         made = [post(engine.clock, 9, age_ms=age) for age in ages]
         await engine.store.posts.import_posts(made)
         newest_first = sorted((one.content_id for one in made), reverse=True)
-        boxes = await engine.other.posts.timelines([7, 9], ALL, 0, 500)
+        boxes = (await engine.other.posts.timelines([7, 9], ALL, 0, 500)).entries
         assert boxes[0] == b""
         assert entry.content_ids(boxes[1]) == newest_first
 
@@ -174,13 +174,13 @@ class PostContract:
             post(engine.clock, 9, visibility=int(entry.Visibility.PRIVATE))
         )
         assert await no_more(engine, JobKind.POST)
-        (own,) = entry.unpack((await engine.store.posts.timelines([9], ALL, 0, 500))[0])
+        (own,) = entry.unpack(await timeline_of(engine.store, 9))
         assert (own.content_id, own.visibility) == (made.content_id, entry.Visibility.PRIVATE)
 
     async def test_media_sets_its_flag(self, engine: Engine) -> None:
         new = replace(post(engine.clock, 9), has_media=True)
         await engine.store.posts.publish(new)
-        (own,) = entry.unpack((await engine.store.posts.timelines([9], ALL, 0, 500))[0])
+        (own,) = entry.unpack(await timeline_of(engine.store, 9))
         assert own.flags & entry.FLAG_MEDIA
 
     async def test_ids_up_to_63_bits(self, engine: Engine) -> None:

@@ -14,7 +14,7 @@ from feedcore.errors import FailedPrecondition, NotFound
 from feedcore.ports import Interaction, InteractionKind, Preference, PreferenceKind
 from feedcore.ports.settings import AuthorMode
 from feedcore.services.hot import PUSH_THRESHOLD_MAX
-from tests.contract.engine import ALL, Engine, entry_of, post
+from tests.contract.engine import Engine, entry_of, post, timeline_of
 
 MUTE, SNOOZE, HIDE = PreferenceKind.MUTE, PreferenceKind.SNOOZE, PreferenceKind.HIDE
 LIKE = InteractionKind.LIKE
@@ -137,7 +137,7 @@ class SignalContract:
         await engine.other.validation.observe_node()
         found = entry.content_ids(engine.other.posts.trending())
         assert found == [new.content_id, old.content_id]
-        assert (await engine.other.posts.timelines([9], ALL, 0, 500))[0] != b""
+        assert await timeline_of(engine.other, 9) != b""
 
 
 class SettingsContract:
@@ -166,7 +166,7 @@ class SettingsContract:
         assert [one.author_id for one in await review(5, 4, now, 10)] == [100]
         await ports.settings.set_author_modes([AuthorMode(100, int(Mode.PULL), 5, 0)])
         assert await review(5, 4, now, 10) == []
-        follows = await engine.other.graph.followees(1)
+        follows = (await engine.other.graph.followees(1)).ids
         await engine.other.validation.observe_viewer(1)
         assert engine.other.feeds.pulled_authors(1, follows) == [100]
         assert [one.author_id for one in await review(7, 6, now, 10)] == [100]

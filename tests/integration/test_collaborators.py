@@ -28,7 +28,7 @@ from feedcore.domain.ranking import RankingParameters
 from feedcore.errors import FailedPrecondition, NotPermitted, Overloaded, Unavailable
 from feedcore.limits import HOUR_MS
 from feedcore.observe import metrics
-from feedcore.ports import Candidate, Lane
+from feedcore.ports import Candidate, Followees, Lane
 from feedcore.resilience import deadline
 from feedcore_pb.collaborators.v1 import (
     content_pb2_grpc,
@@ -114,9 +114,9 @@ async def test_contents_are_those_that_were_published(world: World) -> None:
 async def test_the_graph_pages_through_the_contracts_listings(world: World) -> None:
     async with client("graph", world.service.address) as service:
         graph = CollaboratorGraphSource(service, SystemClock())
-        assert native.unpack_ids(await graph.followees(READER)) == list(FOLLOWED)
+        assert native.unpack_ids((await graph.followees(READER)).ids) == list(FOLLOWED)
         assert await graph.follower_count(AUTHOR) == len(FOLLOWERS)
-        assert await graph.followees(LONELY) == b""
+        assert (await graph.followees(LONELY)).ids == b""
         for limit in (700, 1_000, 2_499, 2_500, 9_000):
             found: list[int] = []
             after = 0
@@ -146,9 +146,9 @@ async def test_writes_pass_through_and_so_do_refusals(world: World) -> None:
     async with client("graph", world.service.address) as service:
         graph = CollaboratorGraphSource(service, SystemClock())
         assert await graph.follow(31, 32, 0) and not await graph.follow(31, 32, 0)
-        assert native.unpack_ids(await graph.followees(31)) == [32]
+        assert native.unpack_ids((await graph.followees(31)).ids) == [32]
         assert await graph.block(32, 31, 0)
-        assert await graph.followees(31) == b""
+        assert (await graph.followees(31)).ids == b""
         before = calls_by("refused")
         with pytest.raises(NotPermitted, match="graph: permission_denied"):
             await graph.follow(31, 32, 0)
@@ -187,7 +187,7 @@ async def test_killed_then_back_on_its_port(world: World, tmp_path: Path) -> Non
         async with client("graph", address, deadline_s=0.5) as one:
             graph = CollaboratorGraphSource(one, SystemClock())
             await graph.follow(1, 2, 0)
-            assert await graph.followees(1) == native.pack_ids([2])
+            assert (await graph.followees(1)).ids == native.pack_ids([2])
             service.kill()
             await left_out(graph, address)
             begun = asyncio.get_running_loop().time()
@@ -196,12 +196,12 @@ async def test_killed_then_back_on_its_port(world: World, tmp_path: Path) -> Non
                     await graph.follower_count(2)
             assert asyncio.get_running_loop().time() - begun < 0.5, "nothing is waited for"
             kept = await graph.followees(1)
-            assert kept == native.pack_ids([2]) and graph.stale_ms(1) > 0
+            assert kept.ids == native.pack_ids([2]) and kept.stale_ms > 0
             with pytest.raises(Unavailable):
                 await graph.followees(2)  # never read before: nothing is made up
             with ServerProcess(data_dir, "--listen", address, command="serve-collaborators"):
                 await answers_again(graph, address)
-                assert await graph.followees(1) == kept and graph.stale_ms(1) == 0
+                assert await graph.followees(1) == Followees(kept.ids)
 
 
 async def test_one_of_two_is_silent(world: World, tmp_path: Path) -> None:
@@ -265,8 +265,7 @@ async def test_kept_followees_are_bounded_in_age_and_bytes(tmp_path: Path) -> No
             clock.advance(HOUR_MS)
             with pytest.raises(Unavailable):
                 await graph.followees(1)  # had to give way
-            assert await graph.followees(4) == native.pack_ids([100])
-            assert graph.stale_ms(4) == HOUR_MS
+            assert await graph.followees(4) == Followees(native.pack_ids([100]), HOUR_MS)
             clock.advance(1)
             with pytest.raises(Unavailable):
                 await graph.followees(4)

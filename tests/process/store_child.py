@@ -52,7 +52,7 @@ async def read(folder: str) -> None:
     store = EmbeddedStore.open(folder, SystemClock())
     for line in sys.stdin:
         user = int(line)
-        follows = await store.graph.followees(user)
+        follows = (await store.graph.followees(user)).ids
         window = await store.feeds.window(user, follows, ALL, 0, 100_000)
         merged = native.merge_newest(window.sources, ALL, 0, 100_000)
         print(*entry.content_ids(merged), flush=True)

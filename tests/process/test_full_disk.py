@@ -79,7 +79,10 @@ async def test_a_disk_full_to_the_last_byte_loses_nothing_acknowledged(
     ballast = disk / "ballast"
     ballast.write_bytes(b"x" * 22 * 1024 * 1024)
     made = await _fill(store, clock)
-    assert sorted(entry.content_ids((await store.posts.timelines([9], ALL, 0, 500))[0])) == made
+    assert (
+        sorted(entry.content_ids((await store.posts.timelines([9], ALL, 0, 500)).entries[0]))
+        == made
+    )
     with pytest.raises((StoreFull, OSError)):
         await store.posts.delete(9, made[0], clock.now_ms())
         await fan_out(store, clock)
@@ -91,7 +94,7 @@ async def test_a_disk_full_to_the_last_byte_loses_nothing_acknowledged(
     store.merger.checkpoint()
     await fan_out(store, clock)
     await store.merge_all()
-    outbox = entry.content_ids((await store.posts.timelines([9], ALL, 0, 500))[0])
+    outbox = entry.content_ids((await store.posts.timelines([9], ALL, 0, 500)).entries[0])
     assert set(made) <= set(outbox)
     sources = (await store.feeds.window(1, b"", ALL, 0, 100_000)).sources
     assert entry.content_ids(native.merge_newest(sources, ALL, 0, 100_000)) == outbox

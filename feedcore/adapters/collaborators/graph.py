@@ -3,7 +3,7 @@
     the service   followees                              others
     answers       current; kept, if there is room        current
     does not      those kept, at most KEPT_MS old        Unavailable or Overloaded: fan-out jobs
-                  (`stale_ms` says how old); else the    wait and are tried again
+                  (with their age); else the            wait and are tried again
                   same error
 
 Invariants: what is kept is whole (a listing that broke off is not kept) and bounded in bytes; a
@@ -25,7 +25,7 @@ from feedcore.adapters.collaborators.service import Service
 from feedcore.clock import Clock
 from feedcore.errors import BadAnswer, FailedPrecondition, InvalidField, Overloaded, Unavailable
 from feedcore.limits import FOLLOWEES_MAX, HOUR_MS, LIST_PAGE_MAX, USER_ID_MAX
-from feedcore.ports import GraphPage, Lane
+from feedcore.ports import Followees, GraphPage, Lane
 from feedcore.resilience import deadline
 from feedcore_pb.collaborators.v1 import graph_pb2 as pb
 
@@ -39,7 +39,6 @@ FOLLOWEES_S = 1.0  # 100 pages of 1,000 for the largest account, one after the o
 class _Kept(NamedTuple):
     ids: bytes
     read_at_s: float
-    stale: bool  # it took the place of an answer, the last time
 
 
 class _Page(NamedTuple):
@@ -48,7 +47,7 @@ class _Page(NamedTuple):
 
 
 class CollaboratorGraphSource:
-    """See `ports.graph.GraphSource` and `ports.graph.MayBeStale`."""
+    """See `ports.graph.GraphSource`."""
 
     def __init__(self, service: Service, clock: Clock, kept_bytes: int = KEPT_BYTES) -> None:
         self._service = service
@@ -58,7 +57,7 @@ class CollaboratorGraphSource:
         self._kept_bytes = 0
         self._tokens: OrderedDict[tuple[str, int, int], str] = OrderedDict()
 
-    async def followees(self, user_id: int) -> bytes:
+    async def followees(self, user_id: int) -> Followees:
         """Page after page; what was kept if that fails."""
         begun_s = self._clock.monotonic()
         try:
@@ -66,18 +65,12 @@ class CollaboratorGraphSource:
                 ids = await self._all_followees(user_id)
         except (Unavailable, Overloaded):
             kept = self._kept.get(user_id)
-            if kept is None or self._age_ms(kept) > KEPT_MS:
+            if kept is None or (age_ms := self._age_ms(kept)) > KEPT_MS:
                 raise
-            self._kept[user_id] = kept._replace(stale=True)
             self._service.fell_back()
-            return kept.ids
+            return Followees(kept.ids, max(1, age_ms))
         self._keep(user_id, ids, begun_s)
-        return ids
-
-    def stale_ms(self, user_id: int) -> int:
-        """See `ports.graph.MayBeStale`."""
-        kept = self._kept.get(user_id)
-        return max(1, self._age_ms(kept)) if kept is not None and kept.stale else 0
+        return Followees(ids)
 
     async def follower_count(self, user_id: int) -> int:
         """One id of GetFollowerCounts."""
@@ -227,7 +220,7 @@ class CollaboratorGraphSource:
         before = self._kept.pop(user_id, None)
         if before is not None:
             self._kept_bytes -= len(before.ids) + KEPT_OVERHEAD_BYTES
-        self._kept[user_id] = _Kept(ids, read_at_s, False)
+        self._kept[user_id] = _Kept(ids, read_at_s)
         self._kept_bytes += len(ids) + KEPT_OVERHEAD_BYTES
         while self._kept_bytes > self._kept_bytes_max:
             _, gone = self._kept.popitem(last=False)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from feedcore import native
 from feedcore.adapters.embedded.database import marks
 from feedcore.limits import OUTBOX_CACHE_BYTES
+from feedcore.ports import Timelines
 
 _AUTHORS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
 _OVERHEAD_BYTES = 150  # of a dictionary slot, an int and a bytes object
@@ -36,8 +37,6 @@ class TimelineCache:
         self._conn = conn
         self._timelines: dict[int, bytes] = {}
         self._bytes = 0
-        self.hits = 0
-        self.misses = 0
 
     def forget(self, author_ids: Iterable[int]) -> None:
         """They published: read them anew."""
@@ -49,23 +48,22 @@ class TimelineCache:
         self._timelines.clear()
         self._bytes = 0
 
-    def read(self, author_ids: Sequence[int], first_day: int) -> list[bytes]:
+    def read(self, author_ids: Sequence[int], first_day: int) -> Timelines:
         """Entries of each, newest first, in the order asked for; b"" if there are none."""
         known = self._timelines.get
         found = [known(author_id) for author_id in author_ids]
-        missed = found.count(None)
-        self.misses += missed
-        self.hits += len(found) - missed
-        if not missed:
-            return found  # type: ignore[return-value]
+        whole = [entries for entries in found if entries is not None]
+        if len(whole) == len(found):
+            return Timelines(whole, len(whole))
         missing = [a for a, entries in zip(author_ids, found, strict=True) if entries is None]
         loaded = self.load(missing, first_day)
         for author_id, entries in loaded.items():
             self._keep(author_id, entries)
-        return [
+        entries_of = [
             loaded[author_id] if entries is None else entries
             for author_id, entries in zip(author_ids, found, strict=True)
         ]
+        return Timelines(entries_of, len(whole))
 
     def load(self, author_ids: Sequence[int], first_day: int) -> dict[int, bytes]:
         """author -> entries, newest first, b"" if there are none; past the cache."""

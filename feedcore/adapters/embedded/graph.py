@@ -28,7 +28,7 @@ from feedcore.domain.follow_plan import (
 )
 from feedcore.domain.policy import Mode
 from feedcore.limits import DAY_MS, INACTIVE_AFTER_MS, RETENTION_MS, USER_ID_MAX
-from feedcore.ports import GraphPage, Lane
+from feedcore.ports import Followees, GraphPage, Lane
 
 # kinds in `relations`, beside PreferenceKind 1 to 4
 BLOCK = 10
@@ -63,9 +63,9 @@ class EmbeddedGraphSource:
         self._conn = conn
         self._writer = writer
 
-    async def followees(self, user_id: int) -> bytes:
+    async def followees(self, user_id: int) -> Followees:
         """One row, as it is stored."""
-        return _packed(self._conn, user_id)
+        return Followees(_packed(self._conn, user_id))
 
     async def follower_count(self, user_id: int) -> int:
         """Kept beside the author's mode."""

@@ -22,7 +22,7 @@ from feedcore.domain.publish_plan import (
 )
 from feedcore.errors import IdempotencyConflict, NotFound, StoreError
 from feedcore.limits import DAY_MS, RETENTION_MS
-from feedcore.ports import Content, NewPost, Post, PostStats, Published
+from feedcore.ports import Content, NewPost, Post, PostStats, Published, Timelines
 from feedcore.ports.queue import JobKind
 
 _IDS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
@@ -83,15 +83,11 @@ class EmbeddedPostStore:
 
     async def timelines(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
-    ) -> list[bytes]:
+    ) -> Timelines:
         """One array an author, in the order asked for; cut to bounds only by the caller's merge."""
         self._replica.refresh()
         oldest_day = (self._clock.now_ms() - RETENTION_MS) // DAY_MS
         return self._replica.timelines.read(author_ids, min(oldest_day, ids.day(not_below)))
-
-    def timeline_reads(self) -> tuple[int, int]:
-        """Of the cache."""
-        return self._replica.timelines.hits, self._replica.timelines.misses
 
     async def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are applied."""

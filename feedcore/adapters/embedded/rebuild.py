@@ -46,7 +46,7 @@ async def rebuild(
     oldest = ids.first_id_at(now_ms - RETENTION_MS)
     items = waiting = 0
     for author_id in _authors(store):
-        outbox = (await store.posts.timelines([author_id], ids.ID_MAX, oldest, 0))[0]
+        outbox = (await store.posts.timelines([author_id], ids.ID_MAX, oldest, 0)).entries[0]
         entries = _pushed_entries(outbox)
         after = 0
         while entries:

@@ -44,7 +44,7 @@ async def stored(store: EmbeddedStore) -> dict[int, list[int]]:
     """Everybody's stored feed."""
     feeds = {}
     for user in USERS:
-        follows = await store.graph.followees(user)
+        follows = (await store.graph.followees(user)).ids
         window = await store.feeds.window(user, follows, ALL, 0, 10_000)
         feeds[user] = entry.content_ids(native.merge_newest(window.sources, ALL, 0, 10_000))
     return feeds

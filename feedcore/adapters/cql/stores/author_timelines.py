@@ -27,13 +27,11 @@ class Outboxes:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.reads = 0
 
     async def read(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int, now_ms: int
     ) -> list[bytes]:
         """Per author the newest entries in bounds, newest first; at least `limit` if there are."""
-        self.reads += len(author_ids)
         days = retained_days(now_ms)
         first = max(days.start, ids.day(not_below))
         last = min(days.stop - 1, ids.day(at_or_below))

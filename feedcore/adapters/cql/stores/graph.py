@@ -45,7 +45,7 @@ from feedcore.domain.follow_plan import (
 )
 from feedcore.errors import Unavailable
 from feedcore.limits import LANE_SPLIT_FOLLOWERS, USER_ID_MAX
-from feedcore.ports import FanoutJob, GraphPage, JobKind
+from feedcore.ports import FanoutJob, Followees, GraphPage, JobKind
 from feedcore.resilience.gather import gather_all
 
 SAMPLE_PAGE = 500  # partitions of one step of a sample's walk
@@ -85,9 +85,10 @@ class CqlGraphSource:
         self._marks = DirtyMarks(session, Stamps())
         self._import = GraphImport(session, outbox, replica, self._activity, self._marks)
 
-    async def followees(self, user_id: int) -> bytes:
+    async def followees(self, user_id: int) -> Followees:
         """One packed column."""
-        return id_array(await self._session.read_packed(viewer.FOLLOWEES, (user_id,)))
+        packed = await self._session.read_packed(viewer.FOLLOWEES, (user_id,))
+        return Followees(id_array(packed))
 
     async def follower_count(self, user_id: int) -> int:
         """Counted by the replicas: a second for some millions."""

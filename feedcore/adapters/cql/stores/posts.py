@@ -29,7 +29,7 @@ from feedcore.domain import ids
 from feedcore.domain.publish_plan import NO_SUCH_POST, deletion_refused
 from feedcore.errors import NotFound
 from feedcore.limits import HOUR_MS, POST_AGE_MAX_MS
-from feedcore.ports import NewPost, Post, PostStats, Published
+from feedcore.ports import NewPost, Post, PostStats, Published, Timelines
 from feedcore.resilience.gather import gather_all
 
 _POST = Statement(
@@ -138,14 +138,11 @@ class CqlPostStore:
 
     async def timelines(
         self, author_ids: Sequence[int], at_or_below: int, not_below: int, limit: int
-    ) -> list[bytes]:
-        """Side by side."""
+    ) -> Timelines:
+        """Side by side; nothing is kept here."""
         now_ms = self._clock.now_ms()
-        return await self._outboxes.read(author_ids, at_or_below, not_below, limit, now_ms)
-
-    def timeline_reads(self) -> tuple[int, int]:
-        """Nothing is kept here."""
-        return 0, self._outboxes.reads
+        read = self._outboxes.read(author_ids, at_or_below, not_below, limit, now_ms)
+        return Timelines(await read, 0)
 
     async def stats(self, content_id: int) -> PostStats | None:
         """Counters as far as they are counted."""

@@ -34,7 +34,8 @@ class BulkPosts:
     async def timelines(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
         """Entries within retention, newest first."""
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
-        return await self._posts.timelines(author_ids, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+        found = await self._posts.timelines(author_ids, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+        return found.entries
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
         """None where there is no such post (any more)."""
