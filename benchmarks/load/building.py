@@ -22,7 +22,7 @@ from feedcore.clock import SystemClock
 from feedcore.codecs.content import Media, digest, encode_content
 from feedcore.compose import Engine, compose_over
 from feedcore.domain import ids
-from feedcore.ports import NewPost
+from feedcore.ports import ImportedCounts, NewPost
 from feedcore.services.hot import HotSettings
 from feedcore_bench import graph as graphs
 from feedcore_bench.world import ROOT, SIZES, WINDOWS, Echo, Spec, World
@@ -225,7 +225,7 @@ async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, ec
                 counts.append((0, 0, 0))
         published = await store.posts.import_posts(made)
         liked = [
-            (post.content_id, *count)
+            ImportedCounts(post.content_id, *count)
             for post, count in zip(published, counts, strict=True)
             if post is not None and count[0]
         ]

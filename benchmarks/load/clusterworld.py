@@ -32,7 +32,7 @@ from feedcore.domain import ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import Unavailable
 from feedcore.limits import IMPORT_BATCH_ROWS_MAX
-from feedcore.ports import NewPost
+from feedcore.ports import ImportedCounts, NewPost
 from feedcore.ports.settings import AuthorMode
 from feedcore.services.hot import HotSettings
 from feedcore.workers.fanout import FanoutWorker
@@ -211,7 +211,7 @@ async def _posts(store: ClusterStore, rows: Iterator[PostRow], world: World, ech
         published = await _again(lambda: store.posts.import_posts(made))
         world.posts += len(made)
         counts = [
-            (post.content_id, likes, likes // 8, likes // 20)
+            ImportedCounts(post.content_id, likes, likes // 8, likes // 20)
             for post, likes in zip(published, likes_of, strict=True)
             if post is not None and likes
         ]

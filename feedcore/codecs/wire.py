@@ -14,6 +14,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from feedcore.domain.ids import time_ms
 
@@ -25,8 +26,18 @@ ETAG_BYTES = 12  # 96 bits: a collision needs 2^48 pages of one user
 PAGE_NUMBERS = struct.Struct("<QQ?")
 ITEM_NUMBERS = struct.Struct("<QQQQQqI")
 
-# content_id, author_id, content or None, likes, comments, shares, score, reason
-PageItem = tuple[int, int, "bytes | None", int, int, int, float, int]
+
+class PageItem(NamedTuple):
+    """One item of a page. `content` None: without, and without counts."""
+
+    content_id: int
+    author_id: int
+    content: bytes | None
+    likes: int
+    comments: int
+    shares: int
+    score: float
+    reason: int
 
 
 def _varint(value: int) -> bytes:

@@ -26,6 +26,7 @@ from feedcore.ports import (
     SignalStore,
 )
 from feedcore.ports.events import EventSink
+from feedcore.ports.limiter import Limiter
 from feedcore.ports.resident import ResidentSource
 from feedcore.services.admin import AdminService
 from feedcore.services.audit import AuditService
@@ -43,7 +44,6 @@ from feedcore.workers.runner import FanoutProcess
 
 if TYPE_CHECKING:
     from feedcore.adapters.embedded.merger import Merger
-    from feedcore.adapters.redis.limiter import RateLimiter
     from feedcore.services.resident import ResidentFeed
 
 
@@ -84,7 +84,7 @@ class Store(FanoutPorts, Protocol):
     @property
     def events(self) -> EventSink | None: ...
     @property
-    def limiter(self) -> RateLimiter | None: ...
+    def limiter(self) -> Limiter | None: ...
     @property
     def merger(self) -> Merger | None: ...
 

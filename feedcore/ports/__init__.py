@@ -26,7 +26,7 @@ from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceSto
 from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
 from feedcore.ports.ranker import Candidate, Ranker, Scores
 from feedcore.ports.settings import SettingsStore
-from feedcore.ports.signals import Interaction, InteractionKind, SignalStore
+from feedcore.ports.signals import ImportedCounts, Interaction, InteractionKind, SignalStore
 
 __all__ = [
     "Candidate",
@@ -42,6 +42,7 @@ __all__ = [
     "CacheValidation",
     "GraphPage",
     "GraphSource",
+    "ImportedCounts",
     "Interaction",
     "InteractionKind",
     "JobKind",

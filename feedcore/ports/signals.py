@@ -28,6 +28,15 @@ class Interaction(NamedTuple):
     idempotency_key: str = ""
 
 
+class ImportedCounts(NamedTuple):
+    """What a post had elsewhere."""
+
+    content_id: int
+    likes: int
+    comments: int
+    shares: int
+
+
 class SignalStore(Protocol):
     """Counted eventually, exactly once."""
 
@@ -39,10 +48,8 @@ class SignalStore(Protocol):
         Raises NotFound if there is no such post.
         """
 
-    async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
-        """(content_id, likes, comments, shares): counts that a post had elsewhere. Setting again is
-        the same.
-        """
+    async def import_counts(self, rows: Sequence[ImportedCounts]) -> None:
+        """Adds to what is counted here. Setting again replaces what was imported before."""
 
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """Many in one commit; the number that were new; unknown posts are left out."""

@@ -25,6 +25,7 @@ from feedcore import native
 from feedcore.clock import Clock
 from feedcore.codecs.cursor import Cursor, decode_cursor, decode_head, encode_cursor, encode_head
 from feedcore.codecs.receipt import encode_receipt
+from feedcore.codecs.wire import PageItem
 from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, content_ids, key_at
 from feedcore.domain.receipt import Origin, Receipt
@@ -59,8 +60,6 @@ REASON_FOLLOWED, REASON_OWN, REASON_TRENDING = 1, 2, 3
 VIEW_FULL, VIEW_COMPACT, VIEW_IDS = 0, 1, 2
 _FEED, _TRENDING = 0, 1  # Cursor.origin
 _SCORE = struct.Struct("<d")
-
-Item = tuple[int, int, bytes | None, int, int, int, float, int]
 
 
 class FeedPage(NamedTuple):
@@ -404,43 +403,28 @@ class FeedService:
         )
 
     # Step 4
-    async def _hydrate(self, scroll: Scroll, view: int) -> list[Item]:
+    async def _hydrate(self, scroll: Scroll, view: int) -> list[PageItem]:
         """Contents and counts. What is gone meanwhile drops out; a failed source leaves bare
         items.
         """
         reasons = [_reason(scroll, chosen.author_id) for chosen in scroll.chosen]
         if view == VIEW_IDS or not scroll.chosen:
-            return [
-                (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
-                for c, reason in zip(scroll.chosen, reasons, strict=True)
-            ]
+            return _bare_items(scroll, reasons)
         try:
             contents = await self._contents.contents([c.content_id for c in scroll.chosen])
         except (Unavailable, Overloaded) as error:
             scroll.receipt.report("content", 0, str(error))
-            return [
-                (c.content_id, c.author_id, None, 0, 0, 0, c.score, reason)
-                for c, reason in zip(scroll.chosen, reasons, strict=True)
-            ]
+            return _bare_items(scroll, reasons)
         scroll.receipt.report("content", len(contents))
         return [
-            (
-                chosen.content_id,
-                chosen.author_id,
-                content.content,
-                content.likes,
-                content.comments,
-                content.shares,
-                chosen.score,
-                reason,
-            )
+            PageItem(chosen.content_id, chosen.author_id, *content, chosen.score, reason)
             for chosen, content, reason in zip(scroll.chosen, contents, reasons, strict=True)
             if content is not None
         ]
 
     # Step 5
     def _present(
-        self, scroll: Scroll, items: list[Item], view: int, if_none_match: str
+        self, scroll: Scroll, items: list[PageItem], view: int, if_none_match: str
     ) -> FeedPage:
         """The reply's bytes: items or not-modified, cursor, head, etag, receipt."""
         receipt = scroll.receipt
@@ -453,8 +437,16 @@ class FeedService:
             return _page(scroll, body, not_modified=True)
         next_cursor = "" if scroll.end else encode_cursor(_cursor(scroll), self._secret)
         body = native.encode_page(items, next_cursor, head, etag, encode_receipt(receipt), view)
-        self._signals.impressions([item[0] for item in items])
-        return _page(scroll, body, shown=[item[0] for item in items])
+        shown = [item.content_id for item in items]
+        self._signals.impressions(shown)
+        return _page(scroll, body, shown=shown)
+
+
+def _bare_items(scroll: Scroll, reasons: list[int]) -> list[PageItem]:
+    return [
+        PageItem(one.content_id, one.author_id, None, 0, 0, 0, one.score, reason)
+        for one, reason in zip(scroll.chosen, reasons, strict=True)
+    ]
 
 
 def _page(

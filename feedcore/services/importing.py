@@ -18,6 +18,7 @@ from feedcore.errors import FeedcoreError, InvalidField
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, IMPORT_BATCH_ROWS_MAX, RETENTION_MS
 from feedcore.ports import (
     GraphSource,
+    ImportedCounts,
     Interaction,
     InteractionKind,
     NewPost,
@@ -158,7 +159,9 @@ class ImportService:
                 continue
             outcome.count(1, not result.replayed)
             if not result.replayed and (row.likes or row.comments or row.shares):
-                counts.append((result.content_id, row.likes, row.comments, row.shares))
+                counts.append(
+                    ImportedCounts(result.content_id, row.likes, row.comments, row.shares)
+                )
         if counts:
             await self._signals.import_counts(counts)
 

@@ -4,9 +4,10 @@ Admin are not counted: operators must get in when callers are too many.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from feedcore.errors import Overloaded
+from feedcore.ports.limiter import Limiter
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Interceptor, Proceed
 
@@ -16,13 +17,6 @@ LIMITED = (
     "/feedcore.v1.PublishService/",
     "/feedcore.collaborators.v1.",
 )
-
-
-class Limiter(Protocol):
-    """See `adapters.redis.limiter`."""
-
-    async def take(self, name: bytes, rate_per_s: float, burst: float) -> Any:
-        """(allowed, milliseconds until it would be)."""
 
 
 def limited(limiter: Limiter, rate_per_s: float) -> Interceptor:

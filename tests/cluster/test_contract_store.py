@@ -10,10 +10,14 @@ import pytest
 
 from feedcore.clock import ManualClock
 from tests.contract.engine import START_MS
+from tests.contract.suite_content import ContentContract
 from tests.contract.suite_feeds import FeedContract, QueueContract
 from tests.contract.suite_graph import GraphContract
+from tests.contract.suite_page_cache import PageCacheContract
 from tests.contract.suite_posts import PostContract
+from tests.contract.suite_resident import ResidentContract
 from tests.contract.suite_user import PreferenceContract, SettingsContract, SignalContract
+from tests.contract.suite_validation import CacheValidationContract
 from tests.support.clusterengine import Addresses, ClusterEngine, opened
 
 
@@ -38,6 +42,10 @@ class TestClusterPosts(PostContract):
     """See the suite."""
 
 
+class TestClusterContents(ContentContract):
+    """See the suite."""
+
+
 class TestClusterGraph(GraphContract):
     """See the suite."""
 
@@ -51,4 +59,16 @@ class TestClusterSignals(SignalContract):
 
 
 class TestClusterSettings(SettingsContract):
+    """See the suite."""
+
+
+class TestClusterResident(ResidentContract):
+    """See the suite."""
+
+
+class TestClusterCacheValidation(CacheValidationContract):
+    """See the suite."""
+
+
+class TestClusterPageCache(PageCacheContract):
     """See the suite."""

@@ -24,7 +24,7 @@ from feedcore.adapters.cql.stores.dirty import DirtyMarks, DirtyReader, Kind
 from feedcore.clock import ManualClock
 from feedcore.domain import entry
 from feedcore.errors import InvalidField, NotFound
-from feedcore.ports import Interaction, InteractionKind, PostStats
+from feedcore.ports import ImportedCounts, Interaction, InteractionKind, PostStats
 from tests.contract.engine import START_MS, entry_of, post
 from tests.support.cqlposts import PostsEngine, opened
 from tests.support.cqlusers import drop_keyspace, make_keyspace
@@ -247,7 +247,7 @@ async def test_a_deleted_post_is_not_counted_and_takes_no_more(engine: PostsEngi
     await drain(engine)
     with pytest.raises(NotFound):
         await engine.other.signals.record(like._replace(user_id=2))
-    await engine.store.signals.import_counts([(made.content_id, 5, 5, 5)])
+    await engine.store.signals.import_counts([ImportedCounts(made.content_id, 5, 5, 5)])
     assert await engine.session.read(Statement("SELECT content_id FROM post_counts")) == []
 
 
@@ -286,7 +286,9 @@ async def test_imports_of_counts_and_counting_do_not_lose_each_other(engine: Pos
         like = Interaction(turn + 1, made.content_id, LIKE, True, now)
         await engine.store.signals.record(like)
         await asyncio.gather(
-            engine.store.signals.import_counts([(made.content_id, 100 * turn, turn, 0)]),
+            engine.store.signals.import_counts(
+                [ImportedCounts(made.content_id, 100 * turn, turn, 0)]
+            ),
             engine.other.signals.apply_counters(10, now),
         )
     await drain(engine)
@@ -331,7 +333,7 @@ async def test_a_new_process_finds_engagement_and_what_is_trending(engine: Posts
         for at in range(5)
     ]
     content_ids = [one.content_id for one in made]
-    counts = [(content_id, 5, 0, 0) for content_id in content_ids[1:]]
+    counts = [ImportedCounts(content_id, 5, 0, 0) for content_id in content_ids[1:]]
     await engine.store.signals.import_counts(counts)
     fresh = CqlSignalStore(engine.session, engine.queue, engine.log, engine.clock)
     fresh.apply(await engine.source.engagement_since(now - 8 * 24 * hour, now))

@@ -27,7 +27,14 @@ from feedcore.domain.entry import Visibility
 from feedcore.domain.policy import Mode
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, MINUTE_MS
 from feedcore.migrating.compare import ClusterView, embedded_feed
-from feedcore.ports import Interaction, InteractionKind, NewPost, Preference, PreferenceKind
+from feedcore.ports import (
+    ImportedCounts,
+    Interaction,
+    InteractionKind,
+    NewPost,
+    Preference,
+    PreferenceKind,
+)
 from feedcore.services.hot import HotSettings
 from feedcore_pb.v1 import feed_pb2
 from tests.support.cqlusers import TABLES, drop_keyspace, make_keyspace
@@ -128,7 +135,7 @@ async def act(
         page = await store.graph.followee_page(reader, 0, 3)
         await store.graph.unfollow(reader, int.from_bytes(page.ids[:8], "little"), now_ms)
     elif chance < 0.3 and target not in world.deleted:
-        await store.signals.import_counts([(target, draw.randint(1, 99), 2, 1)])
+        await store.signals.import_counts([ImportedCounts(target, draw.randint(1, 99), 2, 1)])
     if number % 40 == 0:
         store.signals.impressions(world.posts[-9:])
         await store.signals.write_impressions()

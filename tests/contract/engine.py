@@ -8,8 +8,10 @@ the suites.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Protocol
 
+from feedcore import native
 from feedcore.clock import ManualClock
 from feedcore.domain import entry, ids
 from feedcore.ports import (
@@ -23,15 +25,31 @@ from feedcore.ports import (
     JobKind,
     Lane,
     NewPost,
+    PageCache,
     PostStore,
     PreferenceStore,
     SettingsStore,
     SignalStore,
 )
+from feedcore.ports.resident import ResidentSource
 
 START_MS = 1_750_000_000_000
 ALL = ids.ID_MAX
 CLAIMS_MAX = 20  # more claims than any suite needs to see all its jobs
+
+
+class Capability(Enum):
+    """What an adapter may deliberately lack. Its engine says what it has; where one is missing, a
+    suite holds the adapter to what it does instead.
+    """
+
+    FOLLOW_IMPORTS = "edges in bulk; else they are refused"
+    USER_SAMPLES = "a list of its users; else it is refused"
+    ACTIVITY = "who was here lately; else everybody is in the first pass of a fan-out"
+    SHARED_PAGES = "pages that openings leave each other; else there are none"
+
+
+EVERYTHING = frozenset(Capability)
 
 
 class Ports(Protocol):
@@ -57,6 +75,17 @@ class Ports(Protocol):
     def validation(self) -> CacheValidation: ...
 
 
+class WholePorts(Ports, Protocol):
+    """And what only a process that serves pages needs."""
+
+    @property
+    def resident(self) -> ResidentSource: ...
+    @property
+    def page_cache(self) -> PageCache: ...
+    @property
+    def epochs(self) -> native.Epochs: ...
+
+
 class Engine(Protocol):
     """One engine under test."""
 
@@ -69,6 +98,9 @@ class Engine(Protocol):
 
     @property
     def clock(self) -> ManualClock: ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...
 
     async def settle(self) -> None:
         """Finishes what happens behind: merges, relays of jobs to the queue."""
@@ -83,8 +115,20 @@ class Engine(Protocol):
     async def mark_inactive(self, now_ms: int, limit: int) -> int:
         """Up to `limit` users not seen for INACTIVE_AFTER_MS are inactive from now on; how many."""
 
+    async def load_follows(self, edges: Sequence[tuple[int, int]]) -> None:
+        """Many (follower, followee) edges, into whatever system has the graph."""
+
     async def write_seen(self) -> None:
         """Writes what `store.preferences.seen` has noted."""
+
+
+class WholeEngine(Engine, Protocol):
+    """An engine that is a whole store."""
+
+    @property
+    def store(self) -> WholePorts: ...
+    @property
+    def other(self) -> WholePorts: ...
 
 
 def post(

@@ -34,6 +34,7 @@ from feedcore.adapters.embedded.signals import EmbeddedSignalStore
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.adapters.kafka.events import KafkaEventSink
 from feedcore.adapters.kafka.queue import KafkaQueue
+from feedcore.adapters.redis.limiter import RateLimiter
 from feedcore.compose import Store
 from feedcore.ports import (
     CacheValidation,
@@ -49,6 +50,7 @@ from feedcore.ports import (
     SettingsStore,
     SignalStore,
 )
+from feedcore.ports.limiter import Limiter
 from feedcore.ports.resident import ResidentSource
 from tests.contract.engine import Ports
 
@@ -115,6 +117,10 @@ def page_caches(none: NoPageCache, cluster: ClusterPageCache) -> list[PageCache]
 
 def sinks(kafka: KafkaEventSink) -> list[EventSink]:
     return [kafka]
+
+
+def limiters(redis: RateLimiter) -> list[Limiter]:
+    return [redis]
 
 
 def rankers(outside: CollaboratorRanker) -> list[Ranker]:

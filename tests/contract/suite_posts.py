@@ -1,4 +1,4 @@
-"""Contract of ports.PostStore and ports.ContentSource."""
+"""Contract of ports.PostStore."""
 
 from __future__ import annotations
 
@@ -40,14 +40,6 @@ class PostContract:
             (content,) = await ports.contents.contents([new.content_id])
             assert content is not None
             assert content.content == new.content
-
-    async def test_contents_come_in_the_order_asked_for(self, engine: Engine) -> None:
-        made = [post(engine.clock, 9, seq=seq, body=b"%d" % seq) for seq in range(3)]
-        for one in made:
-            await engine.store.posts.publish(one)
-        asked = [made[2].content_id, 12345, made[0].content_id]
-        found = await engine.other.contents.contents(asked)
-        assert [one and one.content for one in found] == [made[2].content, None, made[0].content]
 
     async def test_the_same_key_and_request_is_one_post(self, engine: Engine) -> None:
         first = post(engine.clock, 9, key="k")
@@ -162,7 +154,7 @@ class PostContract:
         old = post(engine.clock, 9, age_ms=RETENTION_MS + 1)
         (made,) = await engine.store.posts.import_posts([old])
         assert made == Published(old.content_id, False)
-        assert await engine.other.posts.timelines([9], ALL, 0, 500) == [b""]
+        assert await timeline_of(engine.other, 9) == b""
         assert await no_more(engine, JobKind.POST)
         stats = await engine.other.posts.stats(old.content_id)
         assert stats is not None

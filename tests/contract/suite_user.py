@@ -11,7 +11,7 @@ from feedcore import native
 from feedcore.domain import entry
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition, NotFound
-from feedcore.ports import Interaction, InteractionKind, Preference, PreferenceKind
+from feedcore.ports import ImportedCounts, Interaction, InteractionKind, Preference, PreferenceKind
 from feedcore.ports.settings import AuthorMode
 from feedcore.services.hot import PUSH_THRESHOLD_MAX
 from tests.contract.engine import Engine, entry_of, post, timeline_of
@@ -120,7 +120,7 @@ class SignalContract:
         await ports.signals.record(Interaction(1, made.content_id, LIKE, True, now))
         await ports.signals.apply_counters(10, now)
         for _ in range(2):
-            await ports.signals.import_counts([(made.content_id, 10, 4, 2)])
+            await ports.signals.import_counts([ImportedCounts(made.content_id, 10, 4, 2)])
         stats = await ports.posts.stats(made.content_id)
         assert stats is not None
         assert (stats.likes, stats.comments, stats.shares) == (11, 4, 2)
@@ -131,7 +131,7 @@ class SignalContract:
         old = await ports.posts.publish(post(engine.clock, 9, age_ms=40 * hour))
         new = await ports.posts.publish(post(engine.clock, 9))
         hidden = await ports.posts.publish(post(engine.clock, 9, seq=3, visibility=1))
-        counts = [(one.content_id, 5, 0, 0) for one in (old, new, hidden)]
+        counts = [ImportedCounts(one.content_id, 5, 0, 0) for one in (old, new, hidden)]
         await ports.signals.import_counts(counts)
         await ports.signals.refresh_trending(now)
         await engine.other.validation.observe_node()

@@ -10,21 +10,32 @@ import pytest
 from feedcore.adapters.embedded import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.ports import FanoutJob, Lane
-from tests.contract.engine import START_MS
+from tests.contract.engine import EVERYTHING, START_MS, Capability
+from tests.contract.suite_content import ContentContract
 from tests.contract.suite_feeds import FeedContract, QueueContract
 from tests.contract.suite_graph import GraphContract
 from tests.contract.suite_overlay import OverlayContract
+from tests.contract.suite_page_cache import PageCacheContract
 from tests.contract.suite_posts import PostContract
+from tests.contract.suite_resident import ResidentContract
 from tests.contract.suite_user import PreferenceContract, SettingsContract, SignalContract
+from tests.contract.suite_validation import CacheValidationContract
 
 
 class EmbeddedEngine:
     """Two openings of one directory; the first merges."""
 
+    capabilities = EVERYTHING - {Capability.SHARED_PAGES}
+
     def __init__(self, folder: Path) -> None:
         self.clock = ManualClock(START_MS)
         self.store = EmbeddedStore.open(folder, self.clock, writer_role=True, merge_thread=False)
         self.other = EmbeddedStore.open(folder, self.clock)
+
+    async def close(self) -> None:
+        """Both."""
+        await self.other.close()
+        await self.store.close()
 
     async def settle(self) -> None:
         """Merges what was delivered, and compacts."""
@@ -43,6 +54,10 @@ class EmbeddedEngine:
         """As the fan-out process does about once a minute."""
         return await self.store.graph.mark_inactive(now_ms, limit)
 
+    async def load_follows(self, edges: Sequence[tuple[int, int]]) -> None:
+        """See the protocol."""
+        await self.store.graph.import_follows(edges, self.clock.now_ms())
+
     async def write_seen(self) -> None:
         """At once, not behind."""
         await self.store.preferences.write_seen()
@@ -53,8 +68,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
     """An empty store."""
     opened = EmbeddedEngine(tmp_path / "data")
     yield opened
-    await opened.other.close()
-    await opened.store.close()
+    await opened.close()
 
 
 class TestEmbeddedFeeds(FeedContract):
@@ -73,6 +87,10 @@ class TestEmbeddedPosts(PostContract):
     """See the suite."""
 
 
+class TestEmbeddedContents(ContentContract):
+    """See the suite."""
+
+
 class TestEmbeddedGraph(GraphContract):
     """See the suite."""
 
@@ -86,4 +104,16 @@ class TestEmbeddedSignals(SignalContract):
 
 
 class TestEmbeddedSettings(SettingsContract):
+    """See the suite."""
+
+
+class TestEmbeddedResident(ResidentContract):
+    """See the suite."""
+
+
+class TestEmbeddedCacheValidation(CacheValidationContract):
+    """See the suite."""
+
+
+class TestEmbeddedPageCache(PageCacheContract):
     """See the suite."""

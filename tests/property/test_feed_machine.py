@@ -33,7 +33,7 @@ from feedcore.codecs.cursor import encode_head
 from feedcore.compose import compose_over, fanout_over
 from feedcore.domain import ids
 from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
-from feedcore.ports import InteractionKind, PreferenceKind
+from feedcore.ports import ImportedCounts, InteractionKind, PreferenceKind
 from feedcore.services.feed import NewContent
 from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
@@ -257,7 +257,7 @@ class FeedMachine(RuleBasedStateMachine):
         """Likes turn the order of ranking away from the order of time."""
         post = data.draw(st.sampled_from(sorted(self.model.author_of)))
         if post not in self.model.deleted:
-            self.run(self.store.signals.import_counts([(post, fans, 0, 0)]))
+            self.run(self.store.signals.import_counts([ImportedCounts(post, fans, 0, 0)]))
 
     @rule(threshold=st.sampled_from([0, 2, 100]))
     def move_threshold(self, threshold: int) -> None:

@@ -28,6 +28,7 @@ from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.clock import ManualClock
 from feedcore.errors import Unavailable
 from feedcore.ports import FanoutJob, Lane
+from tests.contract.engine import EVERYTHING
 from tests.support.cqlusers import RecordingSession
 from tests.support.services import Services
 
@@ -146,6 +147,8 @@ async def jobs_waiting(store: ClusterStore, lanes: Sequence[Lane] = tuple(Lane))
 class ClusterEngine:
     """See `tests.contract.engine.Engine`. `store` fans out; `other` is an API node."""
 
+    capabilities = EVERYTHING
+
     def __init__(self, store: ClusterStore, other: ClusterStore, clock: ManualClock) -> None:
         self.store = store
         self.other = other
@@ -162,6 +165,10 @@ class ClusterEngine:
     async def mark_inactive(self, now_ms: int, limit: int) -> int:
         """As the fan-out process does."""
         return await self.store.graph.mark_inactive(now_ms, limit)
+
+    async def load_follows(self, edges: Sequence[tuple[int, int]]) -> None:
+        """See the protocol."""
+        await self.store.graph.import_follows(edges, self.clock.now_ms())
 
     async def write_seen(self) -> None:
         """At once, not behind."""

@@ -33,6 +33,7 @@ from feedcore.adapters.cql.stores.settings import CqlSettingsStore
 from feedcore.adapters.kafka import job_wire as jobwire
 from feedcore.clock import ManualClock, SystemClock
 from feedcore.ports import FanoutJob, JobKind, Lane
+from tests.contract.engine import EVERYTHING, Capability
 
 # of the sessions under test: the other one is run now and then
 DRIVER = os.environ.get("FEEDCORE_TEST_CQL_DRIVER", DRIVER_DEFAULT)
@@ -215,6 +216,8 @@ class Opening:
 class UsersEngine:
     """See `tests.contract.engine.Engine`."""
 
+    capabilities = EVERYTHING - {Capability.SHARED_PAGES}
+
     def __init__(self, session: SchemaSession, clock: ManualClock) -> None:
         self.clock = clock
         self.session = RecordingSession(session)
@@ -231,6 +234,10 @@ class UsersEngine:
 
     async def mark_inactive(self, now_ms: int, limit: int) -> int:
         return await self.store.graph.mark_inactive(now_ms, limit)
+
+    async def load_follows(self, edges: Sequence[tuple[int, int]]) -> None:
+        """See the protocol."""
+        await self.store.graph.import_follows(edges, self.clock.now_ms())
 
     async def write_seen(self) -> None:
         await self.store.preferences.write_seen()

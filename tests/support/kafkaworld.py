@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-import feedcore.adapters.cql
+import feedcore.adapters.cql.schema
 from feedcore.adapters.contracts.announcements import Event
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.cql.driver.connect import open_session
@@ -33,7 +33,7 @@ from feedcore.clock import SystemClock
 from feedcore.domain import entry, ids
 from feedcore.ports import FanoutJob, JobKind, Lane
 
-MIGRATIONS = Path(feedcore.adapters.cql.__file__).parent / "migrations"
+MIGRATIONS = Path(feedcore.adapters.cql.schema.__file__).parent / "migrations"
 PARTITIONS = 4
 # of other parts' migrations: what the queue writes
 OTHERS = (

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedcore.codecs import wire
+from feedcore.codecs.wire import PageItem
 from feedcore.domain import entry, ids, idset, merge, paging, ranking, visibility
 from feedcore.domain.ranking import RankingParameters
 from feedcore.domain.visibility import Audience
@@ -173,7 +174,8 @@ def test_select(
     assert c_paging.select(*arguments) == paging.select(*arguments)
 
 
-ITEM = st.tuples(
+ITEM = st.builds(
+    PageItem,
     CONTENT_ID,
     ANY_ID,
     st.none() | st.binary(max_size=200),

@@ -52,20 +52,21 @@ class EmbeddedFeedStore:
         pending = tuple(sorted(set(replica.backfills.get(user_id, {}).values())))
         built = not self._conn.execute(_NOT_BUILT, (user_id,)).fetchone()[0]
         at_or_below = min(at_or_below, ids.ID_MAX)
-        bounds = (ids.day(not_below), ids.day(at_or_below), at_or_below, limit)
-        sources = self._slices(user_id, bounds)
+        days = ids.day(not_below), ids.day(at_or_below)
+        sources = self._slices(user_id, days, at_or_below, limit)
         if len(replica.overlay_authors):
             authors = native.ids_intersect(followees, replica.overlay_authors)
             if authors:
                 sources.append(replica.posts_of(authors))
         return Window(sources, built, pending)
 
-    def _slices(self, user_id: int, bounds: tuple[int, int, int, int]) -> list[bytes]:
-        first_day, last_day, at_or_below, limit = bounds
+    def _slices(
+        self, user_id: int, days: tuple[int, int], at_or_below: int, limit: int
+    ) -> list[bytes]:
         for _ in range(_REOPENS_MAX):
             try:
                 index = self._replica.runs.index()
-                return index.window(user_id, first_day, last_day, at_or_below, limit)
+                return index.window(user_id, *days, at_or_below, limit)
             except FileNotFoundError as error:
                 missing = error
                 self._replica.reload_runs()
@@ -132,7 +133,7 @@ class EmbeddedFeedStore:
         self._replica.refresh()
         day = ids.day(content_id)
         key = order_key(content_id)
-        slices = self._slices(user_id, (day, day, content_id, 1))
+        slices = self._slices(user_id, (day, day), content_id, 1)
         return any(entries[:8] == key for entries in slices)
 
     def backlog(self) -> int:

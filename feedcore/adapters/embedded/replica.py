@@ -15,6 +15,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from feedcore import native
 from feedcore.adapters.common.posted_authors import PostedAuthors, PublishedAuthors
@@ -29,6 +30,12 @@ _JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE j
 _RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
 
 
+class _Job(NamedTuple):
+    kind: str
+    author_id: int
+    user_id: int
+
+
 class Replica:
     """The replica. Every attribute is current as of the last `refresh`."""
 
@@ -41,7 +48,7 @@ class Replica:
         self._last_tombstone = 0
         self._tombstone_floor = 0
         self._versions: tuple[int, ...] = (-1,) * 7
-        self._jobs: dict[int, tuple[str, int, int, bytes]] = {}
+        self._jobs: dict[int, _Job] = {}
         self._posts: dict[int, dict[int, bytes]] = {}
         self.overlay_authors = native.U64Set()
         self.backfills: dict[int, dict[int, int]] = {}
@@ -125,7 +132,7 @@ class Replica:
             if before[0] != now[0]:
                 self._read_drops()
             self._forget_timelines()
-            self._add_jobs(conn.execute(_JOBS, (self._last_job,)).fetchall())
+            self._add_jobs(conn.execute(_JOBS, (self._last_job,)))
             if before[1] != now[1]:
                 rows = conn.execute("SELECT author_id FROM authors WHERE mode IN (1, 2)")
                 self.pulled = native.U64Set([row[0] for row in rows])
@@ -168,10 +175,10 @@ class Replica:
             if author_id in self.pulled:
                 self.published.add(author_id)
 
-    def _add_jobs(self, rows: list[tuple[int, str, int, int, bytes]]) -> None:
+    def _add_jobs(self, rows: sqlite3.Cursor) -> None:
         for job_id, kind, author_id, user_id, entry in rows:
             self._last_job = max(self._last_job, job_id)
-            self._jobs[job_id] = (kind, author_id, user_id, entry)
+            self._jobs[job_id] = _Job(kind, author_id, user_id)
             if kind == "post":
                 if author_id not in self._posts:
                     self._posts[author_id] = {}
@@ -203,7 +210,7 @@ class Replica:
             # be
             if job is None:
                 continue
-            kind, author_id, user_id, _ = job
+            kind, author_id, user_id = job
             if kind == "post":
                 posts = self._posts[author_id]
                 del posts[job_id]

@@ -23,7 +23,7 @@ from feedcore.domain.engagement import WEIGHTS, pack_shares, strongest
 from feedcore.domain.trending import TRENDING_CANDIDATES, heaviest, oldest_id
 from feedcore.errors import NotFound
 from feedcore.limits import IMPRESSION_BUFFER_MAX, TRENDING_ENTRIES
-from feedcore.ports import Interaction, InteractionKind, Preference, PreferenceKind
+from feedcore.ports import ImportedCounts, Interaction, InteractionKind, Preference, PreferenceKind
 
 _COLUMNS = ("likes", "comments", "shares", "clicks", "hides")  # by InteractionKind - 1
 _WEIGHT = " + ".join(f"{weight} * {name}" for weight, name in zip(WEIGHTS, _COLUMNS, strict=True))
@@ -76,7 +76,7 @@ class EmbeddedSignalStore:
 
         return await self._writer.run(work, replicated=False)
 
-    async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+    async def import_counts(self, rows: Sequence[ImportedCounts]) -> None:
         """What the post had elsewhere is kept apart from what is counted here."""
 
         def work(conn: Connection) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -18,6 +17,7 @@ from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.keys import BUCKET_TTL_MIN_MS, Keys
 from feedcore.clock import Clock
 from feedcore.errors import Unavailable
+from feedcore.ports.limiter import Allowance
 
 LOCAL_BUCKETS_MAX = 100_000  # callers of one node while Redis is away: 20 MB
 RETRY_AFTER_MAX_MS = 60_000  # beyond a minute, when exactly says nothing
@@ -47,15 +47,8 @@ return {allowed, wait}
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 
 
-class Allowance(NamedTuple):
-    """`retry_after_ms` is 0 if it is allowed."""
-
-    allowed: bool
-    retry_after_ms: int
-
-
 class RateLimiter:
-    """One a process."""
+    """See `ports.limiter.Limiter`. One a process."""
 
     def __init__(self, batcher: Batcher, keys: Keys, clock: Clock) -> None:
         self._batcher = batcher

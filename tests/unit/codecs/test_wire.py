@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedcore import native
+from feedcore.codecs.wire import PageItem
 from feedcore.domain import ids
 from feedcore_pb.v1 import feed_pb2, types_pb2
 
@@ -18,7 +19,8 @@ CONTENT = st.builds(
     st.text(max_size=400),
     st.text(max_size=20),
 )
-ITEM = st.tuples(
+ITEM = st.builds(
+    PageItem,
     st.integers(1, ids.ID_MAX),
     U64,
     st.none() | CONTENT,
@@ -36,7 +38,7 @@ RECEIPT = st.builds(
 TEXT = st.text(max_size=200)
 
 
-def by_protobuf(item: tuple, view: int) -> types_pb2.FeedItem:
+def by_protobuf(item: PageItem, view: int) -> types_pb2.FeedItem:
     content_id, author_id, content, likes, comments, shares, score, reason = item
     message = types_pb2.FeedItem(
         content_id=content_id,
@@ -79,17 +81,17 @@ def test_not_modified(head: str, etag: str, receipt: bytes) -> None:
 
 
 def test_etag_changes_with_what_is_shown_and_not_with_the_score() -> None:
-    one = (5, 6, b"abc", 1, 2, 3, 0.5, 1)
-    other = (4, 6, None, 1, 2, 3, 0.4, 1)
+    one = PageItem(5, 6, b"abc", 1, 2, 3, 0.5, 1)
+    other = PageItem(4, 6, None, 1, 2, 3, 0.4, 1)
     etag = native.page_etag([one, other], 1, True, 0)
-    assert etag == native.page_etag([(*one[:6], 0.1, 1), other], 1, True, 0)
+    assert etag == native.page_etag([one._replace(score=0.1), other], 1, True, 0)
     changed = [
         native.page_etag([other, one], 1, True, 0),
         native.page_etag([one], 1, True, 0),
-        native.page_etag([(*one[:3], 2, 2, 3, 0.5, 1), other], 1, True, 0),
-        native.page_etag([(5, 6, b"abd", 1, 2, 3, 0.5, 1), other], 1, True, 0),
-        native.page_etag([(5, 6, None, 1, 2, 3, 0.5, 1), other], 1, True, 0),
-        native.page_etag([(5, 6, b"", 1, 2, 3, 0.5, 1), other], 1, True, 0),
+        native.page_etag([one._replace(likes=2), other], 1, True, 0),
+        native.page_etag([PageItem(5, 6, b"abd", 1, 2, 3, 0.5, 1), other], 1, True, 0),
+        native.page_etag([PageItem(5, 6, None, 1, 2, 3, 0.5, 1), other], 1, True, 0),
+        native.page_etag([PageItem(5, 6, b"", 1, 2, 3, 0.5, 1), other], 1, True, 0),
         native.page_etag([one, other], 2, True, 0),
         native.page_etag([one, other], 1, False, 0),
         native.page_etag([one, other], 1, True, 1),

@@ -21,9 +21,13 @@ cdef enum:
     ITEM_HASHED = 52
 
 
-cdef int _load(page_item_t* item, tuple fields, list held) except -1:
+cdef int _load(page_item_t* item, row, list held) except -1:
     """The numbers of one item; `held` keeps its content alive."""
     cdef bytes content
+    cdef tuple fields
+    if not isinstance(row, tuple):  # a typed parameter would take no NamedTuple
+        raise TypeError(f"page item: {type(row).__name__}; a PageItem")
+    fields = <tuple>row
     item.content_id = fields[0]
     item.author_id = fields[1]
     item.published_at_ms = published_at_ms(item.content_id)

@@ -21,7 +21,7 @@ from feedcore.adapters.cql.driver.session import Session
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.dirty import DirtyMarks, DirtyReader, Kind, take_both
 from feedcore.clock import Clock
-from feedcore.ports import Interaction, InteractionKind
+from feedcore.ports import ImportedCounts, Interaction, InteractionKind
 from feedcore.resilience.gather import gather_all, gather_bounded
 
 RECOUNTS_MAX = 512  # contents, and users, of one call: about a second of one worker
@@ -65,11 +65,11 @@ class CqlSignalStore:
             await self._announcer.announce(viewers=[interaction.user_id])
         return changed
 
-    async def import_counts(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
+    async def import_counts(self, rows: Sequence[ImportedCounts]) -> None:
         """What a post had elsewhere is kept apart from what is counted here."""
         now_ms = self._clock.now_ms()
 
-        async def set_base(row: tuple[int, int, int, int]) -> tuple[int, float] | None:
+        async def set_base(row: ImportedCounts) -> tuple[int, float] | None:
             return await self._counters.set_base(row[0], row[1:], now_ms)
 
         by_id = {row[0]: row for row in rows}  # the last of each, as one after the other would
