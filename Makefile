@@ -54,8 +54,12 @@ run: build
 
 # Tests run side by side, then those that measure time or need a core for themselves. The unit suite runs twice: with
 # the compiled modules, and with their Python twins. More processes than cores, since many tests wait.
+# Unit tests do not wait: a process a core.
 TEST_WORKERS ?= $(shell expr $$(nproc) + 1)
-SIDE_BY_SIDE := -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+BY_GROUP := --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n $(TEST_WORKERS) $(BY_GROUP)
+# What pytest compiles of test modules is kept: half of the time that a collection takes.
+unexport PYTHONDONTWRITEBYTECODE
 test: build-bench interop-clients
 	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not alone" tests
 	$(PY) -m pytest -q -m alone tests
@@ -67,7 +71,7 @@ test-all: test
 
 # The inner loop: no process, no server, no sleep.
 test-unit: build-bench
-	$(PY) -m pytest -q $(SIDE_BY_SIDE) tests/unit tests/test_tidy.py tests/test_layers.py
+	$(PY) -m pytest -q -n $$(nproc) $(BY_GROUP) tests/test_tidy.py tests/test_layers.py tests/unit
 
 # Clients of grpc-go, grpc-java and grpc-js below build/interop: built once, again when their lock files change.
 interop-clients: build-bench

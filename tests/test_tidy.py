@@ -12,7 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 import pytest
 
@@ -176,25 +176,54 @@ def text_of(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
 
 
-@functools.cache
-def nodes_of(path: str) -> tuple[ast.AST, ...]:
-    """The syntax tree of a .py file, flattened; its module comes first."""
-    return tuple(ast.walk(ast.parse(text_of(path))))
-
-
-def functions(path: str) -> Iterator[tuple[str, int, int]]:
-    """(name, first line, number of lines) of each function, docstring and decorators not
-    counted.
+class Outline(NamedTuple):
+    """A .py file: whether it has a docstring; (name, first line, number of lines) of each function,
+    docstring and decorators not counted; lines of the handlers that drop any exception.
     """
-    for node in nodes_of(path):
+
+    documented: bool
+    functions: list[tuple[str, int, int]]
+    swallowing: list[int]
+
+
+@functools.cache
+def outline(path: str) -> Outline:
+    """Each file is parsed once for all tests."""
+    tree = ast.parse(text_of(path))
+    found = Outline(ast.get_docstring(tree) is not None, [], [])
+    for node in statements(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            doc_lines = (
-                first.end_lineno - first.lineno + 1 if documented and first.end_lineno else 0
-            )
-            assert node.end_lineno is not None
-            yield node.name, node.lineno, node.end_lineno - node.lineno + 1 - doc_lines
+            found.functions.append((node.name, node.lineno, lines_of(node)))
+        elif isinstance(node, ast.ExceptHandler) and swallows(node):
+            found.swallowing.append(node.lineno)
+    return found
+
+
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement and except clause; not the expressions in them, which are most of a tree."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, part, ())
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = node.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    doc_lines = first.end_lineno - first.lineno + 1 if documented and first.end_lineno else 0
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1 - doc_lines
+
+
+def swallows(node: ast.ExceptHandler) -> bool:
+    broad = node.type is None or "Exception" in ast.unparse(node.type).split(".")
+    return broad and all(
+        isinstance(part, ast.Pass)
+        or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        for part in node.body
+    )
 
 
 def cython_functions(path: str) -> Iterator[tuple[str, int, int]]:
@@ -245,7 +274,7 @@ def test_functions_fit_on_a_screen() -> None:
     faults: dict[str, str] = {}
     for path in tracked(".py", ".pyx"):
         for name, line, length in (
-            functions(path) if path.endswith(".py") else cython_functions(path)
+            outline(path).functions if path.endswith(".py") else cython_functions(path)
         ):
             if length > FUNCTION_LINES_MAX:
                 faults[f"{path}:{name}"] = f"{path}:{line}: {name} has {length} lines"
@@ -266,9 +295,7 @@ def test_files_are_one_idea_long() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     found = [
-        path
-        for path in tracked(".py")
-        if text_of(path).strip() and not ast.get_docstring(cast(ast.Module, nodes_of(path)[0]))
+        path for path in tracked(".py") if text_of(path).strip() and not outline(path).documented
     ]
     opening = re.compile(r'\A(\s*#[^\n]*\n|\s)*[rR]?"""')
     found += [path for path in tracked(".pyx") if not opening.match(text_of(path))]
@@ -288,19 +315,11 @@ def test_banned_names_have_a_replacement(ban: Ban) -> None:
 
 
 def test_nothing_is_swallowed() -> None:
-    found = []
-    for path in tracked(".py"):
-        for node in nodes_of(path):
-            if not isinstance(node, ast.ExceptHandler):
-                continue
-            broad = node.type is None or "Exception" in ast.unparse(node.type).split(".")
-            empty = all(
-                isinstance(part, ast.Pass)
-                or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
-                for part in node.body
-            )
-            if broad and empty:
-                found.append(f"{path}:{node.lineno}: handle it, log it, or let it go on")
+    found = [
+        f"{path}:{line}: handle it, log it, or let it go on"
+        for path in tracked(".py")
+        for line in outline(path).swallowing
+    ]
     assert not found, "\n".join(found)
 
 
