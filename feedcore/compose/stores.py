@@ -117,7 +117,10 @@ async def migrate_cluster(
             echo(f"waiting for {error}")
             await asyncio.sleep(1.0)
     try:
-        replication = {"class": "NetworkTopologyStrategy", cql.local_dc: cql.replication}
+        replication: dict[str, str | int] = {
+            "class": "NetworkTopologyStrategy",
+            cql.local_dc: cql.replication,
+        }
         return await migrate(session, cql.keyspace, replication)
     finally:
         await session.close()

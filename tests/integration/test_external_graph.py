@@ -4,12 +4,16 @@ what is followed and unfollowed through us, and pages follow what others do ther
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from feedcore.cli.offline import run_rebuild
+from feedcore.clock import SystemClock
 from feedcore.errors import Unavailable
 from feedcore.ports import JobKind
 from feedcore_pb.collaborators.v1 import graph_pb2
@@ -122,6 +126,21 @@ async def test_what_others_change_at_the_service_is_in_the_next_page(world: Exte
     assert await world.store.feeds.delivered(READER, post), "pushed to whom the service names"
     await world.service_store.graph.unfollow(READER, AUTHOR, now_ms)
     assert await world.ids() == [stays], "filtered by whom the service names now"
+
+
+async def test_a_rebuild_derives_feeds_from_the_service(
+    world: ExternalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.clock.set(SystemClock().now_ms())
+    await world.engine.graph.follow(READER, AUTHOR)
+    post = await world.publish(AUTHOR)
+    await world.settle()
+    await world.store.close()
+    shutil.rmtree(world.folder / "feeds")
+    monkeypatch.setenv("FEEDCORE_COLLABORATORS__GRAPH", world.address)
+    assert await run_rebuild(world.folder) == 1
+    world.store = await world.open_store()
+    assert await world.store.feeds.delivered(READER, post)
 
 
 async def test_jobs_wait_while_the_graph_is_away(world: ExternalWorld) -> None:

@@ -176,7 +176,7 @@ class ExternalWorld(EmbeddedWorld):
 
     async def open(self) -> None:
         self.store = self.service_store = await self.open_store()
-        self._opened.push_async_callback(self.store.close)
+        self._opened.push_async_callback(super().close)
         if self.name == "graph":
             self.service_store = EmbeddedStore.open(self.folder.with_name("graph"), self.clock)
             self._opened.push_async_callback(self.service_store.close)
@@ -185,8 +185,9 @@ class ExternalWorld(EmbeddedWorld):
         transport = GrpcioTransport(wire_collaborators(service, wall).dispatcher, wall)
         port = await transport.start("127.0.0.1", 0)
         self._opened.push_async_callback(transport.stop, 0.0)
-        address = {self.name: f"127.0.0.1:{port}", "deadline_ms": 10_000}
-        settings = CollaboratorSettings.model_validate(address)
+        self.address = f"127.0.0.1:{port}"
+        document = {self.name: self.address, "deadline_ms": 10_000}
+        settings = CollaboratorSettings.model_validate(document)
         clients = open_collaborators(settings, self.clock)
         self.engine = self.compose(await self._opened.enter_async_context(clients))
 
