@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from feedcore.adapters.common.engagement_table import PAIR, EngagementTable
 from feedcore.adapters.contracts.announcements import Announcer, Engagement, Event, SettingsChanged
 from feedcore.adapters.contracts.job_ids import timestamp_us
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.cql.counting.affinity import Affinity
 from feedcore.adapters.cql.counting.counters import Counters
 from feedcore.adapters.cql.counting.impressions import Impressions
 from feedcore.adapters.cql.counting.interactions import Interactions
 from feedcore.adapters.cql.counting.trending import Trending
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.dirty import DirtyMarks, DirtyReader, Kind, take_both

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from feedcore import native
 from feedcore.adapters.contracts.announcements import Announcer
-from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores.viewer_partition import Kind, put, stamp
 from feedcore.limits import INACTIVE_AFTER_MS, USER_ID_MAX

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedcore.adapters.contracts.job_ids import timestamp_us
-from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores.viewer_partition import Kind, drop, put
 from feedcore.limits import DAY_MS, RETENTION_MS

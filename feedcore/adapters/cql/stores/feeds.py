@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager
 
 from feedcore import native
 from feedcore.adapters.contracts.job_ids import timestamp_us
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_partitions

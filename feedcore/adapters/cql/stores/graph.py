@@ -16,9 +16,9 @@ from array import array
 from collections.abc import Awaitable, Sequence
 
 from feedcore import native
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.ids import TOKEN_MAX, TOKEN_MIN, id_array
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from feedcore import native
 from feedcore.adapters.contracts.announcements import Announcer
 from feedcore.adapters.contracts.job_ids import timestamp_us
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.ids import id_array
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import (

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from feedcore import native
 from feedcore.adapters.contracts.announcements import Deleted
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.batching import read_each
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.author_timelines import Outboxes, retained_days

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from feedcore.adapters.common.seen_users import SeenUsers
 from feedcore.adapters.common.write_behind import WriteBehind
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.batching import read_each
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from feedcore.adapters.contracts.announcements import Announcer
 from feedcore.adapters.contracts.job_ids import timestamp_us
-from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Write
 from feedcore.adapters.cql.stores.activity import Activity
 from feedcore.adapters.cql.stores.edges import job_of

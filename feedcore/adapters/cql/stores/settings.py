@@ -11,8 +11,8 @@ import copy
 import json
 
 from feedcore.adapters.contracts.announcements import ModesChanged, SettingsChanged
-from feedcore.adapters.contracts.job_outbox import JobOutbox
 from feedcore.adapters.contracts.replica import Document, Replica
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.author_review import AuthorReview

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from feedcore import native
 from feedcore.adapters.contracts.job_ids import timestamp_us
-from feedcore.adapters.contracts.job_outbox import JobOutbox
+from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Statement, Write
 from feedcore.ports import ViewerFilters
 
