@@ -27,9 +27,6 @@ REPLAY_JOBS_MAX = 10_000  # ids of one ReplayDeadLetters; none at all means ever
 DEADLINE_MAX_S = 365 * 24 * 3600.0  # grpc.aio says "no deadline" with one in the far future
 SLOW_CALL_MS = 100  # a warning in the log: the ceiling of the fastest promise (CheckNew)
 HEALTH_SERVICES_MAX = 100  # of one List of the health service, as gRFC A90 says
-REFLECTION_ERROR_MESSAGE_MAX = (
-    256  # names of symbols come back in errors: never more than this of them
-)
 
 # --- bytes in flight: native transport -----------------------------------------------------------
 # What a caller may send ahead on one stream before its handler takes it: 10 Gbit/s over 0.2 ms.

@@ -17,9 +17,11 @@ declined calls go the ordinary way, so that a fast handler is never the only one
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -71,6 +73,18 @@ class Method(NamedTuple):
     handler: Any
     fast: FastHandler | None = None
     batched: BatchHandler | None = None
+
+
+class Handlers:
+    """Handlers of one service: the method `GetPostStats` is handled by `get_post_stats`, and one
+    whose name is a word of Python, such as `Import`, by `import_`.
+    """
+
+    SERVICE: ClassVar[ServiceDescriptor]
+
+    def table(self) -> dict[str, Any]:
+        """Handlers by method name."""
+        return {one.name: getattr(self, _snake(one.name)) for one in self.SERVICE.methods}
 
 
 class Registry:
@@ -127,6 +141,11 @@ class Registry:
     def services(self) -> list[str]:
         """Full names of all services, in the order added."""
         return list(self._services)
+
+
+def _snake(name: str) -> str:
+    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    return f"{snake}_" if keyword.iskeyword(snake) else snake
 
 
 def encode(reply: Reply) -> bytes:

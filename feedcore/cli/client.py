@@ -1,15 +1,16 @@
-"""Connections to a server, and parameter types that several commands share.
+"""What commands share: connections to a server, options, and how a reply is shown.
 
 A `Server` is where to call and what TLS needs; commands get it from `server_option` and hand it to
-`connected` or `connected_aio`. On a unix socket there is no TLS, whatever the options say: its
-folder's permissions decide who may call.
+`call`, `connected` or `connected_aio`. On a unix socket there is no TLS, whatever the options say:
+the permissions of its folder decide who may call. A command that shows one reply returns an
+`Answer` and is decorated with `json_option`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -104,9 +105,34 @@ def server_option(command: Command) -> Command:
     )(decorated)
 
 
-def json_option(command: Command) -> Command:
-    """--json: the reply as it is, for scripts."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the reply as JSON.")(command)
+class Answer(NamedTuple):
+    """A reply, what people see of it (lines of text, or what rich renders), and the exit code."""
+
+    reply: Message
+    shown: Sequence[Any]
+    code: int = 0
+
+
+def json_option(command: Callable[..., Answer]) -> Any:
+    """--json: the reply as it is, for scripts; without it, what the answer shows."""
+
+    @functools.wraps(command)
+    def with_json(*args: Any, as_json: bool, **others: Any) -> int:
+        answer = command(*args, **others)
+        if as_json:
+            print_json(answer.reply)
+            return answer.code
+        for part in answer.shown:
+            click.echo(part) if isinstance(part, str) else out.print(part)
+        return answer.code
+
+    option = click.option("--json", "as_json", is_flag=True, help="Print the reply as JSON.")
+    return option(with_json)
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help: command lines to paste."""
+    return "\n  ".join(("\b\nExamples:" if len(lines) > 1 else "\b\nExample:", *lines))
 
 
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
@@ -138,6 +164,14 @@ async def connected_aio(server: Server) -> AsyncIterator[grpc.aio.Channel]:
         else grpc.aio.secure_channel(server.address, credentials, CHANNEL_OPTIONS)
     ) as channel:
         yield channel
+
+
+def call(
+    server: Server, stub: type, method: str, request: Message, timeout_s: float = CALL_TIMEOUT_S
+) -> Any:
+    """The reply to one call, over a channel of its own. Raises grpc.RpcError."""
+    with connected(server) as channel:
+        return getattr(stub(channel), method)(request, timeout=timeout_s)
 
 
 def print_json(message: Message) -> None:

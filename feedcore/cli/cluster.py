@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
-from typing import Any
 
 import click
 
-from feedcore.cli.serving import read_settings, settings_options
+from feedcore.cli.client import examples
+from feedcore.cli.serving import settings_options
 from feedcore.compose import stores
+from feedcore.config import Loaded
 
 WAIT_S_MAX = 3_600  # an hour: a cluster that is being built
 DRIVERS = ("acsylla", "cassandra", "aiokafka")  # loggers
@@ -24,12 +24,10 @@ def quiet_drivers() -> None:
 
 
 @click.command(
-    epilog="""
-\b
-Examples:
-  feedcore migrate --config feedcore.toml
-  feedcore migrate --set cql.contact_points=10.0.0.1:9042 --set cql.replication=3 --wait 60
-"""
+    epilog=examples(
+        "feedcore migrate --config feedcore.toml",
+        "feedcore migrate --set cql.contact_points=10.0.0.1:9042 --set cql.replication=3 --wait 60",
+    )
 )
 @settings_options
 @click.option(
@@ -39,13 +37,13 @@ Examples:
     default=0,
     help="Seconds to wait for nodes that do not answer yet.",
 )
-def migrate(file: Path | None, assignments: tuple[str, ...], wait_s: float, **flags: Any) -> None:
+def migrate(loaded: Loaded, wait_s: float) -> None:
     """Make the keyspace and its tables in the cluster, or bring them up to date.
 
     Run it before a new version of feedcore; again changes nothing, several at once wait for one
     another. Servers refuse tables that are not up to date.
     """
-    settings = read_settings(file, assignments, flags).settings
+    settings = loaded.settings
     quiet_drivers()
     applied = asyncio.run(
         stores.migrate_cluster(settings, wait_s, lambda text: click.echo(text, err=True))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,12 +18,12 @@ from rich.text import Text
 
 from feedcore.adapters.common.probing import Finding, Probe, State, run_probes
 from feedcore.adapters.embedded import probe as embedded_probe
-from feedcore.cli.client import out
+from feedcore.cli.client import examples, out
 from feedcore.cli.cluster import quiet_drivers
-from feedcore.cli.serving import read_settings, settings_options
+from feedcore.cli.serving import settings_options
 from feedcore.clock import Clock, SystemClock
 from feedcore.compose import stores
-from feedcore.config import Settings
+from feedcore.config import Loaded, Settings
 
 TIMEOUT_S_DEFAULT = 2.0
 TIMEOUT_S_MAX = 60.0
@@ -33,13 +32,11 @@ _STYLES = {State.OK: "green", State.WARN: "yellow", State.DOWN: "bold red"}
 
 
 @click.command(
-    epilog="""
-\b
-Examples:
-  feedcore doctor
-  feedcore doctor --config cluster.toml
-  feedcore doctor --config cluster.toml --json --timeout 5
-"""
+    epilog=examples(
+        "feedcore doctor",
+        "feedcore doctor --config cluster.toml",
+        "feedcore doctor --config cluster.toml --json --timeout 5",
+    )
 )
 @click.option(
     "--timeout",
@@ -51,13 +48,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @settings_options
-def doctor(
-    timeout_s: float,
-    as_json: bool,
-    file: Path | None,
-    assignments: tuple[str, ...],
-    **flags: Any,
-) -> int:
+def doctor(timeout_s: float, as_json: bool, loaded: Loaded) -> int:
     """Ask everything that a server needs whether it works, and say how to mend what does not.
 
     With the settings that a server would have: of the embedded profile the data directory, of the
@@ -65,7 +56,7 @@ def doctor(
     time: nothing is changed, but one row that goes by itself. Exit code 1 if something is down;
     warnings leave it 0.
     """
-    settings = read_settings(file, assignments, flags).settings
+    settings = loaded.settings
     quiet_drivers()
     findings = asyncio.run(run_probes(probes_of(settings, SystemClock(), timeout_s), timeout_s))
     if as_json:

@@ -11,8 +11,11 @@ from feedcore.cli import render
 from feedcore.cli.client import (
     CALL_TIMEOUT_S,
     ID,
+    Answer,
     Server,
+    call,
     connected,
+    examples,
     json_option,
     out,
     print_json,
@@ -28,13 +31,11 @@ NEXT_KEYS = (" ", "\r", "\n")
 
 
 @click.command(
-    epilog="""
-\b
-Examples:
-  feedcore feed 42
-  feedcore feed 42 --page-size 50 --once
-  feedcore feed 42 --json | head
-"""
+    epilog=examples(
+        "feedcore feed 42",
+        "feedcore feed 42 --page-size 50 --once",
+        "feedcore feed 42 --json | head",
+    )
 )
 @click.argument("user", type=ID)
 @click.option(
@@ -46,7 +47,7 @@ Examples:
 )
 @click.option("--cursor", default="", help="Begin at this cursor (next_cursor of a page).")
 @click.option("--once", is_flag=True, help="Print one page and end.")
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print the reply as JSON.")
 @server_option
 def feed(user: int, page_size: int, cursor: str, once: bool, as_json: bool, server: Server) -> None:
     """Show the home feed of USER: space or enter for the next page, q to end.
@@ -85,13 +86,11 @@ def wants_next() -> bool:
 
 
 @click.command(
-    epilog="""
-\b
-Examples:
-  feedcore post 42 "Hello"
-  feedcore post 42 "For my followers" --visibility followers
-  feedcore post 42 "Sent once" --idempotency-key 2f6c1f0e
-"""
+    epilog=examples(
+        'feedcore post 42 "Hello"',
+        'feedcore post 42 "For my followers" --visibility followers',
+        'feedcore post 42 "Sent once" --idempotency-key 2f6c1f0e',
+    )
 )
 @click.argument("author", type=ID)
 @click.argument("text")
@@ -107,9 +106,7 @@ Examples:
 )
 @json_option
 @server_option
-def post(
-    author: int, text: str, visibility: str, idempotency_key: str, as_json: bool, server: Server
-) -> None:
+def post(author: int, text: str, visibility: str, idempotency_key: str, server: Server) -> Answer:
     """Publish TEXT as AUTHOR."""
     request = publish_pb2.PublishRequest(
         author_id=author,
@@ -117,55 +114,40 @@ def post(
         idempotency_key=idempotency_key,
         visibility=f"VISIBILITY_{visibility.upper()}",
     )
-    with connected(server) as channel:
-        answer = publish_pb2_grpc.PublishServiceStub(channel).Publish(
-            request, timeout=CALL_TIMEOUT_S
-        )
-    if as_json:
-        print_json(answer)
-        return
-    wait_ms = max(0, answer.expected_visible_ms - answer.published_at_ms)
-    click.echo(
-        f"published {answer.content_id}; followers are expected to see it within {wait_ms} ms"
-    )
+    reply = call(server, publish_pb2_grpc.PublishServiceStub, "Publish", request)
+    wait_ms = max(0, reply.expected_visible_ms - reply.published_at_ms)
+    published = f"published {reply.content_id}"
+    return Answer(reply, [f"{published}; followers are expected to see it within {wait_ms} ms"])
 
 
-@click.command(epilog="\b\nExample:\n  feedcore follow 42 7")
+@click.command(epilog=examples("feedcore follow 42 7"))
 @click.argument("follower", type=ID)
 @click.argument("followee", type=ID)
 @server_option
 def follow(follower: int, followee: int, server: Server) -> None:
     """Let FOLLOWER see the posts of FOLLOWEE."""
-    with connected(server) as channel:
-        answer = graph_pb2_grpc.GraphServiceStub(channel).Follow(
-            graph_pb2.FollowRequest(follower_id=follower, followee_id=followee),
-            timeout=CALL_TIMEOUT_S,
-        )
+    request = graph_pb2.FollowRequest(follower_id=follower, followee_id=followee)
+    answer = call(server, graph_pb2_grpc.GraphServiceStub, "Follow", request)
     click.echo("followed" if answer.changed else "was followed already")
 
 
-@click.command(epilog="\b\nExample:\n  feedcore unfollow 42 7")
+@click.command(epilog=examples("feedcore unfollow 42 7"))
 @click.argument("follower", type=ID)
 @click.argument("followee", type=ID)
 @server_option
 def unfollow(follower: int, followee: int, server: Server) -> None:
     """Take the posts of FOLLOWEE out of the feed of FOLLOWER."""
-    with connected(server) as channel:
-        answer = graph_pb2_grpc.GraphServiceStub(channel).Unfollow(
-            graph_pb2.UnfollowRequest(follower_id=follower, followee_id=followee),
-            timeout=CALL_TIMEOUT_S,
-        )
+    request = graph_pb2.UnfollowRequest(follower_id=follower, followee_id=followee)
+    answer = call(server, graph_pb2_grpc.GraphServiceStub, "Unfollow", request)
     click.echo("unfollowed" if answer.changed else "was not followed")
 
 
 @click.command(
-    epilog="""
-\b
-Examples:
-  feedcore ping
-  feedcore ping --wait 30 && echo ready
-  feedcore ping --service liveness --server unix:/run/feedcore/grpc.sock
-"""
+    epilog=examples(
+        "feedcore ping",
+        "feedcore ping --wait 30 && echo ready",
+        "feedcore ping --service liveness --server unix:/run/feedcore/grpc.sock",
+    )
 )
 @click.option(
     "--wait",

@@ -23,7 +23,14 @@ from rich.progress import (
 )
 
 from feedcore.cli import offline
-from feedcore.cli.client import CALL_TIMEOUT_S, Server, connected_aio, out, server_option
+from feedcore.cli.client import (
+    CALL_TIMEOUT_S,
+    Server,
+    connected_aio,
+    examples,
+    out,
+    server_option,
+)
 from feedcore.clock import SystemClock
 from feedcore.errors import FailedPrecondition
 from feedcore.loading import demo as demo_world
@@ -209,7 +216,7 @@ def show_reports(reports: list[FileReport]) -> None:
             )
 
 
-@click.command(epilog="\b\nExamples:\n  feedcore demo\n  feedcore demo --again --seed 7")
+@click.command(epilog=examples("feedcore demo", "feedcore demo --again --seed 7"))
 @server_option
 @click.option(
     "--again", is_flag=True, help="Load even if the store has posts; what is there stays."

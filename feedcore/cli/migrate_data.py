@@ -12,12 +12,12 @@ import click
 from rich.table import Table
 
 from feedcore.adapters.embedded import EmbeddedStore
-from feedcore.cli.client import out
+from feedcore.cli.client import examples, out
 from feedcore.cli.cluster import quiet_drivers
-from feedcore.cli.serving import read_settings, settings_options
+from feedcore.cli.serving import settings_options
 from feedcore.clock import SystemClock
 from feedcore.compose import stores
-from feedcore.config import Settings
+from feedcore.config import Loaded, Settings
 from feedcore.errors import ConfigError
 from feedcore.limits import AUDIT_USERS_MAX
 
@@ -27,13 +27,11 @@ EXIT_DIFFERENT = 1
 
 @click.command(
     "migrate-data",
-    epilog="""
-\b
-Examples:
-  feedcore migrate --config cluster.toml
-  feedcore migrate-data --from ./data --config cluster.toml
-  feedcore migrate-data --from ./data --set cql.contact_points=10.0.0.1:9042 --sample 1000
-""",
+    epilog=examples(
+        "feedcore migrate --config cluster.toml",
+        "feedcore migrate-data --from ./data --config cluster.toml",
+        "feedcore migrate-data --from ./data --set cql.contact_points=10.0.0.1:9042 --sample 1000",
+    ),
 )
 @click.option(
     "--from",
@@ -58,13 +56,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @settings_options
 def migrate_data(
-    source: Path,
-    keep_secret: bool,
-    sample: int,
-    as_json: bool,
-    file: Path | None,
-    assignments: tuple[str, ...],
-    **flags: Any,
+    source: Path, keep_secret: bool, sample: int, as_json: bool, loaded: Loaded
 ) -> int:
     """Carry an embedded store's content into the cluster, so that nothing visible changes.
 
@@ -74,9 +66,8 @@ def migrate_data(
     it is. The embedded store is only read. Exit code 1 if the comparison at the end finds a
     difference.
     """
-    settings = read_settings(file, assignments, flags).settings
     quiet_drivers()
-    result = asyncio.run(run(settings, source, keep_secret=keep_secret, sample=sample))
+    result = asyncio.run(run(loaded.settings, source, keep_secret=keep_secret, sample=sample))
     if as_json:
         document = {"equal": result.equal, **asdict(result)}
         document["tables"] = [one._asdict() | {"equal": one.equal} for one in result.tables]

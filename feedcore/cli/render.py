@@ -105,6 +105,16 @@ def status_tables(status: admin_pb2.GetStatusResponse, now_ms: int) -> list[Tabl
     return [head, components, operations, lanes, store]
 
 
+def dead_letters_table(answer: admin_pb2.ListDeadLettersResponse, now_ms: int) -> Table:
+    """Everything `admin dead-letters` shows."""
+    table = Table("job", "kind", "post", "author", "user", "attempts", "failed", "error")
+    for one in answer.dead_letters:
+        numbers = (one.content_id, one.author_id, one.user_id, one.attempts)
+        failed = f"{age(now_ms, one.failed_ms)} ago"
+        table.add_row(str(one.job_id), one.kind, *map(str, numbers), failed, one_line(one.error))
+    return table
+
+
 def parameters_table(config: admin_pb2.RankingConfig) -> Table:
     """Ranking parameters, one column an arm."""
     title = f"ranking version {config.version}"

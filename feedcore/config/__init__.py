@@ -33,6 +33,7 @@ from feedcore.config.reading import (
     Loaded,
     environment_name,
     load,
+    meaning_of,
 )
 from feedcore.config.settings import Settings, fanout_node
 from feedcore.config.types import REVEAL, split_address
@@ -63,5 +64,6 @@ __all__ = [
     "environment_name",
     "fanout_node",
     "load",
+    "meaning_of",
     "split_address",
 ]

@@ -31,7 +31,7 @@ class ServerSettings(Section):
 
     role: Literal["all", "api", "fanout"] = Field(
         "all",
-        description="what this node does: answer calls, fan posts out, or both (all)",
+        description="what this node does: api answers calls, fanout fans posts out, all does both",
     )
     listen: Address = Field(
         "127.0.0.1:50051", description="HOST:PORT to serve gRPC on; port 0: any free one"
@@ -166,7 +166,7 @@ class LoggingSettings(Section):
     """Logs of the server processes; they go to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level written"
+        "info", description="least level written: debug, info, warning or error"
     )
     format: Literal["json", "console"] = Field(
         "json", description="json for machines, console for people"

@@ -95,6 +95,12 @@ KEYS = tuple(key for key, _ in _fields())
 SECRETS = frozenset(key for key, field in _fields() if field.annotation is SecretStr)
 
 
+def meaning_of(key: str) -> str:
+    """What a setting is, in one sentence."""
+    description = str(dict(_fields())[key].description)
+    return f"{description[0].upper()}{description[1:]}."
+
+
 def environment_name(key: str) -> str:
     """`server.listen` -> `FEEDCORE_SERVER__LISTEN`."""
     return ENVIRONMENT_PREFIX + key.replace(".", "__").upper()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from operator import attrgetter
+from typing import NamedTuple
 
 from feedcore import __version__
 from feedcore.clock import Clock
@@ -20,6 +22,10 @@ from feedcore.services.importing import ImportBatch, ImportService, InteractionR
 from feedcore_pb.v1 import admin_pb2 as pb
 from feedcore_server.context import CallContext
 from feedcore_server.limits import REPLAY_JOBS_MAX
+from feedcore_server.registry import Handlers
+
+POST_FIELDS = attrgetter(*PostRow._fields)
+INTERACTION_FIELDS = attrgetter(*InteractionRow._fields)
 
 
 class AdminServices(NamedTuple):
@@ -33,28 +39,14 @@ class AdminServices(NamedTuple):
     figures: Callable[[], metrics.Figures] = metrics.figures
 
 
-class AdminHandlers:
-    """Handlers by method name are in `table`."""
+class AdminHandlers(Handlers):
+    """See the service in its .proto file."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"]
 
     def __init__(self, services: AdminServices) -> None:
         self._services = services
         self._admin = services.admin
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {
-            "GetStatus": self.get_status,
-            "GetRanking": self.get_ranking,
-            "SetRanking": self.set_ranking,
-            "GetSettings": self.get_settings,
-            "SetSettings": self.set_settings,
-            "ListDeadLetters": self.list_dead_letters,
-            "ReplayDeadLetters": self.replay_dead_letters,
-            "RebuildFeed": self.rebuild_feed,
-            "Explain": self.explain,
-            "Audit": self.audit,
-            "Import": self.import_batches,
-        }
 
     async def get_status(
         self, _request: pb.GetStatusRequest, _call: CallContext
@@ -71,14 +63,7 @@ class AdminHandlers:
             deliveries=figures.deliveries,
         )
         for row in figures.operations:
-            reply.operations.add(
-                name=row.name,
-                calls=row.calls,
-                failures=row.failures,
-                rate=row.calls / up_s,
-                p50_ms=row.p50_ms,
-                p99_ms=row.p99_ms,
-            )
+            reply.operations.add(rate=row.calls / up_s, **row._asdict())
         await self._report(reply, "store", self._store_status)
         await self._report(reply, "feeds", self._feeds_status)
         await self._report(reply, "fanout", self._fanout_status)
@@ -196,21 +181,9 @@ class AdminHandlers:
         """Why one item is, or is not, in one feed."""
         call.user_id = request.user_id
         told = await self._services.explain.explain(request.user_id, request.content_id)
-        reply = pb.ExplainResponse(
-            in_feed=told.in_feed,
-            verdict=told.verdict,
-            delivered_by=told.delivered_by,
-            delivered_at_ms=told.delivered_at_ms,
-            score=told.score,
-            rank=told.rank,
-            ranking_version=told.ranking_version,
-            experiment_arm=told.experiment_arm,
-        )
-        for name, dropped in told.filters:
-            reply.filters.add(name=name, dropped=dropped)
-        for name, value in told.terms:
-            reply.terms.add(name=name, value=value)
-        return reply
+        filters = [pb.FilterVerdict(name=name, dropped=dropped) for name, dropped in told.filters]
+        terms = [pb.ScoreTerm(name=name, value=value) for name, value in told.terms]
+        return pb.ExplainResponse(**{**asdict(told), "filters": filters, "terms": terms})
 
     async def audit(self, request: pb.AuditRequest, call: CallContext) -> pb.AuditResponse:
         """User by user, giving way to other calls after each; a caller who hangs up ends it."""
@@ -219,16 +192,9 @@ class AdminHandlers:
             await service.audit_user(user_id, report)
             await asyncio.sleep(0)
         call.note(items=report.users, missing=report.missing, duplicate=report.duplicate)
-        return pb.AuditResponse(
-            users=report.users,
-            expected=report.expected,
-            missing=report.missing,
-            duplicate=report.duplicate,
-            unexpected=report.unexpected,
-            findings=report.findings,
-        )
+        return pb.AuditResponse(**asdict(report))
 
-    async def import_batches(
+    async def import_(
         self, requests: AsyncIterator[pb.ImportBatch], call: CallContext
     ) -> AsyncIterator[pb.ImportReceipt]:
         """One receipt a batch, in order; a receipt is sent when its batch is on disk."""
@@ -252,24 +218,8 @@ def import_rows(batch: pb.ImportBatch) -> ImportBatch:
     return ImportBatch(
         follows=[(row.follower_id, row.followee_id) for row in batch.follows],
         mutes=[(row.user_id, row.target_user_id) for row in batch.mutes],
-        posts=[
-            PostRow(
-                row.post_key,
-                row.author_id,
-                row.published_at_ms,
-                row.body,
-                row.likes,
-                row.comments,
-                row.shares,
-            )
-            for row in batch.posts
-        ],
-        interactions=[
-            InteractionRow(
-                row.user_id, row.post_key, row.author_id, row.content_id, row.kind, row.at_ms
-            )
-            for row in batch.interactions
-        ],
+        posts=[PostRow(*POST_FIELDS(row)) for row in batch.posts],
+        interactions=[InteractionRow(*INTERACTION_FIELDS(row)) for row in batch.interactions],
     )
 
 
@@ -285,18 +235,7 @@ def ranking_config(message: pb.RankingConfig) -> RankingConfig:
 
 def ranking_message(config: RankingConfig) -> pb.RankingConfig:
     """A configuration as it is sent."""
-    reply = pb.RankingConfig(
-        version=config.version,
-        parameters=pb.RankingParameters(**config.parameters.to_document()),
-        experiment=config.experiment,
-    )
-    for arm in config.arms:
-        reply.arms.add(
-            name=arm.name,
-            weight=arm.weight,
-            parameters=pb.RankingParameters(**arm.parameters.to_document()),
-        )
-    return reply
+    return pb.RankingConfig(version=config.version, **config.to_document())
 
 
 def _parameters(message: pb.RankingParameters) -> RankingParameters:
@@ -305,13 +244,7 @@ def _parameters(message: pb.RankingParameters) -> RankingParameters:
 
 def settings_message(hot: HotSettings) -> pb.HotSettings:
     """Hot settings as they are sent."""
-    return pb.HotSettings(
-        version=hot.version,
-        push_threshold=hot.push_threshold,
-        hysteresis_percent=hot.hysteresis_percent,
-        rest_lane_paused=hot.rest_lane_paused,
-        fanout_paused=hot.fanout_paused,
-    )
+    return pb.HotSettings(**asdict(hot))
 
 
 def _cache_detail(figures: metrics.Figures) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from feedcore.errors import InvalidField, NotFound, NotPermitted
 from feedcore.services.admission import check_id
 from feedcore.services.publish import PublishService
@@ -12,17 +10,16 @@ from feedcore_pb.v1 import types_pb2
 from feedcore_server.context import CallContext
 from feedcore_server.handlers.publish import counts
 from feedcore_server.limits import CONTENTS_BATCH_MAX
+from feedcore_server.registry import Handlers
 
 
-class ContentHandlers:
-    """Handlers by method name are in `table`."""
+class ContentHandlers(Handlers):
+    """See the service in its .proto file."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["ContentService"]
 
     def __init__(self, publish: PublishService) -> None:
         self._publish = publish
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {"BatchGetContents": self.batch_get_contents}
 
     async def batch_get_contents(
         self, request: pb.BatchGetContentsRequest, call: CallContext

@@ -14,6 +14,7 @@ from feedcore.services.feed import FeedPage, FeedService
 from feedcore.services.preferences import PreferenceService
 from feedcore_pb.v1 import feed_pb2 as pb
 from feedcore_server.context import CallContext
+from feedcore_server.registry import Handlers
 
 if TYPE_CHECKING:
     from feedcore.services.resident import ResidentFeed
@@ -38,8 +39,10 @@ PREFERENCES = {
 _LISTED = {kind: number for number, (kind, on) in PREFERENCES.items() if on}
 
 
-class FeedHandlers:
-    """Handlers by method name are in `table`."""
+class FeedHandlers(Handlers):
+    """See the service in its .proto file."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["FeedService"]
 
     def __init__(
         self,
@@ -57,16 +60,6 @@ class FeedHandlers:
         self._pages: dict[str, Any] = {}
         self._timeline_hits = metrics.OUTBOX_READS.labels("hit")
         self._timeline_misses = metrics.OUTBOX_READS.labels("miss")
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {
-            "GetFeed": self.get_feed,
-            "CheckNew": self.check_new,
-            "RecordInteraction": self.record_interaction,
-            "SetPreference": self.set_preference,
-            "GetPreferences": self.get_preferences,
-        }
 
     def batched(self) -> dict[str, Any]:
         """Handlers of many calls at once, by method name: where a page costs a question to a

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from feedcore import native
 from feedcore.errors import InvalidField
 from feedcore.limits import USER_ID_MAX
 from feedcore.services.graph import GraphService
 from feedcore_pb.collaborators.v1 import graph_pb2 as pb
 from feedcore_server.context import CallContext
+from feedcore_server.registry import Handlers
 
 _TOKEN_CHARS_MAX = 16  # 64 bits in hexadecimal
 
 
-class GraphHandlers:
-    """Handlers by method name are in `table`."""
+class GraphHandlers(Handlers):
+    """See the service in its .proto file."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["GraphService"]
 
     def __init__(self, graph: GraphService) -> None:
         self._graph = graph
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {
-            "Follow": self.follow,
-            "Unfollow": self.unfollow,
-            "Block": self.block,
-            "Unblock": self.unblock,
-            "ListFollowers": self.list_followers,
-            "ListFollowees": self.list_followees,
-            "GetFollowerCounts": self.get_follower_counts,
-        }
 
     async def follow(self, request: pb.FollowRequest, call: CallContext) -> pb.FollowResponse:
         """One user follows another."""

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
 
 from grpc_health.v1 import health_pb2 as pb
 
 from feedcore.errors import FeedcoreError, NotFound
 from feedcore_server import limits
 from feedcore_server.context import CallContext
-from feedcore_server.registry import FastHandler
+from feedcore_server.registry import FastHandler, Handlers
 
 LIVENESS = "liveness"
 _SERVING = pb.HealthCheckResponse.SERVING
@@ -34,8 +33,10 @@ class TooManyServices(FeedcoreError):
     status = "resource_exhausted"
 
 
-class HealthHandlers:
+class HealthHandlers(Handlers):
     """One state for the whole worker: it serves all of its services or none."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["Health"]
 
     def __init__(self) -> None:
         self._services = {"", LIVENESS}
@@ -44,10 +45,6 @@ class HealthHandlers:
         self._ending = False
         self._changed = asyncio.Event()
         self._prebuild()
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {"Check": self.check, "List": self.list, "Watch": self.watch}
 
     def fast_table(self) -> dict[str, FastHandler]:
         """Fast handlers by method name."""

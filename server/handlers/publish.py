@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from feedcore.codecs.content import Media
 from feedcore.domain.ids import time_ms
 from feedcore.ports.events import EventSink
@@ -11,23 +9,20 @@ from feedcore.services.publish import Item, PublishService
 from feedcore_pb.v1 import publish_pb2 as pb
 from feedcore_pb.v1 import types_pb2
 from feedcore_server.context import CallContext
+from feedcore_server.registry import Handlers
+
+# Fields of PostStats that the reply has under the same name.
+STATS = frozenset(pb.GetPostStatsResponse.DESCRIPTOR.fields_by_name)
 
 
-class PublishHandlers:
-    """Handlers by method name are in `table`."""
+class PublishHandlers(Handlers):
+    """See the service in its .proto file."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["PublishService"]
 
     def __init__(self, publish: PublishService, events: EventSink | None = None) -> None:
         self._publish = publish
         self._events = events
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {
-            "Publish": self.publish,
-            "Delete": self.delete,
-            "GetPost": self.get_post,
-            "GetPostStats": self.get_post_stats,
-        }
 
     async def publish(self, request: pb.PublishRequest, call: CallContext) -> pb.PublishResponse:
         """Durable when it returns."""
@@ -76,15 +71,8 @@ class PublishHandlers:
         call.note(content_id=request.content_id)
         stats = await self._publish.get_stats(request.content_id)
         return pb.GetPostStatsResponse(
-            reach=stats.reach,
-            impressions=stats.impressions,
-            likes=stats.likes,
-            comments=stats.comments,
-            shares=stats.shares,
-            clicks=stats.clicks,
-            hides=stats.hides,
+            **{name: value for name, value in stats._asdict().items() if name in STATS},
             fanout_mode=stats.mode,
-            fanned_out_ms=stats.fanned_out_ms,
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
 
 from feedcore import native
 from feedcore.domain.entry import QUALITY_SCALE, QUALITY_STORED_MAX, pack
@@ -20,19 +19,18 @@ from feedcore.services.admission import check_id
 from feedcore.services.viewer import Viewers
 from feedcore_pb.collaborators.v1 import ranking_pb2 as pb
 from feedcore_server.context import CallContext
+from feedcore_server.registry import Handlers
 
 _QUALITY_MAX = QUALITY_STORED_MAX / QUALITY_SCALE
 
 
-class RankingHandlers:
-    """Handlers by method name are in `table`."""
+class RankingHandlers(Handlers):
+    """See the service in its .proto file."""
+
+    SERVICE = pb.DESCRIPTOR.services_by_name["RankingService"]
 
     def __init__(self, viewers: Viewers) -> None:
         self._viewers = viewers
-
-    def table(self) -> dict[str, Any]:
-        """Handlers by method name."""
-        return {"Score": self.score}
 
     async def score(self, request: pb.ScoreRequest, call: CallContext) -> pb.ScoreResponse:
         """One score a candidate, by the configuration in force for the viewer."""
