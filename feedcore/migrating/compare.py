@@ -29,7 +29,7 @@ from feedcore.adapters.kafka.outbox import KafkaOutbox, Row
 from feedcore.clock import Clock, ManualClock
 from feedcore.errors import Unavailable
 from feedcore.limits import PAGE_SIZE_MAX, TOMBSTONE_AGE_MAX_MS
-from feedcore.migrating.cql_rows import Tally
+from feedcore.migrating.copy import Tally
 from feedcore.ports import FanoutJob
 from feedcore.resilience.gather import gather_bounded
 from feedcore.services.feed import FeedService

@@ -13,8 +13,6 @@ from feedcore.clock import Clock
 from feedcore.migrating.begin import begin, finish
 from feedcore.migrating.compare import Comparison, compare_feeds, count_tables
 from feedcore.migrating.copy import Copy, Echo
-from feedcore.migrating.cql_rows import Copier
-from feedcore.migrating.embedded_rows import Contents
 from feedcore.migrating.patient import PatientSession
 
 SAMPLE_SEED = 1  # of the users that are compared: the same ones each time
@@ -41,14 +39,12 @@ async def migrate_data(
     origin = await begin(session, *identity, clock.now_ms(), keep_secret=keep_secret)
     if origin.own_secret:
         echo("the cluster keeps its own cursor secret: cursors of the old server end")
-    copier = Copier(session, origin.begun_ms)
     with contextlib.closing(connect(store.data_dir / "store.db", read_only=True)) as conn:
-        contents = Contents(conn)
-        copy = Copy(store, contents, session, copier, clock, echo)
+        copy = Copy(store, conn, session, origin.begun_ms, clock, echo)
         await copy.run(None if origin.done else job_ids)
         await finish(session, origin)
         echo("comparing")
-        result = Comparison(await count_tables(hasty, copier.tally, clock))
+        result = Comparison(await count_tables(hasty, copy.tally, clock))
         users = await store.graph.sample_users(sample, SAMPLE_SEED)
         await compare_feeds(store, session, users, clock, job_ids, result)
     return result

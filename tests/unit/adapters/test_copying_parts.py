@@ -12,9 +12,9 @@ from feedcore.codecs.content import Media, encode_content
 from feedcore.domain import entry, ids
 from feedcore.errors import Unavailable
 from feedcore.limits import HOUR_MS, MINUTE_MS
-from feedcore.migrating.cql_rows import Tally
-from feedcore.migrating.embedded_rows import _entry_in, _has_media
+from feedcore.migrating.copy import Tally
 from feedcore.migrating.patient import ATTEMPTS_MAX, PatientSession
+from feedcore.migrating.tables import _entry_in, _has_media
 
 NOW_MS = 1_780_000_000_000
 
