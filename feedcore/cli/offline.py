@@ -19,14 +19,8 @@ from feedcore.adapters.embedded.rebuild import rebuild as rebuild_feeds
 from feedcore.clock import SystemClock
 from feedcore.compose import Role, compose
 from feedcore.compose.collaborators import open_collaborators
-from feedcore.loading.batches import Batch, Receipt, Refusal
-from feedcore.services.importing import (
-    IMPORT_NODE,
-    ImportBatch,
-    ImportService,
-    InteractionRow,
-    PostRow,
-)
+from feedcore.loading.batches import Batch
+from feedcore.services.importing import IMPORT_NODE, ImportOutcome, ImportService
 
 
 class StoreSink:
@@ -35,19 +29,10 @@ class StoreSink:
     def __init__(self, importing: ImportService) -> None:
         self._importing = importing
 
-    async def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, Receipt]]:
+    async def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, ImportOutcome]]:
         """One commit a batch."""
         for batch in batches:
-            outcome = await self._importing.apply(
-                ImportBatch(
-                    follows=batch.follows,
-                    mutes=batch.mutes,
-                    posts=[PostRow(*row) for row in batch.posts],
-                    interactions=[InteractionRow(*row) for row in batch.interactions],
-                )
-            )
-            refused = [Refusal(*refusal) for refusal in outcome.refused]
-            yield batch, Receipt(outcome.applied, outcome.unchanged, refused)
+            yield batch, await self._importing.apply(batch)
 
 
 async def prepare_store(data_dir: Path) -> None:

@@ -8,67 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from feedcore.loading.readers import Line
-from feedcore.loading.rows import Edge, InteractionRow, PostRow
+from feedcore.services.importing import ImportBatch, PostRow
 
 BATCH_ROWS_MAX = 5_000  # bound of ImportBatch in admin.proto
-BATCH_BYTES_MAX = (
-    2 * 1024 * 1024
-)  # gRPC refuses messages above 4 MiB by default; half leaves room for framing
+# gRPC refuses messages above 4 MiB by default; half leaves room for framing
+BATCH_BYTES_MAX = 2 * 1024 * 1024
 ROW_BYTES = 64  # ids, times and tags of a row, generously
 LISTS = ("follows", "mutes", "posts", "interactions")
 
 
 @dataclass(slots=True)
-class Batch:
+class Batch(ImportBatch):
     """Rows of one batch; `lines[list][i]` is where row i of that list stood (empty for made-up
     rows).
     """
 
-    batch_id: int
-    follows: list[Edge] = field(default_factory=list)
-    mutes: list[Edge] = field(default_factory=list)
-    posts: list[PostRow] = field(default_factory=list)
-    interactions: list[InteractionRow] = field(default_factory=list)
+    batch_id: int = 0
     lines: dict[str, list[int]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.follows) + len(self.mutes) + len(self.posts) + len(self.interactions)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A row the import service refused: list name, index in it, reason."""
-
-    list_name: str
-    index: int
-    reason: str
-
-
-class Receipt(NamedTuple):
-    """The answer to one batch."""
-
-    applied: int
-    unchanged: int
-    refused: list[Refusal]
 
 
 def in_batches(
     list_name: str, lines: Iterable[Line], rows_max: int = BATCH_ROWS_MAX
 ) -> Iterator[Batch]:
     """Batches of one list, in order."""
-    number = 1
-    batch = Batch(number)
-    size = 0
+    batch, size = Batch(batch_id=1), 0
     for line in lines:
         cost = row_bytes(line.row)
         if len(batch) and (len(batch) >= rows_max or size + cost > BATCH_BYTES_MAX):
             yield batch
-            number += 1
-            batch = Batch(number)
-            size = 0
+            batch, size = Batch(batch_id=batch.batch_id + 1), 0
         getattr(batch, list_name).append(line.row)
         batch.lines.setdefault(list_name, []).append(line.line)
         size += cost

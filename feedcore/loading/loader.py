@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Protocol
 
 from feedcore import limits
-from feedcore.loading.batches import Batch, Receipt, in_batches
+from feedcore.loading.batches import Batch, in_batches
 from feedcore.loading.readers import BadLine, Line, Source, newest_time
 from feedcore.loading.rows import BadRow, InteractionRow, PostRow, check_not_future, too_old
+from feedcore.services.importing import ImportOutcome
 
 BAD_LINES_SHOWN = 20  # enough to see what is wrong with a file; all are counted
 SHIFT_AGE_MAX_MS = limits.DAY_MS  # an older interrupted load is another load
@@ -29,7 +30,7 @@ SHIFT_AGE_MAX_MS = limits.DAY_MS  # an older interrupted load is another load
 class Sink(Protocol):
     """Where batches go."""
 
-    def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, Receipt]]:
+    def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, ImportOutcome]]:
         """Sends the batches in order and yields each with its receipt."""
 
 
@@ -52,7 +53,7 @@ class FileReport:
         if len(self.shown) < BAD_LINES_SHOWN:
             self.shown.append(bad)
 
-    def add_receipt(self, batch: Batch, receipt: Receipt) -> None:
+    def add_receipt(self, batch: Batch, receipt: ImportOutcome) -> None:
         """Counts the answer to one batch; refused rows become bad lines."""
         self.applied += receipt.applied
         self.unchanged += receipt.unchanged

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import zlib
@@ -20,15 +21,13 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from feedcore.errors import Fault, FeedcoreError
 from feedcore.loading import rows
-from feedcore.loading.rows import BadRow, Edge, InteractionRow, PostRow
+from feedcore.loading.rows import BadRow, InteractionRow, PostRow
 
 GZIP_MAGIC = b"\x1f\x8b"
-FIELD_CHARS_MAX = (
-    131_072  # csv's own default: ten times the longest body; an unclosed quote ends there
-)
-LINE_CHARS_MAX = (
-    1_048_576  # a JSON line with every character escaped stays below; longer is no text file
-)
+# csv's own default: ten times the longest body; an unclosed quote ends there
+FIELD_CHARS_MAX = 131_072
+# a JSON line with every character escaped stays below; longer is no text file
+LINE_CHARS_MAX = 1_048_576
 SEPARATORS = re.compile(r"[\t ,]+")
 HEADER_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_ ]*")
 
@@ -121,6 +120,8 @@ class Source:
     ) -> Iterator[Line | BadLine]:
         lines = self.lines()
         first = next(lines, "")
+        if not first:
+            return
         records = self._json if first.lstrip().startswith("{") else self._csv
         for number, record in records(first, lines, required):
             if isinstance(record, str):
@@ -137,7 +138,7 @@ class Source:
     def _json(
         self, first: str, rest: Iterator[str], required: tuple[str, ...]
     ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        for number, line in enumerate(_chained(first, rest), 1):
+        for number, line in enumerate(itertools.chain([first], rest), 1):
             if not line.strip():
                 continue
             try:
@@ -154,10 +155,8 @@ class Source:
         self, first: str, rest: Iterator[str], required: tuple[str, ...]
     ) -> Iterator[tuple[int, dict[str, Any] | str]]:
         csv.field_size_limit(FIELD_CHARS_MAX)
-        reader = csv.reader(_chained(first, rest), strict=True)
-        header = next(reader, None)
-        if header is None:
-            return
+        reader = csv.reader(itertools.chain([first], rest), strict=True)
+        header = next(reader)
         names = [_canonical(name) for name in header]
         lacking = [name for name in required if name not in names]
         if lacking:
@@ -193,12 +192,6 @@ def newest_time(source: Source, records: Iterator[Line | BadLine]) -> int:
     return newest
 
 
-def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-        yield from rest
-
-
 def _canonical(name: str) -> str:
     wanted = name.strip().lower()
     for ours, aliases in rows.ALIASES.items():
@@ -209,6 +202,3 @@ def _canonical(name: str) -> str:
 
 def _renamed(record: dict[str, Any]) -> dict[str, Any]:
     return {_canonical(str(name)): value for name, value in record.items()}
-
-
-__all__ = ["BadLine", "Edge", "Line", "Source", "SourceError", "newest_time"]

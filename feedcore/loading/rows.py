@@ -17,7 +17,7 @@ from feedcore.limits import (
     RETENTION_MS,
     USER_ID_MAX,
 )
-from feedcore.services.importing import KEY_PREFIX
+from feedcore.services.importing import KEY_PREFIX, InteractionRow, PostRow
 
 COUNT_MAX = 2**63 - 1  # counters are signed 64-bit in the store
 POST_KEY_BYTES_MAX = IDEMPOTENCY_KEY_BYTES_MAX - len(KEY_PREFIX)  # it becomes one, with the prefix
@@ -50,31 +50,6 @@ class Edge(NamedTuple):
 
     source_id: int
     target_id: int
-
-
-class PostRow(NamedTuple):
-    """One post; `at_ms` as in the file, not shifted."""
-
-    post_key: str
-    author_id: int
-    at_ms: int
-    body: str
-    likes: int
-    comments: int
-    shares: int
-
-
-class InteractionRow(NamedTuple):
-    """One interaction; the post is named by (post_key, author_id), or by content_id when post_key
-    is empty.
-    """
-
-    user_id: int
-    post_key: str
-    author_id: int
-    content_id: int
-    kind: str
-    at_ms: int
 
 
 def parse_id(column: str, text: Any) -> int:

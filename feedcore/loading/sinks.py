@@ -10,13 +10,20 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
 import grpc.aio
+from google.protobuf.message import Message
 
-from feedcore.loading.batches import Batch, Receipt, Refusal
+from feedcore.loading.batches import Batch
+from feedcore.services.importing import ImportOutcome, Refusal
 from feedcore_pb.v1 import admin_pb2, admin_pb2_grpc
 
-BATCHES_UNDER_WAY = (
-    4  # keeps server and reader busy at once; 20,000 rows are what a load holds in memory
-)
+# keeps server and reader busy at once; 20,000 rows are what a load holds in memory
+BATCHES_UNDER_WAY = 4
+MESSAGES: dict[str, type[Message]] = {
+    "follows": admin_pb2.ImportFollow,
+    "mutes": admin_pb2.ImportMute,
+    "posts": admin_pb2.ImportPost,
+    "interactions": admin_pb2.ImportInteraction,
+}
 
 
 class ServerSink:
@@ -25,7 +32,7 @@ class ServerSink:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._admin = admin_pb2_grpc.AdminServiceStub(channel)
 
-    async def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, Receipt]]:
+    async def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, ImportOutcome]]:
         """Raises grpc.aio.AioRpcError where the server ends the call."""
         call = self._admin.Import()
         under_way: deque[Batch] = deque()
@@ -45,7 +52,7 @@ class ServerSink:
         self,
         call: grpc.aio.StreamStreamCall[admin_pb2.ImportBatch, admin_pb2.ImportReceipt],
         under_way: deque[Batch],
-    ) -> tuple[Batch, Receipt]:
+    ) -> tuple[Batch, ImportOutcome]:
         answer = await call.read()
         if not isinstance(answer, admin_pb2.ImportReceipt):
             # The status of a stream that ended early is where its error is.
@@ -55,42 +62,14 @@ class ServerSink:
         if answer.batch_id != batch.batch_id:
             raise ConnectionError(f"receipt for batch {answer.batch_id}, expected {batch.batch_id}")
         refused = [Refusal(item.list, item.index, item.reason) for item in answer.refused]
-        return batch, Receipt(answer.applied, answer.unchanged, refused)
+        return batch, ImportOutcome(answer.applied, answer.unchanged, refused)
 
 
 def encode_batch(batch: Batch) -> admin_pb2.ImportBatch:
-    """The wire form of a batch."""
-    return admin_pb2.ImportBatch(
-        batch_id=batch.batch_id,
-        follows=[
-            admin_pb2.ImportFollow(follower_id=edge.source_id, followee_id=edge.target_id)
-            for edge in batch.follows
-        ],
-        mutes=[
-            admin_pb2.ImportMute(user_id=edge.source_id, target_user_id=edge.target_id)
-            for edge in batch.mutes
-        ],
-        posts=[
-            admin_pb2.ImportPost(
-                post_key=row.post_key,
-                author_id=row.author_id,
-                published_at_ms=row.at_ms,
-                body=row.body,
-                likes=row.likes,
-                comments=row.comments,
-                shares=row.shares,
-            )
-            for row in batch.posts
-        ],
-        interactions=[
-            admin_pb2.ImportInteraction(
-                user_id=row.user_id,
-                post_key=row.post_key,
-                author_id=row.author_id,
-                content_id=row.content_id,
-                kind=row.kind,
-                at_ms=row.at_ms,
-            )
-            for row in batch.interactions
-        ],
-    )
+    """The wire form of a batch. The columns of a row are the fields of its message, in order."""
+    made = admin_pb2.ImportBatch(batch_id=batch.batch_id)
+    for name, message in MESSAGES.items():
+        fields = [field.name for field in message.DESCRIPTOR.fields]
+        rows = [message(**dict(zip(fields, row, strict=True))) for row in getattr(batch, name)]
+        getattr(made, name).extend(rows)
+    return made

@@ -40,11 +40,11 @@ KEY_PREFIX = "import:"  # imported posts share the idempotency table, never a ca
 
 
 class PostRow(NamedTuple):
-    """A post of another system; counts are those it already had."""
+    """A post of another system; `at_ms` is when it was published, counts are those it had."""
 
     post_key: str
     author_id: int
-    published_at_ms: int
+    at_ms: int
     body: str
     likes: int = 0
     comments: int = 0
@@ -66,19 +66,31 @@ class InteractionRow(NamedTuple):
 class ImportBatch:
     """At most IMPORT_BATCH_ROWS_MAX rows in all; edges are (from, to)."""
 
-    follows: Sequence[tuple[int, int]] = ()
-    mutes: Sequence[tuple[int, int]] = ()
-    posts: Sequence[PostRow] = ()
-    interactions: Sequence[InteractionRow] = ()
+    follows: list[tuple[int, int]] = field(default_factory=list)
+    mutes: list[tuple[int, int]] = field(default_factory=list)
+    posts: list[PostRow] = field(default_factory=list)
+    interactions: list[InteractionRow] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.follows) + len(self.mutes) + len(self.posts) + len(self.interactions)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that was refused: the name of its list, its index in it, the reason."""
+
+    list_name: str
+    index: int
+    reason: str
 
 
 @dataclass(slots=True)
 class ImportOutcome:
-    """`refused`: (list name, index in it, reason)."""
+    """What became of the rows of a batch."""
 
     applied: int = 0
     unchanged: int = 0
-    refused: list[tuple[str, int, str]] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
 
     def count(self, total: int, applied: int) -> None:
         """Adds `total` accepted rows, of which `applied` changed something."""
@@ -109,9 +121,8 @@ class ImportService:
 
     async def apply(self, batch: ImportBatch) -> ImportOutcome:
         """Durable on return. Raises InvalidField for a batch that is too large, StoreFull."""
-        rows = sum(map(len, (batch.follows, batch.mutes, batch.posts, batch.interactions)))
-        if rows > IMPORT_BATCH_ROWS_MAX:
-            raise InvalidField("batch", f"{rows} rows", f"at most {IMPORT_BATCH_ROWS_MAX}")
+        if len(batch) > IMPORT_BATCH_ROWS_MAX:
+            raise InvalidField("batch", f"{len(batch)} rows", f"at most {IMPORT_BATCH_ROWS_MAX}")
         outcome = ImportOutcome()
         await self._follows(batch.follows, outcome)
         await self._mutes(batch.mutes, outcome)
@@ -144,7 +155,7 @@ class ImportService:
             try:
                 posts.append((index, row, self._new_post(row, now_ms)))
             except FeedcoreError as error:
-                outcome.refused.append(("posts", index, str(error)))
+                outcome.refused.append(Refusal("posts", index, str(error)))
         authors = list({post.author_id for _, _, post in posts})
         sizes = await gather_bounded(authors, partial(audience_of, self._graph))
         followers = dict(zip(authors, sizes, strict=True))
@@ -155,7 +166,7 @@ class ImportService:
         for (index, row, _), result in zip(posts, published, strict=True):
             if result is None:
                 reason = f"post_key: {row.post_key!r} was imported with another body"
-                outcome.refused.append(("posts", index, reason))
+                outcome.refused.append(Refusal("posts", index, reason))
                 continue
             outcome.count(1, not result.replayed)
             if not result.replayed and (row.likes or row.comments or row.shares):
@@ -169,21 +180,19 @@ class ImportService:
         check_id("author_id", row.author_id)
         if not row.post_key:
             raise InvalidField("post_key", "empty", "must be given")
-        if row.published_at_ms < now_ms - RETENTION_MS:
+        if row.at_ms < now_ms - RETENTION_MS:
             raise InvalidField(
                 "published_at_ms",
-                str(row.published_at_ms),
+                str(row.at_ms),
                 f"older than {RETENTION_MS} ms is not kept",
             )
-        if row.published_at_ms > now_ms + CLOCK_AHEAD_MAX_MS:
-            raise InvalidField(
-                "published_at_ms", str(row.published_at_ms), "must not be in the future"
-            )
+        if row.at_ms > now_ms + CLOCK_AHEAD_MAX_MS:
+            raise InvalidField("published_at_ms", str(row.at_ms), "must not be in the future")
         if min(row.likes, row.comments, row.shares) < 0:
             raise InvalidField("likes, comments, shares", "negative", "must be 0 or more")
         content = encode_content(row.body, (), 0)
         # Posts of the same millisecond: the store moves on to the next free sequence number.
-        content_id = ids.make(row.published_at_ms, self._region, IMPORT_NODE, 0)
+        content_id = ids.make(row.at_ms, self._region, IMPORT_NODE, 0)
         return NewPost(
             content_id=content_id,
             author_id=row.author_id,
@@ -202,7 +211,7 @@ class ImportService:
             try:
                 good.append(await self._interaction(row))
             except FeedcoreError as error:
-                outcome.refused.append(("interactions", index, str(error)))
+                outcome.refused.append(Refusal("interactions", index, str(error)))
         outcome.count(len(good), await self._signals.import_interactions(good))
 
     async def _interaction(self, row: InteractionRow) -> Interaction:
@@ -232,5 +241,5 @@ def _good_edges(
             check_two_users(left, source, right, target)
             good.append((source, target))
         except FeedcoreError as error:
-            outcome.refused.append((name, index, str(error)))
+            outcome.refused.append(Refusal(name, index, str(error)))
     return good

@@ -24,8 +24,9 @@ from feedcore_server.context import CallContext
 from feedcore_server.limits import REPLAY_JOBS_MAX
 from feedcore_server.registry import Handlers
 
-POST_FIELDS = attrgetter(*PostRow._fields)
-INTERACTION_FIELDS = attrgetter(*InteractionRow._fields)
+# Values of a message, in the order of a row's columns.
+POST_FIELDS = attrgetter(*(one.name for one in pb.ImportPost.DESCRIPTOR.fields))
+INTERACTION_FIELDS = attrgetter(*(one.name for one in pb.ImportInteraction.DESCRIPTOR.fields))
 
 
 class AdminServices(NamedTuple):
@@ -208,8 +209,8 @@ class AdminHandlers(Handlers):
             receipt = pb.ImportReceipt(
                 batch_id=batch.batch_id, applied=outcome.applied, unchanged=outcome.unchanged
             )
-            for name, index, reason in outcome.refused:
-                receipt.refused.add(list=name, index=index, reason=reason)
+            for one in outcome.refused:
+                receipt.refused.add(list=one.list_name, index=one.index, reason=one.reason)
             yield receipt
 
 

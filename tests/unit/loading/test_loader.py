@@ -14,8 +14,6 @@ from feedcore.loading.batches import (
     BATCH_BYTES_MAX,
     BATCH_ROWS_MAX,
     Batch,
-    Receipt,
-    Refusal,
     in_batches,
     row_bytes,
 )
@@ -29,6 +27,7 @@ from feedcore.loading.demo import (
 from feedcore.loading.loader import BAD_LINES_SHOWN, Job, ShiftMemory, find_shift, load
 from feedcore.loading.readers import BadLine, Line
 from feedcore.loading.rows import Edge, PostRow
+from feedcore.services.importing import ImportOutcome, Refusal
 
 NOW_MS = 1_800_000_000_000
 
@@ -39,7 +38,7 @@ class KeepingSink:
     def __init__(self) -> None:
         self.rows: dict[object, object] = {}
 
-    async def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, Receipt]]:
+    async def stream(self, batches: Iterator[Batch]) -> AsyncIterator[tuple[Batch, ImportOutcome]]:
         for batch in batches:
             applied = unchanged = 0
             refused = []
@@ -57,7 +56,7 @@ class KeepingSink:
                     else:
                         self.rows[key] = row
                         applied += 1
-            yield batch, Receipt(applied, unchanged, refused)
+            yield batch, ImportOutcome(applied, unchanged, refused)
 
 
 def files(tmp_path: Path) -> Job:
