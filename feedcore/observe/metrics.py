@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 MULTIPROCESS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -268,8 +271,9 @@ class Totals:
     def __init__(self) -> None:
         self._published: dict[object, int] = {}
 
-    def add(self, counter: Counter, key: object, total: int) -> None:
-        """`key` names the total, within this object."""
+    def add(self, counter: Counter, total: int, name: object = None) -> None:
+        """`name` tells totals apart that are added to one counter."""
+        key = (counter, name)
         new = total - self._published.get(key, 0)
         if new:
             self._published[key] = total
@@ -333,57 +337,45 @@ def figures() -> Figures:
 
 def summarize(metrics: Iterable[Metric]) -> Figures:
     """Folds samples into one line an operation."""
-    calls: dict[str, int] = {}
-    failures: dict[str, int] = {}
-    buckets: dict[str, list[tuple[float, float]]] = {}
-    fast: dict[str, list[tuple[float, float]]] = {}
-    reads = {"hit": 0, "miss": 0}
-    connections: list[int] = []
-    processes, started_s, deliveries = 0.0, math.inf, 0.0
-    for sample in (sample for metric in metrics for sample in metric.samples):
-        labels = sample.labels
-        if sample.name == "feedcore_calls_total":
-            name = labels["operation"]
-            calls[name] = calls.get(name, 0) + int(sample.value)
-            if labels["status"] != "ok":
-                failures[name] = failures.get(name, 0) + int(sample.value)
-        elif sample.name == "feedcore_call_duration_seconds_bucket":
-            edges = buckets.setdefault(labels["operation"], [])
-            edges.append((float(labels["le"]), sample.value))
-        elif sample.name == "feedcore_fast_calls_total":
-            fast.setdefault(labels["operation"], []).append((float(labels["le"]), sample.value))
-        elif sample.name == "feedcore_outbox_reads_total":
-            reads[labels["result"]] += int(sample.value)
-        elif sample.name == "feedcore_connections":
-            connections.append(int(sample.value))
-        elif sample.name == "feedcore_processes":
-            processes += sample.value
-        elif sample.name == "feedcore_start_time_seconds" and sample.value > 0:
-            started_s = min(started_s, sample.value)
-        elif sample.name == "feedcore_fanout_deliveries_total":
-            deliveries += sample.value
-    operations = [
-        OperationFigures(
-            name,
-            calls[name],
-            failures.get(name, 0),
-            *(
-                quantile_ms(cumulated(buckets.get(name, []), fast.get(name, [])), q)
-                for q in (0.50, 0.99)
-            ),
-        )
-        for name in sorted(calls)
-    ]
-    started_ms = int(started_s * 1_000) if math.isfinite(started_s) else 0
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for metric in metrics:
+        for sample in metric.samples:
+            found[sample.name].append(sample)
+    calls: Tally[str] = Tally()
+    failures: Tally[str] = Tally()
+    for sample in found["feedcore_calls_total"]:
+        calls[sample.labels["operation"]] += int(sample.value)
+        if sample.labels["status"] != "ok":
+            failures[sample.labels["operation"]] += int(sample.value)
+    slow = _edges(found["feedcore_call_duration_seconds_bucket"])
+    fast = _edges(found["feedcore_fast_calls_total"])
+    operations = []
+    for name in sorted(calls):
+        edges = cumulated(slow[name], fast[name])
+        quantiles = (quantile_ms(edges, 0.50), quantile_ms(edges, 0.99))
+        operations.append(OperationFigures(name, calls[name], failures[name], *quantiles))
+    reads: Tally[str] = Tally()
+    for sample in found["feedcore_outbox_reads_total"]:
+        reads[sample.labels["result"]] += int(sample.value)
+    started = [one.value for one in found["feedcore_start_time_seconds"] if one.value > 0]
     return Figures(
         operations,
-        int(processes),
-        started_ms,
-        int(deliveries),
+        int(sum(one.value for one in found["feedcore_processes"])),
+        int(min(started, default=0.0) * 1_000),
+        int(sum(one.value for one in found["feedcore_fanout_deliveries_total"])),
         reads["hit"],
         reads["miss"],
-        sorted(connections),
+        sorted(int(one.value) for one in found["feedcore_connections"]),
     )
+
+
+def _edges(samples: Iterable[Sample]) -> dict[str, list[tuple[float, float]]]:
+    """(upper edge in seconds, observations) by operation."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for sample in samples:
+        edge = float(sample.labels["le"])
+        found[sample.labels["operation"]].append((edge, sample.value))
+    return found
 
 
 def cumulated(

@@ -30,13 +30,13 @@ class FeedCounters:
         shared = feed.batched.shared_pages if feed.batched is not None else 0
         items = feed.batched.shared_items if feed.batched is not None else 0
         pages = maker.pages_kept + maker.pages_made + shared
-        totals.add(metrics.FEED_PAGES.labels("stored"), "pages", pages)
-        totals.add(metrics.FEED_ITEMS, "items", maker.items_served + items)
-        totals.add(metrics.FEED_NOT_MODIFIED, "not modified", maker.not_modified)
+        totals.add(metrics.FEED_PAGES.labels("stored"), pages)
+        totals.add(metrics.FEED_ITEMS, maker.items_served + items)
+        totals.add(metrics.FEED_NOT_MODIFIED, maker.not_modified)
         dropped = maker.shown_dropped + (
             feed.batched.shown_dropped if feed.batched is not None else 0
         )
-        totals.add(metrics.IMPRESSIONS_DROPPED, "impressions dropped", dropped)
+        totals.add(metrics.IMPRESSIONS_DROPPED, dropped)
         for operation, source, count in (
             ("GetFeed", "kept", maker.pages_kept),
             ("GetFeed", "resident", maker.pages_made),
@@ -47,12 +47,10 @@ class FeedCounters:
             ("CheckNew", "resident", maker.checks_made),
             ("CheckNew", "plain", feed.plain_checks),
         ):
-            answers = metrics.FEED_ANSWERS.labels(operation, source)
-            totals.add(answers, (operation, source), count)
+            totals.add(metrics.FEED_ANSWERS.labels(operation, source), count)
         for operation, handler in self._fast.items():
             for edge_s, count in handler.times():
-                calls = metrics.FAST_CALLS.labels(operation, f"{edge_s:g}")
-                totals.add(calls, (operation, edge_s), count)
+                totals.add(metrics.FAST_CALLS.labels(operation, f"{edge_s:g}"), count)
         self._publish_caches()
         self._publish_loads()
 
@@ -60,19 +58,18 @@ class FeedCounters:
         resident, totals = self._feed.resident, self._totals
         for kind in ("pages", "viewers", "timelines", "contents"):
             cache = getattr(resident, kind)
-            totals.add(metrics.CACHE_READS.labels(kind, "hit"), (kind, "hit"), cache.hits)
-            totals.add(metrics.CACHE_READS.labels(kind, "miss"), (kind, "miss"), cache.misses)
-            totals.add(metrics.CACHE_EVICTED.labels(kind), (kind, "evicted"), cache.evicted)
+            totals.add(metrics.CACHE_READS.labels(kind, "hit"), cache.hits)
+            totals.add(metrics.CACHE_READS.labels(kind, "miss"), cache.misses)
+            totals.add(metrics.CACHE_EVICTED.labels(kind), cache.evicted)
             metrics.CACHE_BYTES.labels(kind).set(cache.bytes_used)
             metrics.CACHE_ENTRIES.labels(kind).set(len(cache))
         timelines = resident.timelines
-        totals.add(metrics.OUTBOX_READS.labels("hit"), "timeline hit", timelines.hits)
-        totals.add(metrics.OUTBOX_READS.labels("miss"), "timeline miss", timelines.misses)
+        totals.add(metrics.OUTBOX_READS.labels("hit"), timelines.hits)
+        totals.add(metrics.OUTBOX_READS.labels("miss"), timelines.misses)
 
     def _publish_loads(self) -> None:
         loads, totals = self._feed.loads, self._totals
         for kind in ("viewers", "timelines", "contents"):
             coalescer = getattr(loads, kind)
             for what in ("loaded", "batches", "joined"):
-                total = getattr(coalescer, what)
-                totals.add(metrics.LOADS.labels(kind, what), (kind, what), total)
+                totals.add(metrics.LOADS.labels(kind, what), getattr(coalescer, what))

@@ -10,54 +10,27 @@ import asyncio
 import math
 import resource
 import socket
-from typing import Any, Protocol
+from typing import Any
 
 from feedcore.clock import Clock
-from feedcore.config import ServerSettings, split_address
+from feedcore.config import ServerSettings
 from feedcore.observe import logs
 from feedcore.resilience import tasks
 from feedcore_server import limits
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.processes.acceptor import Intake
 from feedcore_server.processes.child import Child
-from feedcore_server.transports import NATIVE
+from feedcore_server.transports import NATIVE, Transport
 
 
-class Serving(Protocol):
-    """A worker's transport, ready to serve."""
-
-    async def start(self) -> int:
-        """Begins to serve; the port."""
-
-    async def stop(self, grace_s: float) -> None:
-        """Refuses new calls, lets those under way finish for `grace_s`, cancels the rest."""
-
-
-def serving_of(child: Child, dispatcher: Dispatcher, clock: Clock) -> Serving:
+def serving_of(child: Child, dispatcher: Dispatcher, clock: Clock) -> Transport:
     """The transport that the settings name; the supervisor has chosen already. Raises
     ConfigError."""
     if child.settings.server.transport == NATIVE:
         return HandedOver(child, dispatcher, clock)
-    return Listening(child, dispatcher, clock)
+    from feedcore_server.transports.grpcio import GrpcioTransport
 
-
-class Listening:
-    """grpc.aio on a port of all workers."""
-
-    def __init__(self, child: Child, dispatcher: Dispatcher, clock: Clock) -> None:
-        from feedcore_server.transports.grpcio import GrpcioTransport
-
-        self._child = child
-        self._transport = GrpcioTransport(dispatcher, clock, tls=child.settings.server)
-
-    async def start(self) -> int:
-        """Listens."""
-        host, _ = split_address(self._child.settings.server.listen)
-        return await self._transport.start(host, self._child.port)
-
-    async def stop(self, grace_s: float) -> None:
-        """See Serving."""
-        await self._transport.stop(grace_s)
+    return GrpcioTransport(dispatcher, clock, tls=child.settings.server)
 
 
 class HandedOver:
@@ -76,18 +49,18 @@ class HandedOver:
         self._intake: Intake | None = None
         self._telemetry: asyncio.Task[None] | None = None
 
-    async def start(self) -> int:
-        """Takes connections from now on."""
+    async def start(self, host: str, port: int) -> int:
+        """Takes connections from now on; the supervisor listens on the address."""
         loop = asyncio.get_running_loop()
         worker = self._transport.worker
         self._transport.prepare()
         self._intake = Intake(self._child.channel_fd, loop, self._adopt, self._open)
         worker.on_change = self._intake.changed
         self._telemetry = tasks.start(self._publish(), "transport metrics")
-        return self._child.port
+        return port
 
     async def stop(self, grace_s: float) -> None:
-        """See Serving. What was handed over and is still on its way is drained, too."""
+        """See Transport. What was handed over and is still on its way is drained, too."""
         assert self._intake is not None and self._telemetry is not None
         worker = self._transport.worker
         self._intake.close()

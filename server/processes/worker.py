@@ -9,9 +9,10 @@ import sys
 
 from feedcore.clock import SystemClock
 from feedcore.compose import Role, compose
+from feedcore.config import split_address
 from feedcore.observe import logs
 from feedcore_server.processes.child import Child, run_child
-from feedcore_server.processes.serving import Serving, serving_of
+from feedcore_server.processes.serving import serving_of
 from feedcore_server.wiring import wire
 
 # The writer's thread asks for the interpreter after each statement. A busy loop gives it up when
@@ -30,8 +31,9 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
         api = wire(engine, settings.server, clock)
         if engine.resident is not None:
             engine.resident.start()
-        serving: Serving = serving_of(child, api.dispatcher, clock)
-        port = await serving.start()
+        serving = serving_of(child, api.dispatcher, clock)
+        host, _ = split_address(settings.server.listen)
+        port = await serving.start(host, child.port)
         # What start-up has made stays: looking at it in a full collection stops calls for 100 ms.
         gc.collect()
         gc.freeze()

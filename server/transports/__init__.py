@@ -17,7 +17,7 @@ class Transport(Protocol):
     """What carries calls of a dispatcher. One a worker."""
 
     async def start(self, host: str, port: int) -> int:
-        """Listens on a port shared with other workers; returns it. Raises OSError."""
+        """Serves on a port shared with other workers; returns it. Raises OSError."""
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, lets those under way finish for `grace_s`, cancels the rest."""

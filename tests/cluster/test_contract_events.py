@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.kafka.events import WAITING_MAX, KafkaEventSink
 from feedcore.adapters.kafka.options import KafkaOptions
+from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.clock import SystemClock
 from feedcore_pb.collaborators.v1 import events_pb2
 from tests.contract.suite_events import EventContract
@@ -24,9 +25,9 @@ class KafkaEvents:
 
     waiting_max = WAITING_MAX
 
-    def __init__(self, options: KafkaOptions) -> None:
+    def __init__(self, producer: KafkaProducer, options: KafkaOptions) -> None:
         self._options = options
-        self.sink = KafkaEventSink(options, JobIds(0, 1, SystemClock()))
+        self.sink = KafkaEventSink(producer, options, JobIds(0, 1, SystemClock()))
         self.sink.start()
 
     async def received(self, count: int) -> list[events_pb2.Event]:
@@ -64,7 +65,7 @@ async def read(options: KafkaOptions, count: int) -> list[events_pb2.Event]:
 async def events(request: pytest.FixtureRequest) -> AsyncIterator[KafkaEvents]:
     """On a topic of its own."""
     async with new_world(addresses(request)) as world:
-        engine = KafkaEvents(world.options)
+        engine = KafkaEvents(world.producer, world.options)
         yield engine
         await engine.sink.close()
 
@@ -72,9 +73,13 @@ async def events(request: pytest.FixtureRequest) -> AsyncIterator[KafkaEvents]:
 @pytest.fixture
 async def deaf() -> AsyncIterator[KafkaEvents]:
     """Nobody listens at that address."""
-    engine = KafkaEvents(KafkaOptions(("127.0.0.1:1",), prefix="kafka-none."))
+    options = KafkaOptions(("127.0.0.1:1",), prefix="kafka-none.")
+    producer = KafkaProducer(options)
+    producer.start()
+    engine = KafkaEvents(producer, options)
     yield engine
     await engine.sink.close()
+    await producer.close()
 
 
 class TestKafkaEvents(EventContract):

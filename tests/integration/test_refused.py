@@ -84,7 +84,7 @@ async def test_handshakes_under_way_have_the_bound_of_connections(tmp_path: Path
         serving = HandedOver(child, Dispatcher(Registry(), []), SystemClock())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    await serving.start()
+    await serving.start("127.0.0.1", 0)
     ours: list[socket.socket] = []
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -47,15 +47,15 @@ class SharedCounters:
             ("viewer", "miss", rows.misses),
         ):
             reads = metrics.SHARED_CACHE_READS.labels(kind, result)
-            totals.add(reads, (kind, result), total)
-        totals.add(metrics.SHARED_CACHE_REFUSED, "refused", batcher.refused)
-        totals.add(metrics.SHARED_CACHE_FAILURES, "failures", batcher.failures)
-        totals.add(metrics.VALIDATION_BYPASSED, "bypassed", self._validation.bypassed)
-        totals.add(metrics.VALIDATION_INVALIDATED, "invalidated", replica.resyncs)
+            totals.add(reads, total)
+        totals.add(metrics.SHARED_CACHE_REFUSED, batcher.refused)
+        totals.add(metrics.SHARED_CACHE_FAILURES, batcher.failures)
+        totals.add(metrics.VALIDATION_BYPASSED, self._validation.bypassed)
+        totals.add(metrics.VALIDATION_INVALIDATED, replica.resyncs)
         metrics.ANNOUNCEMENTS_PENDING.set(replica.announcements.pending)
         metrics.NODE_LOG_AGE.set(replica.log_age_s)
         metrics.REDIS_SUSPECTS.set(batcher.detector.suspects)
         metrics.REDIS_BREAKERS_OPEN.set(batcher.open_breakers)
         if self._limiter is not None:
-            totals.add(metrics.RATE_LIMITED, "limited", self._limiter.refused)
-            totals.add(metrics.RATE_LIMITS_LOCAL, "local", self._limiter.local)
+            totals.add(metrics.RATE_LIMITED, self._limiter.refused)
+            totals.add(metrics.RATE_LIMITS_LOCAL, self._limiter.local)

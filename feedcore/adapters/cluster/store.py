@@ -122,7 +122,7 @@ class ClusterStore:
         self.queue = KafkaQueue(session, self.producer, outbox, dead, replica, kafka)
         sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)
         self.sweeper = sweeper if fanout else None
-        self.events = KafkaEventSink(kafka, job_ids)
+        self.events = KafkaEventSink(self.producer, kafka, job_ids)
         self.limiter = RateLimiter(self.batcher, keys, engines_clock)
         self._counters = (
             SharedCounters(

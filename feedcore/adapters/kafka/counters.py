@@ -34,15 +34,15 @@ class KafkaCounters:
         """Adds what is new."""
         add, outbox, queue = self._totals.add, self._outbox.stats, self._queue.stats
         metrics.QUEUE_UP.set(self._producer.up)
-        add(metrics.OUTBOX_JOBS.labels("relayed"), "relayed", outbox.relayed)
-        add(metrics.OUTBOX_JOBS.labels("left"), "left", outbox.left)
+        add(metrics.OUTBOX_JOBS.labels("relayed"), outbox.relayed)
+        add(metrics.OUTBOX_JOBS.labels("left"), outbox.left)
         unreadable = queue.unreadable
         if self._sweeper is not None:
             swept = self._sweeper.stats
-            add(metrics.OUTBOX_JOBS.labels("swept"), "swept", swept.swept)
+            add(metrics.OUTBOX_JOBS.labels("swept"), swept.swept)
             metrics.OUTBOX_OLDEST.set(swept.oldest_ms / 1_000)
             unreadable += swept.unreadable
-        add(metrics.FANOUT_UNREADABLE, "unreadable", unreadable)
+        add(metrics.FANOUT_UNREADABLE, unreadable)
         if self._events is not None:
-            add(metrics.EVENTS.labels("sent"), "sent", self._events.stats.sent)
-            add(metrics.EVENTS.labels("dropped"), "dropped", self._events.stats.dropped)
+            add(metrics.EVENTS.labels("sent"), self._events.stats.sent)
+            add(metrics.EVENTS.labels("dropped"), self._events.stats.dropped)

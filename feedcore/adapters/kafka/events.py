@@ -1,11 +1,11 @@
 """EventSink on Kafka: feedcore.collaborators.v1.Event, one a message, on the topic of events.
 
 A call appends a tuple; the rest happens behind: a few dozen events at a time are encoded and put
-into a batch of their partition. Events of one user (or, for posts, of one post) are in one
-partition. Invariants: at most WAITING_MAX events wait and BATCHES_MAX batches are under way, those
-beyond are dropped and counted; so is everything while Kafka is away, since an event is worth less
-than the memory of a process that serves. One broker's word is enough (acks=1). The task is owned
-here.
+into a batch of their partition, which the producer of the process sends. Events of one user (or,
+for posts, of one post) are in one partition. Invariants: at most WAITING_MAX events wait and
+BATCHES_MAX batches are under way, those beyond are dropped and counted; so is everything while
+Kafka is away, since an event is worth less than the memory of a process that serves. The task is
+owned here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
-
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.kafka.options import KafkaOptions
+from feedcore.adapters.kafka.producer import KafkaProducer
 from feedcore.domain.receipt import Origin
 from feedcore.ports import Interaction, InteractionKind
 from feedcore.resilience import tasks
@@ -34,8 +32,6 @@ BATCHES_MAX = 64
 ENCODE_MAX = 64  # at once: half a millisecond of the loop that serves calls
 GATHER_S = 0.02  # events that share a request; nobody waits for it
 TIMEOUT_S = 5.0
-RETRY_S = 1.0
-BATCH_BYTES = 64 * 1024
 
 _KEY = struct.Struct(">Q")
 _PUBLISHED, _DELETED, _SERVED, _INTERACTED = range(4)
@@ -63,12 +59,12 @@ class EventStats:
 class KafkaEventSink:
     """See `ports.events.EventSink`."""
 
-    def __init__(self, options: KafkaOptions, event_ids: JobIds) -> None:
+    def __init__(self, producer: KafkaProducer, options: KafkaOptions, event_ids: JobIds) -> None:
+        self._producer = producer
         self._options = options
         self._ids = event_ids
         self._waiting: deque[tuple] = deque()
         self._wake = asyncio.Event()
-        self._client: AIOKafkaProducer | None = None
         self._task: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Future] = set()
         self.stats = EventStats()
@@ -86,16 +82,12 @@ class KafkaEventSink:
             self._task = None
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                if self._waiting and self._client is None:
-                    await self._connect()
-                while self._waiting and self._client is not None:
-                    await self._send_some(self._client)
+                await self._send_waiting()
                 if self._under_way:
                     await asyncio.wait(self._under_way)
-        except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("events not sent: %r", error)
+        except TimeoutError:
+            log.warning("events not acknowledged: %d batches", len(self._under_way))
         self._drop_waiting()
-        await self._drop_client()
 
     def published(self, content_id: int, author_id: int, visibility: int, at_ms: int) -> None:
         """See the port."""
@@ -133,60 +125,35 @@ class KafkaEventSink:
 
     async def _run(self) -> None:
         while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(GATHER_S)
+            await self._producer.ready(TIMEOUT_S)
+            await self._send_waiting()
+
+    async def _send_waiting(self) -> None:
+        while self._waiting and self._producer.up:
             try:
-                if self._client is None:
-                    await self._connect()
-                await self._wake.wait()
-                self._wake.clear()
-                await asyncio.sleep(GATHER_S)
-                while self._waiting and self._client is not None:
-                    await self._send_some(self._client)
-                    await asyncio.sleep(0)
-            except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("events are dropped: %r", error)
-                await self._drop_client()
-                self._drop_waiting()
-                await asyncio.sleep(RETRY_S)
+                await self._send_some()
             except Exception:  # events are not worth the process
                 log.exception("events are dropped")
-                await self._drop_client()
-                self._drop_waiting()
-                await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(0)
+        self._drop_waiting()
 
-    async def _connect(self) -> None:
-        client = AIOKafkaProducer(
-            **self._options.connecting(),
-            acks=1,
-            request_timeout_ms=int(TIMEOUT_S * 1_000),
-            max_batch_size=BATCH_BYTES,
-        )
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await client.start()
-                await client.partitions_for(self._options.events)
-        except BaseException:
-            await client.stop()
-            raise
-        self._client = client
-
-    async def _send_some(self, client: AIOKafkaProducer) -> None:
+    async def _send_some(self) -> None:
         count = min(ENCODE_MAX, len(self._waiting))
         events = [self._waiting.popleft() for _ in range(count)]
         if len(self._under_way) >= BATCHES_MAX:
             self.stats.dropped += count
             return
-        partitions = len(await client.partitions_for(self._options.events))
+        partitions = await self._producer.partitions_of(self._options.events)
         shares: dict[int, list[tuple]] = {}
         for event in events:
             shares.setdefault(event[1] % partitions, []).append(event)
         for partition, share in shares.items():
-            batch = client.create_batch()
-            for event in share:
-                value = self._encode(event)
-                batch.append(key=_KEY.pack(event[1]), value=value, timestamp=event[2])
-            future = asyncio.ensure_future(
-                await client.send_batch(batch, self._options.events, partition=partition)
-            )
+            records = [(_KEY.pack(event[1]), self._encode(event), event[2]) for event in share]
+            topic = self._options.events
+            future = await self._producer.send_batch(topic, partition, records)
             self._under_way.add(future)
             future.add_done_callback(partial(self._landed, len(share)))
 
@@ -222,14 +189,3 @@ class KafkaEventSink:
     def _drop_waiting(self) -> None:
         self.stats.dropped += len(self._waiting)
         self._waiting.clear()
-
-    async def _drop_client(self) -> None:
-        client, self._client = self._client, None
-        if client is None:
-            return
-        try:
-            async with asyncio.timeout(RETRY_S):
-                await client.stop()
-        except (KafkaError, TimeoutError):
-            client._message_accumulator.fail_all(KafkaError("abandoned"))
-            await client.client.close()

@@ -49,7 +49,6 @@ class OutboxStats:
 
     relayed: int = 0  # right after their batch
     left: int = 0  # stayed rows: too many waited, or Kafka was away
-    rows_kept: int = 0  # relayed, but the row could not be deleted: the sweeper repeats them
 
 
 class KafkaOutbox:
@@ -148,8 +147,7 @@ class KafkaOutbox:
                 self.stats.relayed += sum(sent)
                 self.stats.left += len(sent) - sum(sent)
             except FeedcoreError as error:
-                self.stats.rows_kept += len(rows)
-                log.warning("outbox rows not deleted: %s", error)
+                log.warning("outbox rows not deleted, the sweeper repeats them: %s", error)
             if not self._producer.up:
                 self.stats.left += len(self._waiting)
                 self._waiting.clear()

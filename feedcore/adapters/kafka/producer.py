@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -59,7 +59,6 @@ class ProducerStats:
 
     sent: int = 0
     failed: int = 0
-    reconnects: int = 0
 
 
 class KafkaProducer:
@@ -86,7 +85,7 @@ class KafkaProducer:
             self._keeper = tasks.start(self._keep(), "kafka producer")
 
     async def ready(self, wait_s: float) -> bool:
-        """Waits until it is up, for tools and tests; False if it was not in that time."""
+        """Waits until it is up; False if it was not in that time."""
         try:
             async with asyncio.timeout(wait_s):
                 await self._up.wait()
@@ -139,6 +138,39 @@ class KafkaProducer:
         self.stats.failed += failed
         self.stats.sent += len(answers) - failed
         return answers
+
+    async def partitions_of(self, topic: str) -> int:
+        """How many partitions the topic has. Raises Unavailable."""
+        return len(await self._asked(lambda client: client.partitions_for(topic)))
+
+    async def send_batch(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes, bytes, int]]
+    ) -> asyncio.Future:
+        """(key, value, time in milliseconds) of each message, as one batch of one partition. The
+        future is done when the brokers have it. Raises Unavailable.
+        """
+
+        async def send(client: AIOKafkaProducer) -> asyncio.Future:
+            batch = client.create_batch()
+            for key, value, at_ms in records:
+                if batch.append(key=key, value=value, timestamp=at_ms) is None:
+                    raise Unavailable(f"kafka: {len(records)} messages are more than a batch takes")
+            return asyncio.ensure_future(await client.send_batch(batch, topic, partition=partition))
+
+        future = await self._asked(send)
+        self._in_flight += 1
+        future.add_done_callback(self._landed)
+        return future
+
+    async def _asked(self, ask: Callable[[AIOKafkaProducer], Awaitable[Any]]) -> Any:
+        if self._client is None or not self.up or self._in_flight >= IN_FLIGHT_MAX:
+            raise Unavailable("kafka: no broker has answered yet, or too much is under way")
+        try:
+            async with asyncio.timeout(DELIVERY_S):
+                return await ask(self._client)
+        except (KafkaError, TimeoutError) as error:
+            self._away(repr(error))
+            raise Unavailable(f"kafka: {error!r}") from error
 
     def _landed(self, future: asyncio.Future) -> None:
         self._in_flight -= 1
@@ -195,7 +227,6 @@ class KafkaProducer:
         except (KafkaError, OSError) as error:
             await self._drop_client()
             raise Unavailable(f"{self._options.where}: {error!r}") from error
-        self.stats.reconnects += 1
         self._up.set()
         log.info("kafka producer is up")
 

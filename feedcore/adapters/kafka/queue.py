@@ -71,17 +71,6 @@ class QueueStats:
     unreadable: int = 0
 
 
-@dataclass(slots=True)
-class _Unread:
-    """A message that is no job, until it is a dead letter."""
-
-    partition: Partition
-    offset: int
-    value: bytes
-    at_ms: int
-    reason: str
-
-
 class KafkaQueue:
     """See `ports.queue.FanoutQueue`."""
 
@@ -101,7 +90,7 @@ class KafkaQueue:
         self._announcer = announcer
         self._options = options
         self._claims = Claims()
-        self._unread: list[_Unread] = []
+        self._unread: list[tuple[ConsumerRecord, str]] = []  # no jobs, and why; not put away yet
         self._consumer = LaneConsumer(options, self._claims, self._take)
         self._lag = LagReader(options)
         self.stats = QueueStats()
@@ -184,35 +173,29 @@ class KafkaQueue:
 
     def _take(self, record: ConsumerRecord) -> None:
         partition = Partition(record.topic, record.partition)
-        value = record.value or b""
         try:
-            job = jobwire.decode(value)
+            job = jobwire.decode(record.value or b"")
         except Unreadable as error:
             self._claims.hold(partition, record.offset)
-            self._unread.append(
-                _Unread(partition, record.offset, value, record.timestamp, str(error))
-            )
+            self._unread.append((record, str(error)))
             return
         self._claims.take(partition, record.offset, job, record.timestamp)
 
     async def _bury_unread(self) -> None:
-        unread, self._unread = self._unread, []
-        for place, one in enumerate(unread):
-            where = f"{one.partition.topic} {one.partition.partition} {one.offset}"
+        while self._unread:
+            record, why = self._unread[0]
+            where = f"{record.topic} {record.partition} {record.offset}"
+            letter = id_of_unreadable(where, record.timestamp)
+            why = f"message {where}: {why}"
             try:
-                await self._dead.bury(
-                    id_of_unreadable(where, one.at_ms),
-                    one.value,
-                    f"message {where}: {one.reason}",
-                    one.at_ms,
-                )
+                await self._dead.bury(letter, record.value or b"", why, record.timestamp)
             except FeedcoreError as error:
                 log.warning("unreadable message %s not put away: %s", where, error)
-                self._unread = unread[place:] + self._unread
                 return
-            log.error("unreadable message %s is a dead letter: %s", where, one.reason)
+            del self._unread[0]
+            log.error("%s; it is a dead letter", why)
             self.stats.unreadable += 1
-            self._claims.release(one.partition, one.offset)
+            self._claims.release(Partition(record.topic, record.partition), record.offset)
             self._consumer.touch()
 
     async def _continue(self, going: dict[FanoutJob, tuple[int, int]]) -> None:

@@ -24,7 +24,7 @@ class Counters:
         self._worker = worker
         self.accepted = 0
         self.cut: Counter[str] = Counter()
-        self._published: Counter[str] = Counter()
+        self._totals = metrics.Totals()
 
     def cut_off(self, why: str) -> None:
         """A connection was ended by us, against its will."""
@@ -32,28 +32,22 @@ class Counters:
 
     def publish(self) -> None:
         """Brings the metrics up to date."""
-        worker = self._worker
+        worker, totals = self._worker, self._totals
         metrics.CONNECTIONS.labels(NATIVE).set(len(worker.connections))
-        metrics.CONNECTIONS_ACCEPTED.inc(self._new("accepted", self.accepted))
+        totals.add(metrics.CONNECTIONS_ACCEPTED, self.accepted)
         metrics.RECEIVED_BYTES_HELD.set(worker.received.held)
         metrics.SENT_BYTES_HELD.set(worker.sent.held)
         for why, count in self.cut.items():
-            metrics.CONNECTIONS_CUT.labels(why).inc(self._new(f"cut {why}", count))
+            totals.add(metrics.CONNECTIONS_CUT.labels(why), count)
         for operation, count in worker.calls.refused.items():
-            new = self._new(f"refused {operation}", count)
-            metrics.CALLS.labels(operation, "resource_exhausted").inc(new)
+            totals.add(metrics.CALLS.labels(operation, "resource_exhausted"), count, "refused")
         for operation, count in worker.calls.batched.items():
-            metrics.CALLS.labels(operation, "ok").inc(self._new(f"batched {operation}", count))
+            totals.add(metrics.CALLS.labels(operation, "ok"), count, "batched")
         for row in worker.methods.values():
+            operation, path = row.method.operation, row.method.path
             if row.shed_calls:
-                new = self._new(f"shed {row.method.path}", row.shed_calls)
-                metrics.CALLS.labels(row.method.operation, "resource_exhausted").inc(new)
-                metrics.CALLS_SHED.labels(row.method.operation).inc(new)
+                exhausted = metrics.CALLS.labels(operation, "resource_exhausted")
+                totals.add(exhausted, row.shed_calls, path)
+                totals.add(metrics.CALLS_SHED.labels(operation), row.shed_calls, path)
             if row.fast_calls:
-                new = self._new(row.method.path, row.fast_calls)
-                metrics.CALLS.labels(row.method.operation, "ok").inc(new)
-
-    def _new(self, name: str, total: int) -> int:
-        new = total - self._published[name]
-        self._published[name] = total
-        return new
+                totals.add(metrics.CALLS.labels(operation, "ok"), row.fast_calls, path)
