@@ -131,6 +131,12 @@ BANS = [
         "system of record",
     ),
     Ban(
+        r"\b(_say_again|_tell|_judge|_meet)\b|FORGET\b|\bForget\b",
+        ("feedcore/adapters/",),
+        (),
+        "announce, reannounce; observe an epoch, invalidate",
+    ),
+    Ban(
         r"(?<![\w.])/(work|tmp|root)/",
         CODE + TESTS + ("docs/", "README", "Makefile", ".ci/"),
         ("tests/test_tidy.py",),

@@ -52,7 +52,7 @@ class Proofs:
 
 
 def holds(made: Proof, now: Proof, age_max_ms: int) -> bool:
-    """Nothing of the viewer has changed since, no server has forgotten, and it is young enough."""
+    """Nothing of the viewer has changed since, no server has restarted, and it is young enough."""
     return (
         made.epoch == now.epoch
         and made.incarnation == now.incarnation

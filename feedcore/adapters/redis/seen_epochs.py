@@ -19,7 +19,7 @@ MAKING_MS_MAX = 60_000  # who has not kept a page by then never will
 
 
 class SeenEpochs:
-    """user -> (epoch, when what is kept of the user was forgotten last). Two places a user, the
+    """user -> (epoch, when what is kept of the user was invalidated last). Two places a user, the
     newer first; who has no place any more is unknown, which costs a load.
     """
 

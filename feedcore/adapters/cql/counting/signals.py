@@ -74,7 +74,7 @@ class CqlSignalStore:
 
         by_id = {row[0]: row for row in rows}  # the last of each, as one after the other would
         pairs = await gather_bounded(list(by_id.values()), set_base)
-        await self._tell([pair for pair in pairs if pair is not None], [])
+        await self._announce([pair for pair in pairs if pair is not None], [])
 
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """Side by side; those of one (user, content, kind) in order."""
@@ -112,7 +112,7 @@ class CqlSignalStore:
         (done, pairs), viewers = await gather_all(
             self._counters.recount(list(contents), now_ms), self._affinity.recount(list(users))
         )
-        await self._tell(pairs, viewers)
+        await self._announce(pairs, viewers)
         # last: until here, who follows a worker that died does all of it again
         await gather_all(
             self._contents.clear(mark for one in done for mark in contents[one]),
@@ -137,7 +137,7 @@ class CqlSignalStore:
         """Writes what is buffered."""
         await self._impressions.close()
 
-    async def _tell(self, pairs: Sequence[tuple[int, float]], viewers: Sequence[int]) -> None:
+    async def _announce(self, pairs: Sequence[tuple[int, float]], viewers: Sequence[int]) -> None:
         packed = b"".join(PAIR.pack(*pair) for pair in pairs)
         self.table.apply(packed)
         self._trending.note(pairs)

@@ -149,7 +149,7 @@ class CqlGraphSource:
         )
         plan = plan_follow(facts)
         if not plan.changes:
-            await self._say_again(follower_id)
+            await self._reannounce(follower_id)
             return False
         await self._write_edge(follower_id, followee_id, now_ms, plan.job)
         seen = [] if known else self._activity.seen_writes([(follower_id, now_ms)])
@@ -197,7 +197,7 @@ class CqlGraphSource:
         )
         plan = plan_unfollow(followed=bool(row), has_posts=has_posts)
         if not plan.changes:
-            await self._say_again(follower_id)
+            await self._reannounce(follower_id)
             return False
         job = self._job(JobKind.REMOVE, follower_id, followee_id, now_ms)
         jobs = [job] if plan.job else []
@@ -223,7 +223,7 @@ class CqlGraphSource:
             ]
             await self._commit(rows, [blocker_id, blocked_id])
         else:
-            await self._say_again(blocker_id, blocked_id)
+            await self._reannounce(blocker_id, blocked_id)
         # also if it was there: who blocked may have died between the two
         await gather_all(
             self._end(blocker_id, blocked_id, now_ms),
@@ -236,7 +236,7 @@ class CqlGraphSource:
         key = (blocker_id, int(Kind.BLOCKS), blocked_id)
         row = await self._session.read(viewer.ROW_AT, key)
         if not row:
-            await self._say_again(blocker_id, blocked_id)
+            await self._reannounce(blocker_id, blocked_id)
             return False
         at_us = max(viewer.stamp(self._outbox), row[0][1] + 1)
         rows = [
@@ -281,9 +281,9 @@ class CqlGraphSource:
     def _job(self, kind: JobKind, user_id: int, author_id: int, now_ms: int) -> FanoutJob:
         return job_of(kind, self._outbox.next_job_id(), user_id, author_id, now_ms)
 
-    async def _say_again(self, *users: int) -> None:
-        """Whoever wrote what is there already may have died before saying so, or have said so
-        before it was there.
+    async def _reannounce(self, *users: int) -> None:
+        """The writer of what is there may have crashed between commit and announcement, or
+        announced before the commit was visible.
         """
         await self._replica.announce(users)
 

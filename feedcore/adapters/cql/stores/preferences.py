@@ -86,7 +86,7 @@ class CqlPreferenceStore:
             self._session.read(viewer.ROOM, (user_id,)),
         )
         if row and row[0][0] == preference.until_ms:
-            await self._say_again(user_id)
+            await self._reannounce(user_id)
             return False
         if not row:
             check_room(room[0][0])
@@ -99,7 +99,7 @@ class CqlPreferenceStore:
         key = _Key(user_id, int(kind), target_id)
         row = await self._session.read(viewer.ROW_AT, key.row())
         if not row:
-            await self._say_again(user_id)
+            await self._reannounce(user_id)
             return False
         at_us = self._stamps.next(row[0][1])
         await self._write([viewer.drop(user_id, kind, target_id, at_us)], [user_id])
@@ -155,9 +155,9 @@ class CqlPreferenceStore:
         kept_ms = max(one.until_ms - self._clock.now_ms(), 0) + SNOOZE_KEPT_MS
         return Write(viewer.PUT_FOR, (*write.parameters, kept_ms // SECOND_MS))
 
-    async def _say_again(self, user_id: int) -> None:
-        """Whoever wrote what is there already may have died before saying so, or have said so
-        before it was there.
+    async def _reannounce(self, user_id: int) -> None:
+        """The writer of what is there may have crashed between commit and announcement, or
+        announced before the commit was visible.
         """
         await self._replica.announce([user_id])
 

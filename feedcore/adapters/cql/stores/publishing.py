@@ -85,9 +85,9 @@ class Publisher:
         if published.replayed:
             known = await self._known(post.author_id, published.content_id)
             if known is not None:
-                await self._tell([known])
+                await self._announce([known])
                 return published
-        await self._tell([await self._store(post, published.content_id)])
+        await self._announce([await self._store(post, published.content_id)])
         return published
 
     async def import_posts(self, posts: Sequence[NewPost]) -> list[Published | None]:
@@ -138,7 +138,7 @@ class Publisher:
                     return known
             return await self._store(post, published.content_id)
 
-        await self._tell(await gather_bounded(made, store))
+        await self._announce(await gather_bounded(made, store))
         return answers
 
     async def _claim_key(self, post: NewPost, content_id: int) -> Published:
@@ -241,7 +241,7 @@ class Publisher:
         self._recent += 1
         return self._recent <= RECENT_A_MINUTE
 
-    async def _tell(self, stored: list[_Stored]) -> None:
+    async def _announce(self, stored: list[_Stored]) -> None:
         posted = [one.posted for one in stored if one.posted is not None]
         if posted:
             await self._replica.announce(events=posted)
