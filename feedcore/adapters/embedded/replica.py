@@ -23,9 +23,6 @@ from feedcore.adapters.embedded.author_timelines import TimelineCache
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
 from feedcore.ports.settings import JsonObject
 
-_VERSIONS = (
-    "SELECT jobs_dropped, modes, tombstones, settings, runs, trending, backlog FROM versions"
-)
 _JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE job_id > ?"
 _RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
 
@@ -34,6 +31,22 @@ class _Job(NamedTuple):
     kind: str
     author_id: int
     user_id: int
+
+
+class _Versions(NamedTuple):
+    """The row of the table `versions`: writers raise the number of what they change."""
+
+    jobs_dropped: int
+    modes: int
+    tombstones: int
+    settings: int
+    runs: int
+    trending: int
+    backlog: int  # deliveries not yet merged
+
+
+_NOT_READ = _Versions(*[-1] * len(_Versions._fields))
+_VERSIONS = f"SELECT {', '.join(_Versions._fields)} FROM versions"
 
 
 class Replica:
@@ -47,7 +60,7 @@ class Replica:
         self._last_drop = 0
         self._last_tombstone = 0
         self._tombstone_floor = 0
-        self._versions: tuple[int, ...] = (-1,) * 7
+        self._versions = _NOT_READ
         self._jobs: dict[int, _Job] = {}
         self._posts: dict[int, dict[int, bytes]] = {}
         self.overlay_authors = native.U64Set()
@@ -66,12 +79,12 @@ class Replica:
     @property
     def pulled_version(self) -> int:
         """Changes with the set of pulled authors."""
-        return self._versions[1]
+        return self._versions.modes
 
     @property
     def backlog(self) -> int:
         """Deliveries not yet merged."""
-        return max(self._versions[6], 0)
+        return max(self._versions.backlog, 0)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -114,7 +127,7 @@ class Replica:
 
     def _reread_runs(self) -> None:
         self._data_version = -1
-        self._versions = (*self._versions[:4], -1, *self._versions[5:])
+        self._versions = self._versions._replace(runs=_NOT_READ.runs)
         self.refresh()
 
     def posts_of(self, authors: list[int]) -> bytes:
@@ -123,33 +136,48 @@ class Replica:
         return native.sort_entries(b"".join(found)) if found else b""
 
     def _read_changes(self) -> None:
-        conn = self._conn
-        own = not conn.in_transaction
-        if own:
-            conn.execute("BEGIN")
-        try:
-            before, now = self._versions, conn.execute(_VERSIONS).fetchone()
-            if before[0] != now[0]:
+        """Reads what has changed since the last time, all of one moment: drops come before new
+        jobs, and the runs that took a job's deliveries over come with its drop.
+        """
+        with self._one_moment() as conn:
+            before, now = self._versions, _Versions(*conn.execute(_VERSIONS).fetchone())
+            if before.jobs_dropped != now.jobs_dropped:
                 self._read_drops()
             self._forget_timelines()
             self._add_jobs(conn.execute(_JOBS, (self._last_job,)))
-            if before[1] != now[1]:
-                rows = conn.execute("SELECT author_id FROM authors WHERE mode IN (1, 2)")
-                self.pulled = native.U64Set([row[0] for row in rows])
-            if before[2] != now[2]:
-                self._read_tombstones(reload=before[2] < 0)
-            if before[3] != now[3]:
+            if before.modes != now.modes:
+                self._read_modes()
+            if before.tombstones != now.tombstones:
+                self._read_tombstones(reload=before.tombstones == _NOT_READ.tombstones)
+            if before.settings != now.settings:
                 self._read_settings()
-            if before[4] != now[4]:
+            if before.runs != now.runs:
                 self.runs.replace([RunRow(*row) for row in conn.execute(_RUNS)])
-            if before[5] != now[5]:
-                row = conn.execute("SELECT value FROM blobs WHERE name = 'trending'").fetchone()
-                self.trending = row[0] if row else b""
+            if before.trending != now.trending:
+                self._read_trending()
             self._versions = now
             self.reads += 1
+
+    @contextlib.contextmanager
+    def _one_moment(self) -> Iterator[sqlite3.Connection]:
+        """Inside the caller's transaction if there is one."""
+        conn = self._conn
+        if conn.in_transaction:
+            yield conn
+            return
+        conn.execute("BEGIN")
+        try:
+            yield conn
         finally:
-            if own:
-                conn.execute("COMMIT")
+            conn.execute("COMMIT")
+
+    def _read_modes(self) -> None:
+        rows = self._conn.execute("SELECT author_id FROM authors WHERE mode IN (1, 2)")
+        self.pulled = native.U64Set([row[0] for row in rows])
+
+    def _read_trending(self) -> None:
+        row = self._conn.execute("SELECT value FROM blobs WHERE name = 'trending'").fetchone()
+        self.trending = row[0] if row else b""
 
     def _forget_timelines(self) -> None:
         # two queries: SQLite finds one end of an index at once, and reads all of it for both
