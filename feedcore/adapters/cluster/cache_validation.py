@@ -19,7 +19,8 @@ import secrets
 from collections.abc import Sequence
 
 from feedcore.adapters.cluster.replication import NodeReplica
-from feedcore.adapters.redis.batcher import Batch, Batcher
+from feedcore.adapters.redis.batch import Batch
+from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.keys import EPOCH_BYTES, EPOCH_TTL_MS, Keys
 from feedcore.errors import Unavailable
 

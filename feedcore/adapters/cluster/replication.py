@@ -30,9 +30,11 @@ from feedcore.adapters.cluster.viewer_epochs import ViewerEpochs
 from feedcore.adapters.contracts.announcements import Event
 from feedcore.adapters.contracts.replica import SystemOfRecord
 from feedcore.adapters.redis.announcing import Announcements
-from feedcore.adapters.redis.batcher import Batcher, Call, end_task, ignore_failure
+from feedcore.adapters.redis.batch import Call
+from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.events import InvalidateAll, pack, unpack_entry
 from feedcore.adapters.redis.keys import Keys
+from feedcore.adapters.redis.link import end_task, ignore_failure
 from feedcore.adapters.redis.node_log import LogRead, NodeLog
 from feedcore.clock import Clock
 from feedcore.codecs.epochs import AUTHOR

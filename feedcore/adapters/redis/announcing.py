@@ -20,7 +20,8 @@ import logging
 import secrets
 from collections.abc import Sequence
 
-from feedcore.adapters.redis.batcher import Batcher, Call
+from feedcore.adapters.redis.batch import Call
+from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.events import INVALIDATE_ALL
 from feedcore.adapters.redis.keys import EPOCH_BYTES, EPOCH_TTL_MS, Keys
 from feedcore.adapters.redis.node_log import NodeLog

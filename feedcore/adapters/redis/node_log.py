@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-from feedcore.adapters.redis.batcher import Batcher, Call
+from feedcore.adapters.redis.batch import Call
+from feedcore.adapters.redis.batcher import Batcher
 from feedcore.adapters.redis.events import BEGUN, pack_entry
 from feedcore.adapters.redis.keys import LOG_ENTRIES_MAX, LOG_TTL_MS
 from feedcore.adapters.redis.nodes import FAILURES
