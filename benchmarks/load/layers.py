@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("batcher", ("adapters/redis/batcher",)),
     ("validation and proofs", ("adapters/cluster", "adapters/redis", "_native/idset",
                               "_native/epochs")),
-    ("CQL driver", ("acsylla", "adapters/cql/scylla", "cassandra/")),
+    ("CQL driver", ("acsylla", "adapters/cql/driver/scylla", "cassandra/")),
     ("CQL stores", ("adapters/cql",)),
     ("services", ("feedcore/services", "resilience/")),
     ("dispatch and interceptors", ("server/dispatch", "server/interceptors", "server/handlers",
