@@ -46,7 +46,7 @@ class SystemOfRecord(Protocol):
 
 
 class ReplicaState(Protocol):
-    """Reads of memory, as of the last `Replica.shared` or later."""
+    """Reads of memory, as of the last `Replica.observe_node` or later."""
 
     @property
     def pulled(self) -> U64Set:

@@ -7,7 +7,7 @@
 Little-endian. `epoch` is the viewer's key, and `position` the log's, as they were read before
 anything was loaded; `incarnation` names the servers that said so. The followees are there so that a
 node that does not keep the viewer can tell whether somebody they follow has posted since. Not for
-judging a proof (validation).
+judging a proof (cluster.proofs).
 """
 
 from __future__ import annotations
