@@ -72,6 +72,12 @@ BANS = [
         (),
         "tests/process, or tests/integration for servers",
     ),
+    Ban(
+        r"\btuple\[(?:[^,\[\]]+,){3}",
+        ("feedcore/domain/", "feedcore/ports/", "feedcore/services/", "feedcore/compose/"),
+        ("feedcore/domain/entry.py",),  # rows: read by all twins in their inner loops
+        "a NamedTuple: more than three positions have names",
+    ),
     Ban(r"\bexcept\s*:", CODE + TESTS, (), "a named exception"),
     Ban(
         r"\basyncio\.(Lifo|Priority)?Queue\(\s*\)|\b(queue\.)?SimpleQueue\(",

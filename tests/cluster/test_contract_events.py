@@ -30,10 +30,10 @@ class KafkaEvents:
         self.sink = KafkaEventSink(producer, options, JobIds(0, 1, SystemClock()))
         self.sink.start()
 
-    async def received(self, count: int) -> list[events_pb2.Event]:
+    async def received(self) -> list[events_pb2.Event]:
         """From the beginning of the topic."""
         await self.sink.close()
-        return await read(self._options, count) if count else []
+        return await read(self._options, self.sent()) if self.sent() else []
 
     def sent(self) -> int:
         """Acknowledged by the broker."""
