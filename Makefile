@@ -7,7 +7,7 @@ PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
 MICRO := $(basename $(notdir $(wildcard benchmarks/micro/bench_*.py)))
 
 .PHONY: build build-bench run fuzz test-asan test test-all test-unit interop-clients bench bench-cluster bench-full bench-micro bench-transport bench-small \
-    services services-stop test-cluster lint wheel clean help
+    services services-stop test-cluster lint coverage test-python wheel clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -26,7 +26,9 @@ help:
 	@echo "make bench-transport   beside grpc.aio, nghttpd, tonic, grpc-go, gRPC C++: half an hour"
 	@echo "make test-asan    the native transport's suites with sanitizers"
 	@echo "make fuzz         coverage-guided fuzzing of it, SECONDS=60 each"
-	@echo "make lint         ruff"
+	@echo "make lint         ruff, mypy, stubtest, import-linter: within a minute"
+	@echo "make coverage     which lines the unit suite reaches, by package"
+	@echo "make test-python  unit suite and engine on another Python: PYTHON=python3.13"
 	@echo "make wheel        dist/: a wheel with libnghttp2 inside and a source archive, tried in an empty environment"
 	@echo "make clean        what was built, not your data"
 
@@ -147,8 +149,24 @@ wheel: build
 	@sh scripts/make_wheel.sh
 	@sh scripts/try_wheel.sh
 
-lint: build
+# Style, types, the stubs of compiled modules, and who may import whom.
+lint: build-bench
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) scripts/typecheck.py
+	.venv/bin/lint-imports --no-logo
+
+# Which lines the unit suite reaches, in its processes, too: a table by package, not a gate.
+coverage: build-bench
+	@mkdir -p build/coverage
+	-$(PY) -m coverage run -m pytest -q tests/unit
+	@$(PY) -m coverage combine -q
+	@$(PY) scripts/coverage_table.py
+
+# The unit suite and the engine on another Python that is installed here.
+PYTHON ?= python3.13
+test-python:
+	@sh scripts/test_python.sh $(PYTHON)
 
 clean:
 	rm -rf .venv build dist feedcore_pb *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,5 +1,5 @@
 """Runs mypy over the product, the load generator, the planner and the scripts, under their import
-names.
+names, and stubtest over the compiled modules: their stubs say what they have.
 
 Folders are not named like the packages that they become (server is feedcore_server), so that mypy
 would check them under the wrong names. Links below build/typing have the right ones; they are
@@ -43,12 +43,24 @@ def link_packages() -> None:
         (LINKS / path.name).symlink_to(path)
 
 
-def main(arguments: list[str]) -> int:
-    """mypy's exit code; `arguments` go to mypy."""
-    link_packages()
-    command = [sys.executable, "-m", "mypy", *arguments]
+def check_types() -> int:
+    """mypy's exit code."""
+    command = ["mypy"]
     command += [word for name in PACKAGES if "." not in name for word in ("-p", name)]
     command += [word for name in MODULES for word in ("-m", name)]
+    return _run(command)
+
+
+def check_stubs() -> int:
+    """stubtest's exit code. The modules must be compiled: `make build-bench`."""
+    command = ["mypy.stubtest", "--concise", "--mypy-config-file", "pyproject.toml"]
+    # Cython's classes are C structs: each is a base of its own, and that is no part of a contract.
+    command += ["--ignore-disjoint-bases", "--allowlist", "scripts/stubtest-allowed.txt"]
+    return _run(command + [name for name in PACKAGES if name.endswith("._native")])
+
+
+def _run(module: list[str]) -> int:
+    command = [sys.executable, "-m", *module]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     print(_with_real_paths(run.stdout), end="")
     return run.returncode
@@ -64,4 +76,5 @@ def _with_real_paths(report: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    link_packages()
+    sys.exit(check_types() or check_stubs())

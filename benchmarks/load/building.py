@@ -13,7 +13,7 @@ import sqlite3
 import statistics
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from feedcore.clock import SystemClock
 from feedcore.codecs.content import Media, digest, encode_content
 from feedcore.compose import Engine, compose_over
 from feedcore.domain import ids
+from feedcore.loading.demo_text import sentence
 from feedcore.ports import ImportedCounts, NewPost
 from feedcore.services.hot import HotSettings
 from feedcore_bench import graph as graphs
@@ -98,7 +99,7 @@ class Windows:
         draw.shuffle(authors)
         moments = sorted(now_ms - 60_000 - draw.randrange(graphs.SPREAD_MS) for _ in authors)
         for at_ms, author in zip(moments, authors, strict=True):
-            body = " ".join(graphs.sentence(draw) for _ in range(4))
+            body = " ".join(sentence(draw) for _ in range(4))
             yield at_ms, author, body, (), draw.randrange(50)
 
 
@@ -204,9 +205,13 @@ def remember(world: World, author: int, followers: list[int], wanted: int) -> No
         world.celebrity = author, count, followers[:CELEBRITY_FOLLOWERS_KEPT]
 
 
-def _insert_followers(lists: list[tuple[int, list[int]]]):
+def _insert_followers(lists: list[tuple[int, list[int]]]) -> Callable[[sqlite3.Connection], None]:
     rows = ((author, follower) for author, followers in lists for follower in followers)
-    return lambda conn: conn.executemany("INSERT INTO followers VALUES (?, ?)", rows) and None
+
+    def work(conn: sqlite3.Connection) -> None:
+        conn.executemany("INSERT INTO followers VALUES (?, ?)", rows)
+
+    return work
 
 
 async def _posts(store: EmbeddedStore, rows: Iterator[PostRow], world: World, echo: Echo) -> None:

@@ -50,7 +50,7 @@ from feedcore_bench.scenarios import (
 )
 from feedcore_bench.server import Series, Server, pinned, serving
 from feedcore_bench.workloads import FirstPages
-from feedcore_bench.world import Echo, Spec, World
+from feedcore_bench.world import CACHE, Echo, Spec, World
 
 HOT_SHAPE: Shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
 # An etag that no page has: whoever has one that is not current gets a page made for them alone,
@@ -83,7 +83,7 @@ class ClusterBench(Bench):
             f" {self.engines.cassandra}; {where}"
         )
 
-    def world(self, spec: Spec, cache: Path = clusterworld.CACHE) -> World:
+    def world(self, spec: Spec, cache: Path = CACHE) -> World:
         """Made or found; noted in the results."""
         world = clusterworld.obtain(spec, self.engines, self.echo, cache)
         self.results.worlds.setdefault(str(spec), world.describe())

@@ -121,7 +121,7 @@ def zipf_weights(count: int, exponent: float = ACTIVITY_EXPONENT) -> list[float]
 def posts_for(counts: list[int], items: float, exponent: float) -> int:
     """Posts that make `items` a user on average, by authors drawn by their rank in `counts`."""
     weights = [rank**-exponent for rank in range(1, len(counts) + 1)]
-    reach = sum(w * c for w, c in zip(weights, counts, strict=True)) / sum(weights)
+    reach: float = sum(w * c for w, c in zip(weights, counts, strict=True)) / sum(weights)
     return max(1, round(items * len(counts) / reach))
 
 

@@ -12,7 +12,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 import grpc
@@ -59,7 +59,7 @@ class Server(NamedTuple):
         )
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType):  # type: ignore[type-arg]  # older click: no generic
     """HOST:PORT or unix:PATH."""
 
     name = "HOST:PORT"
@@ -96,13 +96,14 @@ def server_option(command: Command) -> Command:
         decorated = click.option(
             f"--{name}", type=PEM, envvar=variable, show_envvar=True, help=meaning
         )(decorated)
-    return click.option(
+    option = click.option(
         "--server",
         type=AddressType(),
         default=SERVER_DEFAULT,
         show_default=True,
         help="Server to call; also unix:PATH.",
-    )(decorated)
+    )
+    return cast(Command, option(decorated))
 
 
 class Answer(NamedTuple):

@@ -47,7 +47,7 @@ FANOUT_WAIT_MAX_S = (
 )
 
 
-class TimeType(click.ParamType):
+class TimeType(click.ParamType):  # type: ignore[type-arg]  # older click: no generic
     """`now`, milliseconds since 1970, or an ISO 8601 time."""
 
     name = "now|TIME"

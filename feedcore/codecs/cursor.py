@@ -165,4 +165,4 @@ def decode_head(text: str, key: bytes, owner: int) -> int:
     _, of, head_id = HEAD.unpack(payload)
     if of != owner:
         raise InvalidCursor("foreign", "made for another user", field="head")
-    return head_id
+    return int(head_id)

@@ -67,7 +67,7 @@ class Epochs:
     @property
     def generation(self) -> int:
         """Counts changes of what is replicated."""
-        return _GENERATION.unpack_from(self._view, _GENERATION_AT)[0]
+        return int(_GENERATION.unpack_from(self._view, _GENERATION_AT)[0])
 
     def advance(self) -> None:
         """What is replicated has changed."""
@@ -76,7 +76,7 @@ class Epochs:
     @property
     def era(self) -> int:
         """Counts openings of the store."""
-        return _ERA.unpack_from(self._view, _ERA_AT)[0]
+        return int(_ERA.unpack_from(self._view, _ERA_AT)[0])
 
     def begin_era(self) -> None:
         """Nothing that was kept before counts any more."""

@@ -26,7 +26,8 @@ REMOVED_BIT = 0x80  # flags bit 15: never set in an entry that leaves the store
 SINK_BYTES = 4 * 1024 * 1024  # merged entries are handed over in pieces of this size: bounds memory
 _U64_MASK = (1 << 64) - 1
 
-Run = tuple[bytes, bytes, bytes]
+# (users, offsets, entries), in memory or mapped
+Run = tuple[bytes | memoryview, bytes | memoryview, bytes | memoryview]
 
 
 class RunView(NamedTuple):
@@ -54,7 +55,7 @@ def build_runs(rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[int, bytes, by
     return [(day, *_build_day(days[day])) for day in sorted(days)]
 
 
-def _build_day(posts: dict[bytes, list[bytes]]) -> Run:
+def _build_day(posts: dict[bytes, list[bytes]]) -> tuple[bytes, bytes, bytes]:
     feeds: dict[int, list[bytes]] = {}
     for entry in sorted(posts):
         for recipients in posts[entry]:

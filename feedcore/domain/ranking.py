@@ -136,7 +136,8 @@ def explain_terms(
 
 def affinity_of(affinity: bytes, author_id: int) -> float:
     """The viewer's affinity to one author in a packed affinity array, 0.0 if none."""
-    return dict(AFFINITY.iter_unpack(affinity)).get(author_id, 0.0)
+    affinities: dict[int, float] = dict(AFFINITY.iter_unpack(affinity))
+    return affinities.get(author_id, 0.0)
 
 
 def score(

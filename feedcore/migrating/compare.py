@@ -110,7 +110,7 @@ async def _count(session: Session, table: str, key: str) -> int:
 
     async def part(low: int, high: int, halvings: int = 0) -> int:
         try:
-            return (await session.read(statement, (low, high)))[0][0]
+            return int((await session.read(statement, (low, high)))[0][0])
         except Unavailable:
             if halvings == HALVINGS_MAX:
                 raise

@@ -26,12 +26,14 @@ class PatientSession:
         self._session = session
         self._pause_s = pause_s
 
-    async def read(self, statement: Statement, parameters: Sequence[Any] = ()) -> list[tuple]:
+    async def read(
+        self, statement: Statement, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
         return await self._try(lambda: self._session.read(statement, parameters))
 
     async def read_many(
         self, statement: Statement, parameters: Sequence[Sequence[Any]]
-    ) -> list[list[tuple]]:
+    ) -> list[list[tuple[Any, ...]]]:
         return await self._try(lambda: self._session.read_many(statement, parameters))
 
     async def read_packed(self, statement: Statement, parameters: Sequence[Any] = ()) -> bytes:

@@ -15,15 +15,17 @@ Conventions, for every port:
   small things that each process replicates; they never wait.
 """
 
+from feedcore.domain.jobs import JobKind, Lane
+from feedcore.domain.publish_plan import NewPost
 from feedcore.ports.cache_validation import CacheValidation
 from feedcore.ports.content import Content, ContentSource
 from feedcore.ports.events import EventSink
 from feedcore.ports.feeds import Delivery, FeedStore, Window
 from feedcore.ports.graph import Followees, GraphPage, GraphSource
 from feedcore.ports.page_cache import PageCache, StalePage
-from feedcore.ports.posts import NewPost, Post, PostStats, PostStore, Published, Timelines
+from feedcore.ports.posts import Post, PostStats, PostStore, Published, Timelines
 from feedcore.ports.preferences import Preference, PreferenceKind, PreferenceStore, ViewerFilters
-from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, JobKind, Lane, QueueLag
+from feedcore.ports.queue import DeadLetter, FanoutJob, FanoutQueue, QueueLag
 from feedcore.ports.ranker import Candidate, Ranker, Scores
 from feedcore.ports.settings import SettingsStore
 from feedcore.ports.signals import ImportedCounts, Interaction, InteractionKind, SignalStore

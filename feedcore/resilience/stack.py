@@ -250,7 +250,7 @@ class Stack(Generic[T]):
         return False
 
     def _pause_before(self, number: int, error: FeedcoreError) -> float:
-        pause_s = self._pause_s * 2 ** (number - 1) * self._dice()
+        pause_s: float = self._pause_s * 2 ** (number - 1) * self._dice()
         if isinstance(error, Overloaded):  # it says itself when to come back
             pause_s += error.retry_after_ms / 1_000
         return pause_s

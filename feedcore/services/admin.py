@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Unpack
 
 from feedcore.clock import Clock
 from feedcore.domain.experiments import RankingConfig
@@ -18,7 +19,7 @@ from feedcore.ports import (
     SettingsStore,
 )
 from feedcore.services.admission import check_id
-from feedcore.services.hot import Hot, HotSettings
+from feedcore.services.hot import Hot, HotChanges, HotSettings
 from feedcore.services.viewer import RANKING
 
 DEAD_LETTERS_DEFAULT = 100
@@ -75,7 +76,7 @@ class AdminService:
         await self._validation.observe_node()
         return self._hot.read()
 
-    async def set_settings(self, **changes: int | bool) -> HotSettings:
+    async def set_settings(self, **changes: Unpack[HotChanges]) -> HotSettings:
         """Changes the named hot settings. Raises InvalidField."""
         await self._validation.observe_node()
         return await self._hot.change(changes, self._clock.now_ms())

@@ -5,6 +5,7 @@ processes share.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import TypedDict
 
 from feedcore.errors import InvalidField
 from feedcore.ports import SettingsStore
@@ -39,6 +40,15 @@ class HotSettings:
         return self
 
 
+class HotChanges(TypedDict, total=False):
+    """Hot settings to change, by the names of HotSettings."""
+
+    push_threshold: int
+    hysteresis_percent: int
+    rest_lane_paused: bool
+    fanout_paused: bool
+
+
 class Hot:
     """Reads and changes the hot settings; `start` are the values before anybody changed them."""
 
@@ -55,8 +65,8 @@ class Hot:
             self._current = replace(self._start, **document, version=version)
         return self._current
 
-    async def change(self, changes: dict[str, int | bool], now_ms: int) -> HotSettings:
-        """Puts `changes` (field -> value) in force for every process. Raises InvalidField."""
+    async def change(self, changes: HotChanges, now_ms: int) -> HotSettings:
+        """Puts `changes` in force for every process. Raises InvalidField."""
         before = self.read()
         after = replace(before, **changes).validate()
         document = asdict(after)

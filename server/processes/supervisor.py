@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 from feedcore.clock import SystemClock
 from feedcore.config import Settings, fanout_node, split_address
@@ -101,7 +101,7 @@ class Supervisor:
         self._signals = 0
         data_dir = settings.store.data_dir
         self._metrics_dir = data_dir / f"{METRICS_PREFIX}{os.getpid()}"
-        registry = metrics.CollectorRegistry()
+        registry = CollectorRegistry()
         self._registry, self._restarts = registry, metrics.restarts(registry)
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -25,6 +25,9 @@ from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.registry import Kind, Method
 from feedcore_server.status import outcome_of
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 1),  # all workers share one port; the kernel spreads connections
@@ -100,7 +103,7 @@ class _Handlers(grpc.GenericRpcHandler):
 def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
     chain = dispatcher.chain(method)
 
-    async def one_reply(request: Any, context: grpc.aio.ServicerContext) -> bytes:
+    async def one_reply(request: Any, context: Context) -> bytes:
         call = _call(method, context, clock)
         try:
             reply = await chain(call, request)
@@ -111,7 +114,7 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
         context.set_trailing_metadata(tuple(call.trailers))
         return reply
 
-    async def stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+    async def stream(requests: AsyncIterator[bytes], context: Context) -> None:
         call = _call(method, context, clock)
         sender = _Sender(context, call)
         call.send = sender.send
@@ -123,7 +126,7 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
             raise
         context.set_trailing_metadata(tuple(call.trailers))
 
-    async def server_stream(raw: bytes, context: grpc.aio.ServicerContext) -> None:
+    async def server_stream(raw: bytes, context: Context) -> None:
         await stream(_one(raw), context)
 
     if method.kind is Kind.UNARY:
@@ -139,7 +142,7 @@ async def _one(raw: bytes) -> AsyncIterator[bytes]:
     yield raw
 
 
-def _call(method: Method, context: grpc.aio.ServicerContext, clock: Clock) -> CallContext:
+def _call(method: Method, context: Context, clock: Clock) -> CallContext:
     # grpc.aio gives None to a call without a deadline, whatever its types say
     remaining_s: float | None = context.time_remaining()
     if remaining_s is not None and remaining_s > limits.DEADLINE_MAX_S:
@@ -157,7 +160,7 @@ class _Sender:
     """Sends streamed replies. grpc.aio fixes the encoding with the first one: later messages can
     opt out of it, but not into it."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, call: CallContext) -> None:
+    def __init__(self, context: Context, call: CallContext) -> None:
         self._context = context
         self._call = call
         self._opened = False
@@ -176,7 +179,7 @@ class _Sender:
         await self._context.write(reply)
 
 
-async def _open_reply(context: grpc.aio.ServicerContext, call: CallContext) -> None:
+async def _open_reply(context: Context, call: CallContext) -> None:
     """Sends initial metadata, if the handler gave any or wants compression, which grpc.aio takes
     note of only here."""
     if call.compress:
@@ -185,9 +188,7 @@ async def _open_reply(context: grpc.aio.ServicerContext, call: CallContext) -> N
         await context.send_initial_metadata(tuple(call.initial))
 
 
-async def _abort(
-    context: grpc.aio.ServicerContext, call: CallContext, error: BaseException
-) -> None:
+async def _abort(context: Context, call: CallContext, error: BaseException) -> None:
     """Ends the call with the error's status; raises grpc's own marker, which ends the handler."""
     outcome = outcome_of(error, call.trace.trace_hex)
     if isinstance(error, asyncio.CancelledError):

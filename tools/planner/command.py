@@ -52,7 +52,7 @@ FLAGS = {
 assert FLAGS.keys() == BOUNDS.keys()
 
 
-class AmountType(click.ParamType):
+class AmountType(click.ParamType):  # type: ignore[type-arg]  # older click: no generic
     """A number, with K, M, B or T if it is large: 200M."""
 
     name = "NUMBER"
@@ -76,7 +76,7 @@ class AmountType(click.ParamType):
 AMOUNT = AmountType()
 
 
-class ScalesType(click.ParamType):
+class ScalesType(click.ParamType):  # type: ignore[type-arg]  # older click: no generic
     """Multiples of the users, by commas: 1,5,10."""
 
     name = "X,X,..."

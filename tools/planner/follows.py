@@ -54,7 +54,7 @@ def power_integral(exponent: float, low: float, high: float) -> float:
     log_ratio = math.log(high / low)
     if abs(exponent * log_ratio) < 1e-9:
         return log_ratio
-    return low**exponent * math.expm1(exponent * log_ratio) / exponent
+    return float(low**exponent) * math.expm1(exponent * log_ratio) / exponent
 
 
 class Followers:

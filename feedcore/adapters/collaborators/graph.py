@@ -201,9 +201,8 @@ class CollaboratorGraphSource:
                 )
             return _Page(ids, reply.next_page_token)
 
-        request_class = pb.ListFollowersRequest
-        if method == "ListFollowees":
-            request_class = pb.ListFolloweesRequest
+        followees = method == "ListFollowees"
+        request_class = pb.ListFolloweesRequest if followees else pb.ListFollowersRequest
         request = request_class(user_id=user_id, page_size=size, page_token=token)
         return await self._service.ask(method, request, read)
 

@@ -12,9 +12,9 @@ from feedcore.adapters.embedded.database import Connection, Writer
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, order_key
+from feedcore.domain.jobs import JobKind, Lane
 from feedcore.errors import StoreError
 from feedcore.ports import Delivery, Window
-from feedcore.ports.queue import JobKind, Lane
 
 _NOT_BUILT = (
     "SELECT EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"

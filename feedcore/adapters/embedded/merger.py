@@ -139,7 +139,7 @@ class Merger:
     def _write_files(self, built: list[tuple[int, bytes, bytes, bytes]]) -> list[RunRow]:
         oldest_ms = self._clock.now_ms() - RETENTION_MS
         next_id = self._next_run_id()
-        files = []
+        files: list[RunRow] = []
         for day, users, offsets, entries in built:
             if (day + 1) * DAY_MS <= oldest_ms or not users:
                 continue  # expired while it waited

@@ -13,6 +13,7 @@ from feedcore.adapters.embedded.database import Connection, Writer, bump, marks
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.clock import Clock
 from feedcore.domain import ids
+from feedcore.domain.jobs import JobKind
 from feedcore.domain.policy import Mode
 from feedcore.domain.publish_plan import (
     NO_SUCH_POST,
@@ -23,7 +24,6 @@ from feedcore.domain.publish_plan import (
 from feedcore.errors import IdempotencyConflict, NotFound, StoreError
 from feedcore.limits import DAY_MS, RETENTION_MS
 from feedcore.ports import Content, NewPost, Post, PostStats, Published, Timelines
-from feedcore.ports.queue import JobKind
 
 _IDS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache
 _MODES = ("push", "pull")
@@ -101,8 +101,8 @@ class EmbeddedPostStore:
         row = self._conn.execute(sql, (content_id,)).fetchone()
         if row is None:
             return None
-        author, *counts, reach, mode, fanned_out_ms = row
-        return PostStats(content_id, author, *counts, reach, _MODES[mode], fanned_out_ms)
+        *counts, mode, fanned_out_ms = row
+        return PostStats._make((content_id, *counts, _MODES[mode], fanned_out_ms))
 
     def tombstones(self) -> native.U64Set:
         """The replica's set: do not change it."""

@@ -18,9 +18,9 @@ from feedcore.limits import MERGE_DELIVERIES_MAX, RETENTION_MS
 from feedcore.ports import Delivery, Lane
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
 
+    from feedcore.adapters.embedded.database import Connection
     from feedcore.adapters.embedded.store import EmbeddedStore
     from feedcore.ports import GraphSource
 
@@ -69,7 +69,7 @@ async def rebuild(
     return items
 
 
-def _forget(conn: sqlite3.Connection) -> None:
+def _forget(conn: Connection) -> None:
     conn.execute("INSERT OR REPLACE INTO blobs VALUES ('rebuilding', x'01')")
     conn.execute("DELETE FROM runs")
     conn.execute("DELETE FROM deliveries")

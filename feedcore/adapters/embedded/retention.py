@@ -7,10 +7,9 @@ themselves; here it only matters that nothing goes early.
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 
-from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump
 from feedcore.adapters.embedded.runfile import run_path
 from feedcore.domain import ids
 from feedcore.limits import (
@@ -84,7 +83,7 @@ async def _in_batches(writer: Writer, sql: str, bound: int) -> int:
 
 
 async def _expire_runs(writer: Writer, feeds_dir: Path, first_day: int) -> int:
-    def work(conn: sqlite3.Connection) -> list[tuple[int, int]]:
+    def work(conn: Connection) -> list[tuple[int, int]]:
         sql = "DELETE FROM runs WHERE day < ? RETURNING day, run_id"
         gone = conn.execute(sql, (first_day,)).fetchall()
         if gone:
@@ -100,7 +99,7 @@ async def _expire_runs(writer: Writer, feeds_dir: Path, first_day: int) -> int:
     return len(gone)
 
 
-def _expire_tombstones(conn: sqlite3.Connection, before_ms: int) -> int:
+def _expire_tombstones(conn: Connection, before_ms: int) -> int:
     """By age of the deletion; deletions are numbered in their order, so the oldest come first."""
     sql = "SELECT seq, deleted_ms FROM tombstones ORDER BY seq LIMIT ?"
     last = 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feedcore import native
-from feedcore.codecs.runs import Run, RunView
+from feedcore.codecs.runs import RunView
 from feedcore.domain.entry import ENTRY_BYTES
 from feedcore.errors import StoreError
 
@@ -117,10 +117,9 @@ class RunFile:
         self.entries = row.entries
         self.users = row.users
 
-    def parts(self) -> Run:
+    def parts(self) -> tuple[memoryview, memoryview, memoryview]:
         """(users, offsets, entries) for merging; the views die with the object."""
         end = HEADER_BYTES + self.entries * ENTRY_BYTES
-        # type: ignore[return-value]
         return self._users, self._offsets, memoryview(self._map)[HEADER_BYTES:end]
 
     def slice_of(self, user_id: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import copy
 import json
 import sqlite3
 
-from feedcore.adapters.embedded.database import Writer, bump
+from feedcore.adapters.embedded.database import Connection, Writer, bump
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition
@@ -46,7 +46,7 @@ class EmbeddedSettingsStore:
         """The oldest of more than RANKING_VERSIONS_KEPT versions goes."""
         text = json.dumps(document, sort_keys=True)
 
-        def work(conn: sqlite3.Connection) -> int:
+        def work(conn: Connection) -> int:
             sql = "SELECT coalesce(max(version), 0) FROM settings WHERE name = ?"
             newest = conn.execute(sql, (name,)).fetchone()[0]
             if expected_version is not None and expected_version != newest:
@@ -86,7 +86,7 @@ class EmbeddedSettingsStore:
     async def set_author_modes(self, modes: list[AuthorMode]) -> None:
         """Only mode and end: followers are counted by the graph."""
 
-        def work(conn: sqlite3.Connection) -> None:
+        def work(conn: Connection) -> None:
             conn.executemany(
                 "INSERT INTO authors (author_id, mode, until_ms) VALUES (?, ?, ?) ON CONFLICT"
                 " DO UPDATE SET mode = excluded.mode, until_ms = excluded.until_ms",

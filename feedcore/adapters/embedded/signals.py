@@ -100,7 +100,7 @@ class EmbeddedSignalStore:
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """As `record`, without keys."""
 
-        def work(conn: sqlite3.Connection) -> int:
+        def work(conn: Connection) -> int:
             return sum(_apply(conn, one) for one in rows if _post_exists(conn, one.content_id))
 
         return await self._writer.run(work, replicated=False)
@@ -164,7 +164,7 @@ class EmbeddedSignalStore:
         """Weight halves every TRENDING_HALF_LIFE_MS; without any, the newest public posts."""
         value = _trending(self._conn, now_ms)
 
-        def work(conn: sqlite3.Connection) -> None:
+        def work(conn: Connection) -> None:
             conn.execute("INSERT OR REPLACE INTO blobs VALUES ('trending', ?)", (value,))
             bump(conn, "trending")
 

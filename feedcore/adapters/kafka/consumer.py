@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 def _is_news(record: logging.LogRecord) -> bool:
     """Not that the coordinator of a new group is not there yet: the client asks again."""
     asked = record.msg == "Group Coordinator Request failed: %s"
-    return not (asked and record.args and getattr(record.args[0], "retriable", False))
+    causes = record.args if isinstance(record.args, tuple) else ()
+    return not (asked and any(getattr(cause, "retriable", False) for cause in causes))
 
 
 logging.getLogger(COORDINATOR_LOG).addFilter(_is_news)

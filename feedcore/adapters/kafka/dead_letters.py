@@ -58,7 +58,7 @@ class DeadLetters:
         row = (job_id % BUCKETS, job_id, blob, error[:ERROR_CHARS_MAX], now_ms)
         await self._session.write(_INSERT, row)
 
-    async def list(self, limit: int) -> list[DeadLetter]:
+    async def oldest(self, limit: int) -> list[DeadLetter]:
         """Oldest first."""
         keys = [(bucket, 0, limit) for bucket in range(BUCKETS)]
         found = await self._session.read_many(_SELECT, keys)

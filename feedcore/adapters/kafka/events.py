@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.kafka.options import KafkaOptions
@@ -164,7 +165,7 @@ class KafkaEventSink:
         else:
             self.stats.sent += size
 
-    def _encode(self, event: tuple) -> bytes:
+    def _encode(self, event: tuple[Any, ...]) -> bytes:
         what, who, at_ms, *rest = event
         made = events_pb2.Event(event_id=self._ids.next(), at_ms=at_ms)
         if what == _SERVED:
@@ -172,7 +173,7 @@ class KafkaEventSink:
             served = made.page_served
             served.user_id = who
             served.content_ids.extend(content_ids)
-            served.origin = int(origin)
+            served.origin = origin
             served.ranking_version = ranking_version
             served.scrolled = scrolled
         elif what == _INTERACTED:

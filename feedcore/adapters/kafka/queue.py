@@ -136,7 +136,7 @@ class KafkaQueue:
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """By job number, which is the order they were made in."""
-        return await self._dead.list(limit)
+        return await self._dead.oldest(limit)
 
     async def replay(self, job_ids: list[int], now_ms: int) -> int:
         """Attempts begin again; the continuation stays. What cannot be read stays a letter."""

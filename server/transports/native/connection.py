@@ -237,7 +237,7 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
         elif self._lifecycle.state in (State.NOTICED, State.DRAINING):
             self._lifecycle.tick(self._worker.now())
-            if self._lifecycle.state is State.OVER:
+            if self._lifecycle.is_over():
                 self._after_tick()
 
     def _on_timer(self) -> None:

@@ -63,6 +63,10 @@ class Lifecycle:
             self._notice_until = min(now + self._bounds.goaway_ack_s, self._grace_until)
         self.tick(now)
 
+    def is_over(self) -> bool:
+        """Nothing more is due."""
+        return self.state is State.OVER
+
     def tick(self, now: float) -> None:
         """Does what is due, and sets `due`: when to look again, if no byte arrives before."""
         session = self._session

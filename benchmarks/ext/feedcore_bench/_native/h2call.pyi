@@ -1,5 +1,7 @@
 from collections.abc import Sequence
 
+class Call: ...
+
 class Template:
     path: str
     def __init__(

@@ -236,14 +236,14 @@ cdef class Schedule:
         self.lateness = Histogram()
         self.step = -1
         self.next_at = self.step_end = start_ns
-        self.advance_step()
+        self._advance_step()
         self.draw()
 
     def __dealloc__(self):
         free(self.ring)
 
-    def advance_step(self):
-        """Goes to the next step; internal."""
+    def _advance_step(self):
+        """Goes to the next step."""
         self.step += 1
         if self.step >= len(self.steps):
             self.over = True
@@ -269,7 +269,7 @@ cdef class Schedule:
                 self.next_at += self.gap
             if self.next_at < self.step_end:
                 return
-            self.advance_step()
+            self._advance_step()
 
     def advance(self, int64_t now_ns):
         """Queues everything that is due; how many wait now."""

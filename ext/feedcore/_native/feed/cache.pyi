@@ -1,5 +1,5 @@
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, final
 
 ENTRY_BYTES: int
 SHARE_MAX: int
@@ -16,6 +16,7 @@ class CachedObject(Cached):
     value: Any
     def __init__(self, value: Any = None) -> None: ...
 
+@final
 class Cache:
     bytes_max: int
     bytes_used: int
@@ -31,4 +32,4 @@ class Cache:
     def resize(self, value: Cached, size: int) -> int: ...
     def clear(self) -> None: ...
     def __len__(self) -> int: ...
-    def __contains__(self, key: Hashable) -> bool: ...
+    def __contains__(self, key: Hashable, /) -> bool: ...

@@ -30,6 +30,9 @@ class Content(Cached):
 
 class Page(Cached):
     body: bytes
+    etag: bytes
+    head: bytes
+    receipt: bytes
     shown: bytes
 
 class Resident:

@@ -6,6 +6,23 @@ from feedcore._native.http2.grpcframe import MetadataValue
 Pairs = list[tuple[str, MetadataValue]]
 
 class Rules:
+    request_bytes_max: int
+    header_bytes_max: int
+    room_bytes: int
+    streams_max: int
+    stream_window: int
+    connection_window: int
+    reset_burst: float
+    reset_rate: float
+    glitch_burst: float
+    glitch_rate: float
+    useless_burst: float
+    useless_rate: float
+    ping_interval_s: float
+    outbound_frames_max: int
+    headers_s: float
+    request_stall_s: float
+    send_stall_s: float
     def __init__(self, bounds: Any) -> None: ...
 
 class Account:

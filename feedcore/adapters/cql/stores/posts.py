@@ -158,7 +158,20 @@ class CqlPostStore:
         counted = [count or 0 for count in counts[0]] if counts else [0] * 5
         impressions = sum(one[0] for one in shown)
         mode, reach, finished_ms = _delivered(content_id, row, fanout)
-        return PostStats(content_id, row.author_id, *counted, impressions, reach, mode, finished_ms)
+        likes, comments, shares, clicks, hides = counted
+        return PostStats(
+            content_id,
+            row.author_id,
+            likes,
+            comments,
+            shares,
+            clicks,
+            hides,
+            impressions,
+            reach,
+            mode,
+            finished_ms,
+        )
 
     def tombstones(self) -> native.U64Set:
         """The replica's set: do not change it."""
