@@ -214,8 +214,7 @@ def page(results: Results) -> str:
     ]
     wrong = sum(results.wrong_counts.values())
     parts.append(f"<p>{wrong:,} wrong answers.</p>" if wrong else "<p>No wrong answer.</p>")
-    for one in results.wrong:
-        parts.append(f"<p><code>{escape(str(one))}</code></p>")
+    parts += [f"<p><code>{escape(str(one))}</code></p>" for one in results.wrong]
     for scenario in results.scenarios():
         notes = results.notes.get(scenario, [])
         failure = results.failures.get(scenario)

@@ -48,24 +48,23 @@ def verdict_table(results: Results) -> list[str]:
 
 def phase_table(phases: Sequence[Phase]) -> list[str]:
     """Rates and latencies of phases, one a row."""
-    rows = []
-    for phase in phases:
-        rows.append(
-            (
-                phase.name,
-                "closed" if phase.offered is None else f"{phase.offered:,.0f}/s",
-                f"{phase.rate:,.0f}",
-                *(f"{phase.ms(percent):.2f}" for percent in PERCENTILES),
-                f"{phase.max_us / 1_000:.1f}",
-                f"{phase.series.mean_cpu('worker 0'):.0%}",
-                f"{phase.series.cpu_us_a_call('worker 0'):.1f}",
-                f"{phase.series.mean_cpu('fan-out'):.0%}",
-                f"{phase.series.mean_cpu('generator'):.0%}",
-                f"{phase.series.mean_others():.2f}",
-                f"{phase.lateness_us / 1_000:.2f}",
-                " ".join(f"{code}: {count:,}" for code, count in phase.statuses.items()),
-            )
+    rows = [
+        (
+            phase.name,
+            "closed" if phase.offered is None else f"{phase.offered:,.0f}/s",
+            f"{phase.rate:,.0f}",
+            *(f"{phase.ms(percent):.2f}" for percent in PERCENTILES),
+            f"{phase.max_us / 1_000:.1f}",
+            f"{phase.series.mean_cpu('worker 0'):.0%}",
+            f"{phase.series.cpu_us_a_call('worker 0'):.1f}",
+            f"{phase.series.mean_cpu('fan-out'):.0%}",
+            f"{phase.series.mean_cpu('generator'):.0%}",
+            f"{phase.series.mean_others():.2f}",
+            f"{phase.lateness_us / 1_000:.2f}",
+            " ".join(f"{code}: {count:,}" for code, count in phase.statuses.items()),
         )
+        for phase in phases
+    ]
     head = ["phase", "offered", "calls/s", *(f"p{percent:g} ms" for percent in PERCENTILES)]
     head += [
         "max ms",

@@ -174,7 +174,7 @@ def owners(way: Way) -> dict[int, int]:
 async def spread(way: Way, clients: dict[int, socket.socket]) -> list[int]:
     """Connections of each worker, once each client's connection has one. Nothing else is open."""
     deadline_s = time.monotonic() + WAIT_MAX_S
-    while not (owned := owners(way)).keys() == clients.keys() or not way.settled(len(clients)):
+    while (owned := owners(way)).keys() != clients.keys() or not way.settled(len(clients)):
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{len(clients)} connections, {len(owned)} of them with workers")
         await asyncio.sleep(POLL_S)

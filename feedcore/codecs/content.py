@@ -34,19 +34,17 @@ class Media(NamedTuple):
 def encode_content(body: str, media: Sequence[Media], visibility: int) -> bytes:
     """Wire bytes of feedcore.v1.Content. Raises InvalidField naming the field and its bound."""
     _check(body, media, visibility)
-    parts = [text_field(1, body)]
-    for item in media:
-        parts.append(
-            bytes_field(
-                2,
-                text_field(1, item.uri)
-                + text_field(2, item.mime_type)
-                + uint_field(3, item.width)
-                + uint_field(4, item.height),
-            )
+    attached = [
+        bytes_field(
+            2,
+            text_field(1, item.uri)
+            + text_field(2, item.mime_type)
+            + uint_field(3, item.width)
+            + uint_field(4, item.height),
         )
-    parts.append(uint_field(3, visibility))
-    return b"".join(parts)
+        for item in media
+    ]
+    return b"".join((text_field(1, body), *attached, uint_field(3, visibility)))
 
 
 def digest(content: bytes) -> bytes:

@@ -90,8 +90,8 @@ def _pack_served(served: bytes) -> tuple[int, int, int, bytes]:
     base = ids[0]
     low = _low_bytes(ids[-1] - base, len(ids))
     lows, highs = bytearray(), 0
-    for place, value in enumerate(ids):
-        value -= base
+    for place, one in enumerate(ids):
+        value = one - base
         lows += (value & ((1 << 8 * low) - 1)).to_bytes(low, "little")
         highs |= 1 << (value >> 8 * low) + place
     lows += highs.to_bytes((highs.bit_length() + 7) // 8, "little")

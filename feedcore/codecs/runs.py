@@ -88,10 +88,10 @@ def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[by
         kept: dict[bytes, bytes] = {}
         for number, at in cursors[user]:
             offset_view, entry_view = opened[number]
-            for place in range(offset_view[at], offset_view[at + 1]):
-                entry = bytes(entry_view[place * ENTRY_BYTES : (place + 1) * ENTRY_BYTES])
-                if not entry[REMOVED_BYTE] & REMOVED_BIT:
-                    kept.setdefault(entry[:8], entry)
+            first, end = offset_view[at] * ENTRY_BYTES, offset_view[at + 1] * ENTRY_BYTES
+            live = live_entries(bytes(entry_view[first:end]))
+            for place in range(0, len(live), ENTRY_BYTES):
+                kept.setdefault(live[place : place + 8], live[place : place + ENTRY_BYTES])
         if not kept:
             continue
         out_users.append(user)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from feedcore.config.node import available_cores
@@ -110,7 +111,7 @@ def _is_loopback(host: str) -> bool:
 def _memory_mb() -> int:
     """Of the machine; 0 where it cannot be told."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
             return int(lines.readline().split()[1]) // 1_024
     except (OSError, ValueError, IndexError):
         return 0

@@ -85,7 +85,7 @@ def new_followees(
     """What an import adds to a user who follows `followees`, of whom `followed` are asked for
     again. Raises InvalidField.
     """
-    new = wanted - followed - blocked
+    new = set(wanted) - followed - blocked
     if new:
         check_followees(followees + len(new))
     return new

@@ -30,8 +30,7 @@ def merge_newest(sources: Sequence[bytes], at_or_below: int, not_below: int, lim
     first = order_key(min(at_or_below, U64_MAX))
     last = order_key(min(max(not_below, 0), U64_MAX))
     heap = []
-    for index, source in enumerate(sources):
-        source = bytes(source)
+    for index, source in enumerate(map(bytes, sources)):
         offset = _start(source, first)
         if offset < len(source):
             heap.append((source[offset : offset + 8], index, offset, source))

@@ -8,6 +8,7 @@ difference.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -118,7 +119,7 @@ async def _count(session: Session, table: str, key: str) -> int:
         first = await part(low, middle, halvings + 1)
         return first + await part(middle, high, halvings + 1)
 
-    pairs = list(zip(bounds, bounds[1:], strict=False))
+    pairs = list(itertools.pairwise(bounds))
     return sum(await gather_bounded(pairs, lambda pair: part(*pair), PARTS_AT_ONCE))
 
 

@@ -31,6 +31,7 @@ from feedcore.ports.settings import SettingsStore
 from feedcore.ports.signals import ImportedCounts, Interaction, InteractionKind, SignalStore
 
 __all__ = [
+    "CacheValidation",
     "Candidate",
     "Content",
     "ContentSource",
@@ -41,7 +42,6 @@ __all__ = [
     "FanoutQueue",
     "FeedStore",
     "Followees",
-    "CacheValidation",
     "GraphPage",
     "GraphSource",
     "ImportedCounts",

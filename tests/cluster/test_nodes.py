@@ -23,20 +23,20 @@ import pytest
 
 pytest.importorskip("feedcore_bench._native.h2client", reason="the native transport is not built")
 
-from feedcore.domain import ids  # noqa: E402
-from feedcore_pb.collaborators.v1 import graph_pb2  # noqa: E402
-from feedcore_pb.v1 import (  # noqa: E402
+from feedcore.domain import ids
+from feedcore_pb.collaborators.v1 import graph_pb2
+from feedcore_pb.v1 import (
     admin_pb2,
     feed_pb2,
     feed_pb2_grpc,
     publish_pb2,
     publish_pb2_grpc,
 )
-from tests.support.clusterengine import Addresses  # noqa: E402
-from tests.support.clusterservers import ClusterConfig, cluster_config  # noqa: E402
-from tests.support.rounds import Link, make_users, run  # noqa: E402
-from tests.support.scrape import totals  # noqa: E402
-from tests.support.server import ServerProcess, feedcore  # noqa: E402
+from tests.support.clusterengine import Addresses
+from tests.support.clusterservers import ClusterConfig, cluster_config
+from tests.support.rounds import Link, make_users, run
+from tests.support.scrape import totals
+from tests.support.server import ServerProcess, feedcore
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 ROUNDS = 5_000 if LONG else 200

@@ -241,7 +241,7 @@ async def test_what_is_counted_becomes_metrics(redis_url: str) -> None:
         assert (REGISTRY.get_sample_value("feedcore_node_log_age_seconds") or 0) < 5
 
 
-async def _until(condition, within_s: float = 10.0) -> None:  # noqa: ANN001
+async def _until(condition, within_s: float = 10.0) -> None:
     for _ in range(int(within_s / 0.02)):
         if condition():
             return

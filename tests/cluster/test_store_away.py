@@ -15,13 +15,13 @@ import pytest
 
 pytest.importorskip("feedcore._native.feed.page", reason="compiled modules are not built")
 
-from feedcore_pb.collaborators.v1 import graph_pb2  # noqa: E402
-from feedcore_pb.v1 import feed_pb2, publish_pb2  # noqa: E402
-from tests.support.clusterengine import Addresses  # noqa: E402
-from tests.support.clusterservers import config_beside  # noqa: E402
-from tests.support.proxy import Proxy  # noqa: E402
-from tests.support.scrape import scrape  # noqa: E402
-from tests.support.server import ServerProcess  # noqa: E402
+from feedcore_pb.collaborators.v1 import graph_pb2
+from feedcore_pb.v1 import feed_pb2, publish_pb2
+from tests.support.clusterengine import Addresses
+from tests.support.clusterservers import config_beside
+from tests.support.proxy import Proxy
+from tests.support.scrape import scrape
+from tests.support.server import ServerProcess
 
 CALL_TIMEOUT_S = 20.0
 PATIENCE_S = 5.0  # of a caller, while the tables are away; a second of it may go to settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import random
 import zlib
 
@@ -60,7 +61,7 @@ async def send_parts(client: RawClient, path: str, parts: list[Part], *extra: He
 def split(raw: bytes, *at: int) -> list[Part]:
     """DATA frames cut at these offsets; the last one ends the stream."""
     cuts = [0, *at, len(raw)]
-    frames = [(raw[a:b], 0) for a, b in zip(cuts, cuts[1:], strict=False)]
+    frames = [(raw[a:b], 0) for a, b in itertools.pairwise(cuts)]
     return [*frames[:-1], (frames[-1][0], END_STREAM)]
 
 

@@ -56,7 +56,7 @@ def start_anew() -> None:
         "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0:handle_abort=0",
     }
     arguments = [sys.executable, "-m", "tests.fuzz.run", *sys.argv[1:]]
-    os.execve(sys.executable, arguments, environment)  # noqa: S606 - itself
+    os.execve(sys.executable, arguments, environment)
 
 
 def lib_fuzzer() -> ctypes.CDLL:

@@ -51,7 +51,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 server.publish.Publish(
                     publish_pb2.PublishRequest(author_id=author, body=f"{author} {number}")
                 )
-    yield path
+    return path
 
 
 @pytest.fixture

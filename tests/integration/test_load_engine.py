@@ -23,8 +23,8 @@ from tests.support.testserver import ServerUnderTest
 
 pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
 
-from feedcore._native.codecs.pagescan import scan_page  # noqa: E402
-from feedcore_bench.engine import Cycle, Progress, run_closed, run_open  # noqa: E402
+from feedcore._native.codecs.pagescan import scan_page
+from feedcore_bench.engine import Cycle, Progress, run_closed, run_open
 
 CHECK, GET_FEED = "/grpc.health.v1.Health/Check", "/feedcore.v1.FeedService/GetFeed"
 MISSING = "/feedcore.v1.FeedService/NoSuchMethod"
@@ -65,7 +65,7 @@ class Asker:
         self, tag: Any, method: int, status: int, body: bytes, latency: int, now: int, detail: str
     ) -> None:
         """Keeps it."""
-        assert 0 <= latency and abs(now - time.monotonic_ns()) < 60 * 10**9
+        assert latency >= 0 and abs(now - time.monotonic_ns()) < 60 * 10**9
         self.answers.append((tag, method, status, body, latency, detail))
 
     def check_once(self) -> None:

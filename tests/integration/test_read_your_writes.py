@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("feedcore_bench._native.h2client", reason="the native transport is not built")
 
-from tests.support.rounds import Link, make_users, run  # noqa: E402
-from tests.support.server import ServerProcess  # noqa: E402
+from tests.support.rounds import Link, make_users, run
+from tests.support.server import ServerProcess
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 ROUNDS = 100_000 if LONG else 6_000

@@ -15,6 +15,7 @@ operator moving the threshold, users going away and coming back, and days passin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
@@ -271,10 +272,8 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule()
     def fan_out_killed_between_deliver_and_advance(self) -> None:
-        try:
+        with contextlib.suppress(Killed):
             self.run(self._worker(KilledBeforeAdvance(self.store.queue)).turn())
-        except Killed:
-            pass
 
     @rule(
         event=st.sampled_from(["publish", "follow", "unfollow", "load"]),

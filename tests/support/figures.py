@@ -111,7 +111,7 @@ class Figures:
         ]
         return "| " + " | ".join(cells) + " |"
 
-    def _each(self, figure) -> str:  # noqa: ANN001
+    def _each(self, figure) -> str:
         found = []
         for phase in PHASES:
             calls = [one for one in self.of(phase) if not one.kind.endswith("again")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -87,10 +88,8 @@ class ServerProcess:
 
     def kill(self) -> None:
         """SIGKILL to every process of the group, at once: nobody gets to clean up."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         if hasattr(self, "channel"):
             self.channel.close()

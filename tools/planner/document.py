@@ -54,7 +54,7 @@ def _with_prefix(value: float, prefixes: Sequence[str]) -> str:
         return f"0{prefixes[0]}"
     # Rounded first: 999,999 is 1 M, not 1,000 K.
     rounded = float(f"{value:.{SIGNIFICANT}g}")
-    step = min(len(prefixes) - 1, max(0, int(math.floor(math.log10(abs(rounded)) / 3 + 1e-12))))
+    step = min(len(prefixes) - 1, max(0, math.floor(math.log10(abs(rounded)) / 3 + 1e-12)))
     scaled = rounded / 1_000**step
     digits = max(0, SIGNIFICANT - 1 - math.floor(math.log10(abs(scaled)) + 1e-12))
     text = f"{scaled:,.{digits}f}"

@@ -82,10 +82,11 @@ class ClusterPageCache:
         pages = zip(batches, wanted, strict=True)
         replies: list[bytes | None] = []
         for (user_id, shape), proof in zip(asked, proofs, strict=True):
-            batch, page_key = next(pages) if shape else (None, b"")
+            kept = next(pages) if shape else None
             body = None
             if proof is not None:
-                if batch is not None:
+                if kept is not None:
+                    batch, page_key = kept
                     body = self._find(user_id, shape, proof, batch.values[page_key])
                 body = body or b""
             replies.append(body)

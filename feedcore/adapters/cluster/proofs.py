@@ -36,8 +36,10 @@ class Proofs:
         if self._nodes.cluster or not keys:
             found = zip(keys, epochs, strict=True)
             return [None if epoch is None else self.of(key, epoch) for key, epoch in found]
-        _, *rest = self.of(keys[0], b"")
-        return [None if epoch is None else Proof(epoch, *rest) for epoch in epochs]
+        _, servers, position, now_ms = self.of(keys[0], b"")
+        return [
+            None if epoch is None else Proof(epoch, servers, position, now_ms) for epoch in epochs
+        ]
 
     def is_trusted(self, key: bytes) -> bool:
         """Whether what the servers of that epoch and of the node log say counts now."""

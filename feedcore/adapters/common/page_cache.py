@@ -17,6 +17,7 @@ class NoPageCache:
     async def page(self, user_id: int, shape: bytes) -> bytes | None:
         """None, after the viewer was observed."""
         await self._validation.observe_viewer(user_id)
+        return None
 
     async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
         """All are left to `page`."""

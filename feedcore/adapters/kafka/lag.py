@@ -95,7 +95,7 @@ class LagReader:
             for part in topic["partitions"]
         ]
         if not partitions:
-            return {lane: (0, 0) for lane in Lane}
+            return dict.fromkeys(Lane, (0, 0))
         ends = await reader.end_offsets(partitions)
         begins = await reader.beginning_offsets(partitions)
         known = await admin.list_consumer_group_offsets(self._options.group, partitions=partitions)

@@ -71,7 +71,7 @@ class _Shard:
 
     def __init__(self, shard: int, mark_ms: int, now_ms: int) -> None:
         self.shard = shard
-        fresh, again, last = PASS_AGES_MS
+        _fresh, again, last = PASS_AGES_MS
         mark_ms = max(mark_ms, now_ms - RETENTION_MS)
         # each pass begins where the next older one will look, so that nothing lies between them
         self.pointers = [now_ms - again, now_ms - last, mark_ms]

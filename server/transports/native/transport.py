@@ -57,7 +57,7 @@ class Worker:
             bounds.shed_after_s,
             bounds.shed_lasting_s,
             bounds.shed_relief_s,
-            lambda done: self.loop.call_soon(done),
+            lambda done: self.loop.call_soon(done),  # noqa: PLW0108 - the loop is known later
         )
         shed = outcome_of(Behind(bounds.shed_after_s * 1_000, bounds.shed_retry_ms), "")
         self.shed_text = shed.message

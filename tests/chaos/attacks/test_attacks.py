@@ -68,7 +68,7 @@ CUT = {
     "resets of a closed stream": CALM,
     "CONTINUATION flood": "GOAWAY|closed",
     "empty CONTINUATION flood": "GOAWAY|closed",
-    **{name: "GOAWAY|closed|cut off" for name in GROUPS["floods"]()},
+    **dict.fromkeys(GROUPS["floods"](), "GOAWAY|closed|cut off"),
     "PING": f"{CALM} too_many_pings",
     "PING, in step": f"{CALM} too_many_pings",
 }

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
 
-from feedcore_bench import ceiling  # noqa: E402
-from feedcore_bench.ceiling import CYCLE, H2LOAD, OPEN, PYTHON, Sample  # noqa: E402
+from feedcore_bench import ceiling
+from feedcore_bench.ceiling import CYCLE, H2LOAD, OPEN, PYTHON, Sample
 
 
 def test_ratios_are_taken_within_a_round() -> None:

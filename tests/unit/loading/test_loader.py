@@ -169,5 +169,5 @@ def test_the_demo_world_has_the_promised_shape(seed: int) -> None:
     posts = list(world.posts())
     times = [post.at_ms for post in posts]
     assert len(posts) == len({post.post_key for post in posts}) == DEMO_POSTS >= 20_000
-    assert times == sorted(times) and NOW_MS - 6 * limits.DAY_MS <= times[0] and times[-1] <= NOW_MS
+    assert times == sorted(times) and times[0] >= NOW_MS - 6 * limits.DAY_MS and times[-1] <= NOW_MS
     assert posts == list(DemoWorld(NOW_MS, seed).posts())

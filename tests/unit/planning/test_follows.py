@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import random
@@ -127,10 +128,8 @@ def possible(error: InvalidField) -> tuple[float, float]:
 def test_density_is_smooth_at_the_join(design: Followers) -> None:
     step = 1e-3
     cuts = [design.join * math.exp(step * place) for place in (-2, -1, 0, 1, 2)]
-    masses = [design.moment(0.0, low, high) for low, high in zip(cuts, cuts[1:], strict=False)]
-    slopes = [
-        math.log(after / before) / step for before, after in zip(masses, masses[1:], strict=False)
-    ]
+    masses = [design.moment(0.0, low, high) for low, high in itertools.pairwise(cuts)]
+    slopes = [math.log(after / before) / step for before, after in itertools.pairwise(masses)]
     # d ln(x f) / d ln x = -a on both sides, and no step between them.
     assert slopes == pytest.approx([-design.tail_exponent] * 3, rel=2e-3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -215,7 +217,7 @@ class Machine(RuleBasedStateMachine):
             (BreakerState.HALF_OPEN, BreakerState.CLOSED),
         }
         walked = [BreakerState.CLOSED, *self.states]
-        assert all(step in allowed for step in zip(walked, walked[1:], strict=False))
+        assert all(step in allowed for step in itertools.pairwise(walked))
         assert walked[-1] is self.one.state
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def test_any_run_of_calls_is_within_the_share(steps: list[bool], ratio: float) -
         history.append((calls, retries))
     worst = 0.0
     owed = 0.0  # the largest of retries - ratio * calls over the runs that end here
-    for (calls, retries), (later_calls, later_retries) in zip(history, history[1:], strict=False):
+    for (calls, retries), (later_calls, later_retries) in itertools.pairwise(history):
         owed = max(0.0, owed + (later_retries - retries) - ratio * (later_calls - calls))
         worst = max(worst, owed)
     assert worst <= burst + 1e-6

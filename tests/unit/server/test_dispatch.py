@@ -113,7 +113,7 @@ def test_deadlines_count_down_to_zero() -> None:
 
 
 async def test_what_is_below_a_call_knows_its_callers_deadline() -> None:
-    registry, health = health_registry()
+    _registry, health = health_registry()
     seen: list[float | None] = []
 
     async def check(request: Any, call: CallContext) -> Any:

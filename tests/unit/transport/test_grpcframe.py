@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import re
 import string
 import struct
@@ -216,7 +217,7 @@ def test_any_cut_of_the_bytes_gives_the_same_messages(
 ) -> None:
     whole = framed(messages)
     edges = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
-    pieces = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [whole[a:b] for a, b in itertools.pairwise(edges)]
     assert grpcframe.read_messages(pieces, 300) == (messages, 0, 0)
     single_bytes = [whole[at : at + 1] for at in range(len(whole))]
     assert grpcframe.read_messages(single_bytes, 300) == (messages, 0, 0)

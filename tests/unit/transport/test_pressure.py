@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("feedcore._native.http2.h2", reason="the native transport is not built")
 
-from feedcore_server.transports.native.pressure import Pressure  # noqa: E402
+from feedcore_server.transports.native.pressure import Pressure
 
 
 class Loop:

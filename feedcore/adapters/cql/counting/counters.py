@@ -112,14 +112,11 @@ class Counters:
             for content_id, post, row in zip(content_ids, posts, rows, strict=True)
             if post and post[0][0] is not None
         ]
-        pairs = []
 
         async def count(one: tuple[int, Counts]) -> tuple[int, float] | None:
             return await self._recount(*one, now_ms)
 
-        for counted in await gather_bounded(found, count):
-            if counted is not None:
-                pairs.append(counted)
+        pairs = [one for one in await gather_bounded(found, count) if one is not None]
         there = {content_id for content_id, _ in found}
         done = [content_id for content_id in content_ids if content_id not in there]
         return done + [content_id for content_id, _ in pairs], pairs

@@ -82,6 +82,7 @@ def addresses(contact_points: tuple[str, ...]) -> list[tuple[str, int]]:
 
 
 def no_keyspace(settings: CqlSettings) -> StoreError:
+    """The error where the keyspace is not there yet, with what to run."""
     points = ", ".join(settings.contact_points)
     return StoreError(
         f"CQL at {points}: no keyspace {settings.keyspace!r}; run 'feedcore migrate' first"

@@ -112,6 +112,7 @@ class _Call:
 
 
 def profile_name(consistency: Consistency, speculative: bool) -> str:
+    """Of the execution profile with these two."""
     return f"{consistency}{'-speculative' if speculative else ''}"
 
 

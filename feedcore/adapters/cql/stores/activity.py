@@ -91,10 +91,10 @@ class Activity:
         inactive: set[int] = set()
         recent: set[int] = set()
         for rows in await self._read(_by_bucket(followers)):
-            for user, seen_ms, gone in rows:
+            for user, seen, gone in rows:
                 if gone:
                     inactive.add(user)
-                seen_ms = seen_ms or 0
+                seen_ms = seen or 0
                 if seen_ms >= recent_since_ms and (lane != Lane.REST or seen_ms <= recent_until_ms):
                     recent.add(user)
         if recent_since_ms <= 0:
