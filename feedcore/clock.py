@@ -40,7 +40,7 @@ class ManualClock:
         """Moves both clocks forward by `ms` >= 0 milliseconds."""
         self._now_ms += ms
 
-    def set(self, now_ms: int) -> None:
+    def move_to(self, now_ms: int) -> None:
         """Sets the wall clock; going back is allowed, that is what some tests are about."""
         self._now_ms = now_ms
 

@@ -7,6 +7,7 @@ Not for what ruff finds (`make lint`), nor for who may import whom (tests/test_l
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import re
 import subprocess
@@ -323,6 +324,26 @@ def test_banned_names_have_a_replacement(ban: Ban) -> None:
         for number, line in enumerate(text_of(path).splitlines(), 1):
             if ban.pattern.search(line) and not line.lstrip().startswith("#!"):
                 found.append(f"{path}:{number}: {line.strip()[:80]} -> use {ban.instead}")
+    assert not found, "\n".join(found)
+
+
+# As in io: what opens what a class stands for. As in iterators: what hands out the next one.
+CONVENTIONAL = {"open", "next"}
+
+
+def test_methods_have_names_of_their_own() -> None:
+    # Within a class that has a method `list` the annotation `list[int]` means that method.
+    taken = {name for name in dir(builtins) if name.islower()} - CONVENTIONAL
+    found = []
+    for path in tracked(".py", ".pyi"):
+        classes = [
+            one for one in ast.walk(ast.parse(text_of(path))) if isinstance(one, ast.ClassDef)
+        ]
+        for holder in classes:
+            for one in holder.body:
+                is_method = isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
+                if is_method and one.name in taken:
+                    found.append(f"{path}:{one.lineno}: {holder.name}.{one.name} is a builtin")
     assert not found, "\n".join(found)
 
 

@@ -104,7 +104,7 @@ class World:
             part = []
             for _ in range(min(POSTS_PER_COMMIT, count - len(made))):
                 author = author_id or AUTHOR_BASE + self.random.randint(0, last)
-                content_id = self.ids.next(self.clock.now_ms())
+                content_id = self.ids.new_id(self.clock.now_ms())
                 part.append(NewPost(content_id, author, CONTENT, b"", 0, 1.0, ""))
             await self.store.posts.import_posts(part)
             made += [(post.content_id, post.author_id) for post in part]

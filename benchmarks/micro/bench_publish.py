@@ -43,7 +43,7 @@ async def publish(folder: Path, callers: int, posts: int) -> tuple[list[float], 
         for turn in range(posts // callers):
             author = (number * 31 + turn) % AUTHORS + 1
             post = NewPost(
-                made.next(clock.now_ms()), author, CONTENT, b"d", 0, 1.0, f"{number}:{turn}"
+                made.new_id(clock.now_ms()), author, CONTENT, b"d", 0, 1.0, f"{number}:{turn}"
             )
             started = time.perf_counter()
             acknowledged.append((await store.posts.publish(post)).content_id)

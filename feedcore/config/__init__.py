@@ -32,17 +32,17 @@ from feedcore.config.settings import Settings, fanout_node
 from feedcore.config.types import REVEAL, split_address
 
 __all__ = [
-    "CacheSettings",
-    "CollaboratorSettings",
-    "CqlSettings",
     "ENVIRONMENT_PREFIX",
     "ENVIRONMENT_SWITCHES",
-    "FanoutSettings",
     "KEYS",
-    "Loaded",
     "NODE_MAX",
     "REGION_MAX",
     "REVEAL",
+    "CacheSettings",
+    "CollaboratorSettings",
+    "CqlSettings",
+    "FanoutSettings",
+    "Loaded",
     "ServerSettings",
     "Settings",
     "StoreSettings",

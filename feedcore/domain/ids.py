@@ -109,7 +109,7 @@ class IdGenerator:
         if ms >= self._last_ms:
             self._last_ms, self._sequence = ms, SEQUENCE_MAX
 
-    def next(self, now_ms: int | None = None) -> int:
+    def new_id(self, now_ms: int | None = None) -> int:
         """A new id, larger than all before. Raises ClockWentBack; a later call may then succeed."""
         if now_ms is None:
             if self._now_ms is None:

@@ -130,7 +130,7 @@ class _Outbox:
         self._job_ids = job_ids
 
     def next_job_id(self) -> int:
-        return self._job_ids.next()
+        return self._job_ids.new_id()
 
     def write_of(self, job: FanoutJob) -> Write:
         return KafkaOutbox.row_of(Row(job.job_id, job))
@@ -211,7 +211,7 @@ async def compare_feeds(
     for user_id in user_ids:
         # an item may have left one side by its age between the two readings: look once more
         for _ in range(2):
-            held.set(clock.now_ms())
+            held.move_to(clock.now_ms())
             expected, difference = await _differ(here, there, user_id)
             if not difference:
                 break

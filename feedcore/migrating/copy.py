@@ -216,7 +216,7 @@ class Copy:
                     job = replace(job, job_id=_own_id(job.created_ms, job.job_id))
                     await dead.bury(job.job_id, jobwire.encode(job), error, failed_ms)
                 else:
-                    job = replace(job, job_id=job_ids.next())
+                    job = replace(job, job_id=job_ids.new_id())
                     writes.append(KafkaOutbox.row_of(OutboxRow(job.job_id, job)))
             await in_parts(self._session, writes)
 

@@ -42,10 +42,10 @@ class PreferenceStore(Protocol):
     async def filters(self, user_id: int, now_ms: int) -> ViewerFilters:
         """The viewer's filter sets as of now."""
 
-    async def list(self, user_id: int, now_ms: int) -> list[Preference]:
+    async def all_of(self, user_id: int, now_ms: int) -> list[Preference]:
         """Everything that is set, newest first."""
 
-    async def set(self, user_id: int, preference: Preference) -> bool:
+    async def put(self, user_id: int, preference: Preference) -> bool:
         """False if exactly this was set already. Raises InvalidField above
         PREFERENCES_PER_USER_MAX.
         """

@@ -45,12 +45,12 @@ class PreferenceService:
                 )
         elif until_ms:
             raise InvalidField("until_ms", str(until_ms), "must be 0 unless the kind is SNOOZE")
-        return await self._preferences.set(user_id, Preference(kind, target_id, until_ms, now_ms))
+        return await self._preferences.put(user_id, Preference(kind, target_id, until_ms, now_ms))
 
     async def list_preferences(self, user_id: int) -> list[Preference]:
         """Everything the user has set, newest first."""
         check_id("user_id", user_id)
-        return await self._preferences.list(user_id, self._clock.now_ms())
+        return await self._preferences.all_of(user_id, self._clock.now_ms())
 
     async def record_interaction(
         self, user_id: int, content_id: int, kind: InteractionKind, on: bool, idempotency_key: str

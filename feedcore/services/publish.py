@@ -86,7 +86,7 @@ class PublishService:
         private = visibility == Visibility.PRIVATE
         followers = 0 if private else await audience_of(self._graph, author_id)
         post = NewPost(
-            content_id=self._ids.next(self._clock.now_ms()),
+            content_id=self._ids.new_id(self._clock.now_ms()),
             author_id=author_id,
             content=content,
             digest=digest(content),

@@ -129,7 +129,7 @@ class Writer:
 
     async def post(self, node: Node, author_id: int, *, pulled: bool = False) -> int:
         """A post's content id."""
-        content_id = self.ids.next()
+        content_id = self.ids.new_id()
         event = Posted(author_id, packed(content_id, author_id), pulled)
         await node.replica.announce([], [event])
         return content_id

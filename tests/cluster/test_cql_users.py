@@ -380,7 +380,7 @@ class TestFeedRows:
             assert row.built == (user not in (7, 8))
             ends = [
                 one.until_ms
-                for one in await ports.preferences.list(user, now)
+                for one in await ports.preferences.all_of(user, now)
                 if one.kind is PreferenceKind.SNOOZE
             ]
             assert row.snoozed_until_ms == min(ends, default=0)
@@ -390,7 +390,7 @@ class TestFeedRows:
     ) -> None:
         now, kept = engine.clock.now_ms(), Kept()
         snooze = Preference(PreferenceKind.SNOOZE, 9, now + 5, now)
-        await engine.store.preferences.set(1, snooze)
+        await engine.store.preferences.put(1, snooze)
         await engine.store.graph.import_follows([(1, 9), (2, 9)], now)
         resident = CqlResidentSource(engine.session, None, None, kept)  # type: ignore[arg-type]
         first = await resident.viewers([1, 2], 6, now)
@@ -495,7 +495,7 @@ async def test_what_is_so_already_is_said_again(engine: UsersEngine) -> None:
     muted = Preference(PreferenceKind.MUTE, 9, 0, now_ms)
     graph, preferences = engine.store.graph, engine.store.preferences
     steps: list[tuple[Callable[[], Awaitable[bool]], set[int]]] = [
-        (lambda: preferences.set(1, muted), {1}),
+        (lambda: preferences.put(1, muted), {1}),
         (lambda: preferences.clear(1, PreferenceKind.MUTE, 9), {1}),
         (lambda: graph.follow(1, 9, now_ms), {1}),
         (lambda: graph.unfollow(1, 9, now_ms), {1}),

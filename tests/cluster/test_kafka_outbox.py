@@ -60,7 +60,7 @@ async def test_rows_of_the_last_week_are_found_at_the_first_start_and_never_look
     now_ms = world.clock.now_ms()
     ages_ms = (RETENTION_MS - 10 * MINUTE_MS, 3 * 86_400_000, 20 * MINUTE_MS, 10 * MINUTE_MS)
     jobs = [
-        world.post(job_id=JobIds(0, 1, ManualClock(now_ms - age_ms)).next()) for age_ms in ages_ms
+        world.post(job_id=JobIds(0, 1, ManualClock(now_ms - age_ms)).new_id()) for age_ms in ages_ms
     ]
     await world.put(jobs, relay=False)
     await sweep(world)

@@ -81,7 +81,7 @@ async def build(folder: Path) -> World:
         others = draw.sample([one for one in USERS if one not in (user, STAR)], 8)
         for author in others if user == STAR else [*others, STAR]:
             await engine.graph.follow(user, author)
-    clock.set(now_ms - 6 * DAY_MS)
+    clock.move_to(now_ms - 6 * DAY_MS)
     for user in USERS:
         if user != GONE:
             store.preferences.seen(user, clock.now_ms())
@@ -126,7 +126,7 @@ async def act(
     elif chance < 0.12:
         kind = draw.choice([PreferenceKind.MUTE, PreferenceKind.SNOOZE, PreferenceKind.SEE_LESS])
         until_ms = now_ms + draw.randint(1, 9) * DAY_MS if kind == PreferenceKind.SNOOZE else 0
-        await store.preferences.set(reader, Preference(kind, other, until_ms, now_ms))
+        await store.preferences.put(reader, Preference(kind, other, until_ms, now_ms))
     elif chance < 0.15 and target not in world.deleted:
         await store.signals.record(Interaction(reader, target, InteractionKind.HIDE, True, now_ms))
     elif chance < 0.17:
@@ -300,7 +300,7 @@ def test_users_settings_and_waiting_posts(world: World, keyspace: str, cassandra
             now_ms = clock.now_ms()
             for user in USERS:
                 mine, theirs = store.preferences, there.preferences
-                assert await theirs.list(user, now_ms) == await mine.list(user, now_ms)
+                assert await theirs.all_of(user, now_ms) == await mine.all_of(user, now_ms)
                 assert await theirs.filters(user, now_ms) == await mine.filters(user, now_ms)
                 for page in ("followers", "followee_page"):
                     asked = (user, 0, 100)

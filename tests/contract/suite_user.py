@@ -30,11 +30,11 @@ class PreferenceContract:
             (PreferenceKind.SEE_LESS, "see_less"),
             (HIDE, "hidden"),
         ):
-            assert await ports.preferences.set(1, Preference(kind, 9, 0, now))
-            assert not await ports.preferences.set(1, Preference(kind, 9, 0, now + 5))
+            assert await ports.preferences.put(1, Preference(kind, 9, 0, now))
+            assert not await ports.preferences.put(1, Preference(kind, 9, 0, now + 5))
             filters = await engine.other.preferences.filters(1, now)
             assert native.unpack_ids(getattr(filters, name)) == [9]
-            assert [one.kind for one in await engine.other.preferences.list(1, now)] == [kind]
+            assert [one.kind for one in await engine.other.preferences.all_of(1, now)] == [kind]
             assert await ports.preferences.clear(1, kind, 9)
             assert not await ports.preferences.clear(1, kind, 9)
             assert getattr(await engine.other.preferences.filters(1, now), name) == b""
@@ -42,12 +42,12 @@ class PreferenceContract:
 
     async def test_a_snooze_ends(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()
-        assert await ports.preferences.set(1, Preference(SNOOZE, 9, now + 100, now))
-        assert not await ports.preferences.set(1, Preference(SNOOZE, 9, now + 100, now))
-        assert await ports.preferences.set(1, Preference(SNOOZE, 9, now + 200, now))
+        assert await ports.preferences.put(1, Preference(SNOOZE, 9, now + 100, now))
+        assert not await ports.preferences.put(1, Preference(SNOOZE, 9, now + 100, now))
+        assert await ports.preferences.put(1, Preference(SNOOZE, 9, now + 200, now))
         assert native.unpack_ids((await ports.preferences.filters(1, now + 199)).snoozed) == [9]
         assert (await ports.preferences.filters(1, now + 200)).snoozed == b""
-        assert await ports.preferences.list(1, now + 200) == []
+        assert await ports.preferences.all_of(1, now + 200) == []
 
     async def test_filter_sets_are_ascending(self, engine: Engine) -> None:
         now = engine.clock.now_ms()

@@ -29,7 +29,7 @@ async def publish(folder: str) -> None:
     store = EmbeddedStore.open(folder, clock)
     made = ids.IdGenerator(0, os.getpid() & NODE_BITS, clock.now_ms)
     while True:
-        content_id = made.next(clock.now_ms())
+        content_id = made.new_id(clock.now_ms())
         await store.posts.publish(NewPost(content_id, AUTHOR, b"\x0a\x01x", b"", 0, 1.0, ""))
         print(content_id, flush=True)
 

@@ -126,7 +126,7 @@ class Queue:
         self.waiting: list[FanoutJob] = []
 
     def next_job_id(self) -> int:
-        return self._job_ids.next()
+        return self._job_ids.new_id()
 
     def write_of(self, job: FanoutJob) -> Write:
         insert = Statement(

@@ -34,7 +34,7 @@ class JobIds:
         self._last_ms = 0
         self._sequence = 0
 
-    def next(self) -> int:
+    def new_id(self) -> int:
         """A new id, larger than all before."""
         ms = max(self._clock.now_ms(), self._last_ms)
         sequence = self._sequence + 1

@@ -37,7 +37,7 @@ class EmbeddedPreferenceStore:
         row = self._conn.execute(_AFFINITY, (user_id,)).fetchone()
         return filters_of(rows, row[0] if row else b"", now_ms)
 
-    async def list(self, user_id: int, now_ms: int) -> list[Preference]:
+    async def all_of(self, user_id: int, now_ms: int) -> list[Preference]:
         """Newest first; snoozes that are over are left out."""
         sql = (
             "SELECT kind, target_id, until_ms, set_at_ms FROM relations WHERE user_id = ?"
@@ -49,7 +49,7 @@ class EmbeddedPreferenceStore:
             if kind != PreferenceKind.SNOOZE or until_ms > now_ms
         ]
 
-    async def set(self, user_id: int, preference: Preference) -> bool:
+    async def put(self, user_id: int, preference: Preference) -> bool:
         """Setting again with another end of a snooze is a change."""
         return await self._writer.run(
             lambda conn: set_preference(conn, user_id, preference), replicated=False

@@ -167,7 +167,7 @@ class KafkaEventSink:
 
     def _encode(self, event: tuple[Any, ...]) -> bytes:
         what, who, at_ms, *rest = event
-        made = events_pb2.Event(event_id=self._ids.next(), at_ms=at_ms)
+        made = events_pb2.Event(event_id=self._ids.new_id(), at_ms=at_ms)
         if what == _SERVED:
             content_ids, origin, ranking_version, scrolled = rest
             served = made.page_served

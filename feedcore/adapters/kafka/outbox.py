@@ -88,7 +88,7 @@ class KafkaOutbox:
 
     def next_job_id(self) -> int:
         """See the port."""
-        return self._job_ids.next()
+        return self._job_ids.new_id()
 
     def write_of(self, job: FanoutJob) -> Write:
         """See the port."""

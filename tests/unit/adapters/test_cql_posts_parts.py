@@ -71,7 +71,12 @@ async def test_the_first_error_is_raised_when_all_that_began_have_ended() -> Non
 def test_stamps_ascend_also_when_the_clock_goes_back() -> None:
     clock = iter([100, 200, 150, 150, 60_000_500])
     stamps = Stamps(lambda: next(clock))
-    assert [stamps.next(), stamps.next(), stamps.next(), stamps.next(after=900)] == [
+    assert [
+        stamps.new_stamp(),
+        stamps.new_stamp(),
+        stamps.new_stamp(),
+        stamps.new_stamp(after=900),
+    ] == [
         *(100, 200, 201),
         901,
     ]

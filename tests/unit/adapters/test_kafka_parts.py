@@ -79,8 +79,8 @@ def test_job_ids_and_their_times_ascend_whatever_the_clock_does(steps: list[int]
     made = JobIds(3, 5, clock)
     found = []
     for step in steps:
-        clock.set(clock.now_ms() + step)
-        found.append(made.next())
+        clock.move_to(clock.now_ms() + step)
+        found.append(made.new_id())
     assert found == sorted(set(found))
     times = [timestamp_us(one) for one in found]
     assert times == sorted(set(times))
@@ -89,13 +89,13 @@ def test_job_ids_and_their_times_ascend_whatever_the_clock_does(steps: list[int]
 def test_job_ids_of_one_millisecond_and_of_many_fall_into_all_shards() -> None:
     clock = ManualClock(START_MS)
     made = JobIds(0, 1, clock)
-    burst = [made.next() for _ in range(2_500)]
+    burst = [made.new_id() for _ in range(2_500)]
     assert burst == sorted(set(burst))
     assert timestamp_us(burst[-1]) - START_MS * 1_000 < 2_600
     slow = []
     for _ in range(800):
         clock.advance(3)
-        slow.append(made.next())
+        slow.append(made.new_id())
     for found in (burst, slow):
         counts = [sum(shard_of(one) == shard for one in found) for shard in range(SHARDS)]
         assert min(counts) * SHARDS >= 0.9 * len(found)

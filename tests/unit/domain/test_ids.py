@@ -58,7 +58,7 @@ def test_times_out_of_range_are_cut() -> None:
 
 def test_a_used_up_millisecond_moves_to_the_next() -> None:
     generator = ids.IdGenerator(1, 2, wait_ms_max=5)
-    made = [generator.next(NOW_MS) for _ in range(2 * 1_024 + 1)]
+    made = [generator.new_id(NOW_MS) for _ in range(2 * 1_024 + 1)]
     assert made == sorted(set(made))
     assert ids.time_ms(made[1_023]) == NOW_MS
     assert ids.time_ms(made[1_024]) == NOW_MS + 1
@@ -68,24 +68,24 @@ def test_a_used_up_millisecond_moves_to_the_next() -> None:
 def test_a_clock_that_went_back_is_outrun_or_refused() -> None:
     clock = ManualClock(NOW_MS)
     generator = ids.IdGenerator(0, 3, clock.now_ms, wait_ms_max=100)
-    first = generator.next()
-    clock.set(NOW_MS - 100)
-    second = generator.next()
+    first = generator.new_id()
+    clock.move_to(NOW_MS - 100)
+    second = generator.new_id()
     assert second > first
-    clock.set(NOW_MS - 101)
+    clock.move_to(NOW_MS - 101)
     with pytest.raises(ClockWentBack, match="101 ms"):
-        generator.next()
-    clock.set(NOW_MS - 100)
-    assert generator.next() > second, "a refusal uses nothing up and blocks nothing"
+        generator.new_id()
+    clock.move_to(NOW_MS - 100)
+    assert generator.new_id() > second, "a refusal uses nothing up and blocks nothing"
 
 
 def test_a_flood_is_refused_before_it_runs_too_far_ahead() -> None:
     generator = ids.IdGenerator(0, 0, wait_ms_max=1)
     for _ in range(2 * 1_024):
-        generator.next(NOW_MS)
+        generator.new_id(NOW_MS)
     with pytest.raises(ClockWentBack):
-        generator.next(NOW_MS)
-    assert ids.time_ms(generator.next(NOW_MS + 1)) == NOW_MS + 2
+        generator.new_id(NOW_MS)
+    assert ids.time_ms(generator.new_id(NOW_MS + 1)) == NOW_MS + 2
 
 
 def test_ids_stored_before_a_restart_are_never_given_out_again() -> None:
@@ -93,14 +93,14 @@ def test_ids_stored_before_a_restart_are_never_given_out_again() -> None:
     generator = ids.IdGenerator(0, 9, wait_ms_max=10)
     generator.observe(stored)
     generator.observe(ids.make(NOW_MS - 5, 0, 9, 1_000))
-    assert generator.next(NOW_MS - 3) > stored
+    assert generator.new_id(NOW_MS - 3) > stored
     with pytest.raises(ClockWentBack):
-        generator.next(NOW_MS - 10_000)
+        generator.new_id(NOW_MS - 10_000)
 
 
 def test_a_generator_without_a_clock_needs_a_time() -> None:
     with pytest.raises(TypeError):
-        ids.IdGenerator(0, 0).next()
+        ids.IdGenerator(0, 0).new_id()
 
 
 @given(st.lists(st.integers(-2_000, 2_000), max_size=200))
@@ -109,7 +109,7 @@ def test_ids_rise_whatever_the_clock_does(steps: list[int]) -> None:
     for step in steps:
         now_ms += step
         try:
-            made = generator.next(now_ms)
+            made = generator.new_id(now_ms)
         except ClockWentBack:
             continue
         assert made > last

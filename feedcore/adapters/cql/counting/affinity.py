@@ -37,7 +37,7 @@ class Affinity:
         return [user_id for user_id, one in zip(user_ids, changed, strict=True) if one]
 
     async def _recount(self, user_id: int) -> bool:
-        stamp = self._stamps.next()
+        stamp = self._stamps.new_stamp()
         key = (user_id,)
         rows, old = await gather_all(
             self._session.read(_INTERACTIONS, key), self._session.read(_AFFINITY, key)

@@ -178,7 +178,7 @@ class Counters:
         self, content_id: int, old: Counts, new: Counts, now_ms: int
     ) -> tuple[int, float] | None:
         """None if the counts are not as `old` any more."""
-        version = self._stamps.next(old.version)
+        version = self._stamps.new_stamp(old.version)
         values = (version, *new[1:])
         ttl_s = _ttl_s(content_id, POST_AGE_MAX_MS, now_ms)
         key = (ttl_s, *values, content_id, old.version)

@@ -127,7 +127,7 @@ class Interactions:
         if hides and one.on:
             rows = await self._session.read(viewer.ROOM, (one.user_id,))
             check_room(rows[0][0])
-        stamp = self._stamps.next(known.written_us)
+        stamp = self._stamps.new_stamp(known.written_us)
         user, kind = one.user_id, int(one.kind)
         writes = []
         if counted:

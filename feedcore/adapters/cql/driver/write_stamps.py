@@ -20,7 +20,7 @@ class Stamps:
         self._now_us = now_us
         self._last = 0
 
-    def next(self, after: int | None = None) -> int:
+    def new_stamp(self, after: int | None = None) -> int:
         """Later than all before, and than `after` (None: nothing was read)."""
         self._last = max(self._now_us(), self._last + 1, (after or 0) + 1)
         return self._last

@@ -127,7 +127,7 @@ class AuthorReview:
         now_ms = self._clock.now_ms()
 
         async def count(author_id: int) -> AuthorMode:
-            at_us = self._stamps.next()
+            at_us = self._stamps.new_stamp()
             followers = len(await self._session.read_packed(_COUNT, (author_id, most))) // 8
             await self._session.write(_PUT_SIZE, (author_id, followers, at_us))
             if followers >= most:

@@ -83,7 +83,7 @@ class DirtyMarks:
             await self._session.write_many(part)
 
     def _write(self, kind: Kind, marked: int) -> Write:
-        at_us = self._stamps.next()
+        at_us = self._stamps.new_stamp()
         key = (int(kind), marked % BUCKETS, at_us // MINUTE_US, marked, self._process)
         return Write(_MARK, (*key, at_us, at_us))
 
@@ -102,7 +102,7 @@ class DirtyReader:
         """At most `limit` ids that are not in `skip`, with their marks: to be read before what they
         are counted from.
         """
-        now_us = self._stamps.next()
+        now_us = self._stamps.new_stamp()
         now = now_us // MINUTE_US
         # what was marked at the end of a minute may land at the beginning of the next
         fresh = range(now - (now_us % MINUTE_US < OLDER_EVERY_US), now + 1)

@@ -116,7 +116,7 @@ class CqlPostStore:
             raise deletion_refused(author_known=known)
         if row.deleted_ms is None:
             await self._session.write(_TOMBSTONE, (now_ms // HOUR_MS, now_ms, content_id))
-            stamp = self._stamps.next(row.written_us)
+            stamp = self._stamps.new_stamp(row.written_us)
             kept_s = POST_AGE_MAX_MS // 1_000
             day = ids.day(content_id)
             await self._session.batch(

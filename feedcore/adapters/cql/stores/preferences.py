@@ -69,7 +69,7 @@ class CqlPreferenceStore:
         rows = await self._session.read(_FILTERS, (user_id,))
         return viewer.decode(rows, now_ms).filters
 
-    async def list(self, user_id: int, now_ms: int) -> list[Preference]:
+    async def all_of(self, user_id: int, now_ms: int) -> list[Preference]:
         """Newest first; snoozes that are over are left out."""
         found = [
             Preference(PreferenceKind(kind), target, until_ms or 0, viewer.set_at_of(value))
@@ -78,7 +78,7 @@ class CqlPreferenceStore:
         ]
         return sorted(found, key=lambda one: (-one.set_at_ms, one.kind, one.target_id))
 
-    async def set(self, user_id: int, preference: Preference) -> bool:
+    async def put(self, user_id: int, preference: Preference) -> bool:
         """Setting again with another end of a snooze is a change."""
         key = _Key(user_id, int(preference.kind), preference.target_id)
         row, room = await gather_all(
@@ -90,7 +90,7 @@ class CqlPreferenceStore:
             return False
         if not row:
             check_room(room[0][0])
-        at_us = self._stamps.next(row[0][1] if row else None)
+        at_us = self._stamps.new_stamp(row[0][1] if row else None)
         await self._write([self._row(user_id, preference, at_us)], [user_id])
         return True
 
@@ -101,7 +101,7 @@ class CqlPreferenceStore:
         if not row:
             await self._reannounce(user_id)
             return False
-        at_us = self._stamps.next(row[0][1])
+        at_us = self._stamps.new_stamp(row[0][1])
         await self._write([viewer.drop(user_id, kind, target_id, at_us)], [user_id])
         return True
 
@@ -127,7 +127,7 @@ class CqlPreferenceStore:
             changed[key] = one
             new += 1
         writes = [
-            self._row(key.user_id, one, self._stamps.next(at_us.get(key)))
+            self._row(key.user_id, one, self._stamps.new_stamp(at_us.get(key)))
             for key, one in changed.items()
         ]
         await self._write(writes, list({key.user_id: None for key in changed}))

@@ -155,7 +155,7 @@ class CqlSettingsStore:
 
     async def set_author_modes(self, modes: list[AuthorMode]) -> None:
         """Rows of one partition; who is pushed has none."""
-        at_us = self._stamps.next()
+        at_us = self._stamps.new_stamp()
         writes = [
             Write(_DROP_MODE, (at_us, one.author_id))
             if one.mode == Mode.PUSH
