@@ -15,7 +15,8 @@ from feedcore import limits
 from feedcore.loading.batches import Batch, in_batches
 from feedcore.loading.demo_text import sentence
 from feedcore.loading.readers import Line
-from feedcore.loading.rows import Edge, InteractionRow, PostRow
+from feedcore.loading.rows import Edge
+from feedcore.services.importing import InteractionRow, PostRow
 
 DEMO_SEED = 20_240_101
 DEMO_USERS = 2_500

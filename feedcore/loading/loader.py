@@ -20,8 +20,8 @@ from typing import Protocol
 from feedcore import limits
 from feedcore.loading.batches import Batch, in_batches
 from feedcore.loading.readers import BadLine, Line, Source, newest_time
-from feedcore.loading.rows import BadRow, InteractionRow, PostRow, check_not_future, too_old
-from feedcore.services.importing import ImportOutcome
+from feedcore.loading.rows import BadRow, check_not_future, too_old
+from feedcore.services.importing import ImportOutcome, InteractionRow, PostRow
 
 BAD_LINES_SHOWN = 20  # enough to see what is wrong with a file; all are counted
 SHIFT_AGE_MAX_MS = limits.DAY_MS  # an older interrupted load is another load

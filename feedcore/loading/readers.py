@@ -21,7 +21,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from feedcore.errors import Fault, FeedcoreError
 from feedcore.loading import rows
-from feedcore.loading.rows import BadRow, InteractionRow, PostRow
+from feedcore.loading.rows import BadRow
+from feedcore.services.importing import InteractionRow, PostRow
 
 GZIP_MAGIC = b"\x1f\x8b"
 # csv's own default: ten times the longest body; an unclosed quote ends there

@@ -40,7 +40,9 @@ class ReflectionHandlers(Handlers):
         self, requests: AsyncIterator[pb.ServerReflectionRequest], _call: CallContext
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
         """One answer for each request, in order."""
-        return self._servicer.ServerReflectionInfo(requests, None)
+        replies: AsyncIterator[pb.ServerReflectionResponse]
+        replies = self._servicer.ServerReflectionInfo(requests, None)
+        return replies
 
 
 class _Pool:
@@ -49,7 +51,7 @@ class _Pool:
     def __getattr__(self, name: str) -> Any:
         return getattr(descriptor_pool.Default(), name)
 
-    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's
         """A method is in the file of its service."""
         pool = descriptor_pool.Default()
         try:

@@ -42,7 +42,7 @@ async def test_readiness_follows_the_worker_and_liveness_does_not() -> None:
         change()
         assert [await status(health, name) for name in ("", FEED)] == [ready, ready]
         assert await status(health, LIVENESS) == SERVING
-    listed = (await health.list_services(pb.HealthListRequest(), context())).statuses
+    listed = (await health.list(pb.HealthListRequest(), context())).statuses
     assert {name: state.status for name, state in listed.items()} == {
         "": NOT_SERVING,
         FEED: NOT_SERVING,
