@@ -20,7 +20,7 @@ SHAPE, ANOTHER = b"20f", b"50f"
 BODY = b"an encoded page"
 ASKED_MAX, ASK_EVERY_S = 500, 0.01  # pages are written behind the call that made them
 CHANGES: dict[str, Callable[[WholeEngine, int], Awaitable[object]]] = {
-    "mute": lambda engine, now: engine.store.preferences.set(
+    "mute": lambda engine, now: engine.store.preferences.put(
         USER, Preference(PreferenceKind.MUTE, 7, 0, now)
     ),
     "unfollow": lambda engine, now: engine.store.graph.unfollow(USER, FOLLOWED, now),

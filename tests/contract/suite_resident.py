@@ -32,10 +32,10 @@ class ResidentContract:
             await ports.graph.follow(user, 100 + user, now)
             made = [entry_of(ids.make(now - n, 0, 0, user), 9) for n in range(2 * user)]
             await ports.feeds.deliver([Delivery(b"".join(made), native.pack_ids([user]))])
-        await ports.preferences.set(3, Preference(PreferenceKind.MUTE, 7, 0, now))
+        await ports.preferences.put(3, Preference(PreferenceKind.MUTE, 7, 0, now))
         for until_ms in (now + 500, now + 90):
             target = until_ms - now
-            await ports.preferences.set(3, Preference(PreferenceKind.SNOOZE, target, until_ms, now))
+            await ports.preferences.put(3, Preference(PreferenceKind.SNOOZE, target, until_ms, now))
         await ports.graph.block(8, 200, now)
         await engine.settle()
         rows = await viewers(engine, [*users, 99])

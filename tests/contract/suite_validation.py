@@ -20,7 +20,7 @@ CHANGES: dict[str, Callable[[WholePorts, int], Awaitable[object]]] = {
     "follow": lambda ports, now: ports.graph.follow(USER, AUTHOR_ID, now),
     "block": lambda ports, now: ports.graph.block(USER, AUTHOR_ID, now),
     "blocked": lambda ports, now: ports.graph.block(AUTHOR_ID, USER, now),
-    "mute": lambda ports, now: ports.preferences.set(
+    "mute": lambda ports, now: ports.preferences.put(
         USER, Preference(PreferenceKind.MUTE, AUTHOR_ID, 0, now)
     ),
     "removal": lambda ports, now: ports.feeds.deliver(
