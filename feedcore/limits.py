@@ -39,13 +39,13 @@ SHOWN_PAGES_MAX = 20_000
 # answers of one kind that are loaded together: an IN list of this length stays in SQLite's
 # statement cache
 LOAD_BATCH_MAX = 500
-# outboxes or posts that one page may lack to be loaded at once, within the read turn, where the
+# timelines or posts that one page may lack to be loaded at once, within the read turn, where the
 # store is local: 10 us each; beyond that a batch with other calls costs less
 LOAD_NOW_MAX = 8
 LOADS_WAITING_MAX = 10_000  # keys that wait for one batch; more are refused as overload
 
 # --- retention ------------------------------------------------------------------------------------
-RETENTION_MS = 7 * DAY_MS  # feed items and outboxes
+RETENTION_MS = 7 * DAY_MS  # feed items and timelines
 CURSOR_AGE_MAX_MS = RETENTION_MS  # an older cursor points below everything that is kept
 IDEMPOTENCY_AGE_MAX_MS = RETENTION_MS  # callers retry for hours, not weeks
 # a publish time further ahead than this is a broken clock, not skew
@@ -62,9 +62,10 @@ IDEMPOTENCY_KEY_BYTES_MAX = 128  # a UUID is 36
 # packed: 800 KB, read whole on each load; twice the largest account we serve
 FOLLOWEES_MAX = 100_000
 LIST_PAGE_MAX = 1_000  # ids a page of ListFollowers and ListFollowees
-# outboxes one load merges: an empty one costs 2 us, a full one 6 us; above it the most engaged with
+# timelines one load merges: an empty one costs 2 us, a full one 6 us; of more than these, the most
+# engaged with
 PULLED_SOURCES_MAX = 2_000
-OUTBOX_CACHE_BYTES = 64 * 1024 * 1024  # 100,000 authors with 25 posts a week each
+TIMELINE_CACHE_BYTES = 64 * 1024 * 1024  # 100,000 authors with 25 posts a week each
 
 # --- preferences ----------------------------------------------------------------------------------
 # mutes, snoozes, hides, blocks of one user: 80 KB read on each load
@@ -74,7 +75,7 @@ AFFINITY_AUTHORS_MAX = 256  # authors whose engagement history is kept for a use
 
 # --- fan-out --------------------------------------------------------------------------------------
 FANOUT_QUOTA_FOLLOWERS = 10_000  # followers of one post delivered in a turn: 80 KB a delivery row
-REBUILD_FOLLOWEES_PER_TURN = 500  # outboxes a rebuild reads in one turn: about 10 ms
+REBUILD_FOLLOWEES_PER_TURN = 500  # timelines a rebuild reads in one turn: about 10 ms
 BACKFILL_ENTRIES_MAX = 100_000  # entries of one author in 7 days; one every six seconds
 FANOUT_JOBS_PER_TURN = 64  # posts that share a turn (and its fsync)
 FANOUT_ATTEMPTS_MAX = 5  # then the job is a dead letter

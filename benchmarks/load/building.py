@@ -40,7 +40,7 @@ CELEBRITY_FOLLOWERS_KEPT = 10_000  # of the best known: so many load at once whe
 
 SIZES_ITEMS = 40  # a user, on average: two pages
 SIZES_EXPONENT = 0.7  # of the rank by popularity: well known authors post most
-# The world of windows: each user's window is full and merged with 20 pulled authors' outboxes.
+# The world of windows: each user's window is full and merged with 20 pulled authors' timelines.
 WINDOW_PUSHED, WINDOW_PUSHED_OF, WINDOW_PUSHED_POSTS = 100, 1_000, 8
 WINDOW_PULLED, WINDOW_PULLED_OF, WINDOW_PULLED_POSTS = 20, 100, 50
 WINDOW_NOISE = 380  # accounts followed that posted nothing: 500 in all

@@ -154,7 +154,7 @@ def memory(bench: Bench) -> None:
     each: dict[str, float] = {}
     for name, wanted in (("windows", dict(OFF)), ("pages", {})):
         with bench.serve(world, settings=settings(bench, "memory", wanted)) as server:
-            # the first quarter brings in what all share: contents, outboxes, code
+            # the first quarter brings in what all share: contents, timelines, code
             touch(bench, server, "memory", pages(bench, "memory", first), len(first))
             before = server.resident()
             touch(bench, server, "memory", pages(bench, "memory", rest), len(rest))

@@ -5,8 +5,8 @@ system's pages.
     python -m benchmarks.micro.bench_get_feed [--small] [--users N]
 
 Each measured call loads the feed of a user that this process has not loaded before: half of them
-with an empty cache of outboxes, half with the outboxes that the user before has left there. --small
-checks results, not times.
+with an empty cache of timelines, half with the timelines that the user before has left there.
+--small checks results, not times.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def make_world(store: EmbeddedStore, engine: Engine, users: int) -> None:
 async def measure(
     store: EmbeddedStore, engine: Engine, users: range
 ) -> tuple[list[float], list[float]]:
-    """CPU microseconds of first loads: without any outbox in memory, and with all of them."""
+    """CPU microseconds of first loads: without any timeline in memory, and with all of them."""
     cold, warm = [], []
     for user in users:
         if user % 2:
@@ -117,7 +117,7 @@ async def run(users: int, small: bool) -> None:
         return
     rows = [
         ("cold GetFeed in the service", f"{statistics.median(cold):.0f} us", "<= 700 us"),
-        ("the same with outboxes warm", f"{statistics.median(warm):.0f} us", "<= 300 us"),
+        ("the same with timelines warm", f"{statistics.median(warm):.0f} us", "<= 300 us"),
         ("resident memory a user loaded", f"{grown / 1_000:.1f} KB", ""),
     ]
     print_table("GetFeed, CPU a call (median)", ("what", "measured", "target"), rows)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.micro.bench_pipeline [--small]
 
-Input, by a fixed seed: a stored feed of 500 entries and 20 outboxes of 50; the viewer follows 500,
+Input, by a fixed seed: a stored feed of 500 entries and 20 timelines of 50; the viewer follows 500,
 mutes 50, hides 20 items and has an affinity to 20 authors. The page of 20 carries contents of 300
 bytes. Times are medians of rounds, in microseconds. --small measures nothing: it checks that both
 sides give the results they gave when this was written.
@@ -27,7 +27,7 @@ from feedcore.limits import DAY_MS, WINDOW_ENTRIES
 
 SEED = 20
 NOW_MS = ids.EPOCH_MS + 700 * DAY_MS
-STORED, OUTBOXES, OUTBOX = 500, 20, 50
+STORED, TIMELINES, TIMELINE = 500, 20, 50
 FOLLOWEES, MUTED, HIDDEN, AFFINITIES = 500, 50, 20, 20
 PAGE, CONTENT_BYTES = 20, 300
 ROUNDS, ROUND_NS = 21, 4_000_000  # odd, so that the median is a measurement; 4 ms a round
@@ -81,7 +81,7 @@ class World:
             return merge.sort_entries(b"".join(made))
 
         self.sources = [posts(STORED, followees)]
-        self.sources += [posts(OUTBOX, [author]) for author in followees[:OUTBOXES]]
+        self.sources += [posts(TIMELINE, [author]) for author in followees[:TIMELINES]]
         strangers = draw.sample(range(1, 1 << 48), MUTED // 2)
         self.audience = visibility.Audience(
             viewer_id=7,

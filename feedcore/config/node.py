@@ -129,7 +129,7 @@ class CacheSettings(Section):
         ge=0,
         le=CACHE_MB_MAX,
         description="megabytes a worker keeps of what pages are made from: packed windows,"
-        " outboxes, posts; 0: none, every page reads the store",
+        " timelines, posts; 0: none, every page reads the store",
     )
 
 

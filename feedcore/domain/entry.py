@@ -1,4 +1,4 @@
-"""Packed feed entries: what a stored feed, an outbox and a merge hold of a post.
+"""Packed feed entries: what a stored feed, a timeline and a merge hold of a post.
 
 One entry is 20 bytes, big-endian: u64 ~content_id | u64 author_id | u16 quality x 1000 | u16 flags.
 The complement makes byte order the order of a feed: newest first. *Entries* are these back to back,

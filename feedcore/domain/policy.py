@@ -34,7 +34,7 @@ class Mode(IntEnum):
 
     @property
     def pulled(self) -> bool:
-        """Readers merge the author's outbox."""
+        """Readers merge the author's timeline."""
         return self is not Mode.PUSH
 
 

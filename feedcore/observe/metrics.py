@@ -124,8 +124,10 @@ LOADS = Counter(
 IMPRESSIONS_DROPPED = Counter(
     "feedcore_impressions_dropped_total", "Impressions that no buffer had room for."
 )
-OUTBOX_READS = Counter(
-    "feedcore_outbox_reads_total", "Outboxes read for feed pages, by cache result.", ["result"]
+TIMELINE_READS = Counter(
+    "feedcore_timeline_reads_total",
+    "Author timelines read for feed pages, by cache result.",
+    ["result"],
 )
 
 FANOUT_DELIVERIES = Counter("feedcore_fanout_deliveries_total", "Posts delivered to feeds by push.")

@@ -51,11 +51,11 @@ TICK_TURNS = 20  # a second
 STORE_PART = 0.8
 
 _DONE, _VIEWER, _DEPTH = NEEDS["done"], NEEDS["viewer"], NEEDS["depth"]
-_OUTBOXES, _CONTENTS = NEEDS["outboxes"], NEEDS["contents"]
+_TIMELINES, _CONTENTS = NEEDS["timelines"], NEEDS["contents"]
 
 # How the bytes of one worker are shared out. A window of 500 takes 5 KB, a post 0.5 KB, a timeline
 # of a busy author 1 KB: of people who load a few times a day, windows are most.
-VIEWERS_PART, OUTBOXES_PART, CONTENTS_PART = 0.55, 0.15, 0.30
+VIEWERS_PART, TIMELINES_PART, CONTENTS_PART = 0.55, 0.15, 0.30
 
 
 class Reader(NamedTuple):
@@ -81,7 +81,7 @@ class _Loads:
         self._clock = clock
         bounds = {"batch_max": LOAD_BATCH_MAX, "waiting_max": LOADS_WAITING_MAX}
         self.viewers = Coalescer("viewers", self._load_viewers, **bounds)
-        self.timelines = Coalescer("outboxes", self._load_timelines, **bounds)
+        self.timelines = Coalescer("timelines", self._load_timelines, **bounds)
         self.contents = Coalescer("contents", self._load_contents, **bounds)
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class _Loads:
             if reader is None:
                 return False
             reader.give(draft)
-        elif need == _OUTBOXES:
+        elif need == _TIMELINES:
             draft.give_timelines(self.timelines.fetch_now(draft.missing))
         else:
             draft.give_contents(self.contents.fetch_now(draft.missing))
@@ -186,7 +186,7 @@ class ResidentFeed:
         self.resident = Resident(
             epochs,
             int(share * VIEWERS_PART),
-            int(share * OUTBOXES_PART),
+            int(share * TIMELINES_PART),
             int(share * CONTENTS_PART),
             budget.pages_bytes,
         )
@@ -335,7 +335,7 @@ class ResidentFeed:
                 if reader is None:
                     return False
                 reader.give(draft)
-            elif need == _OUTBOXES:
+            elif need == _TIMELINES:
                 missing = draft.missing
                 found = await loads.timelines.get_all(missing)
                 draft.give_timelines(dict(zip(missing, found, strict=True)))

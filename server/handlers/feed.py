@@ -58,8 +58,8 @@ class FeedHandlers(Handlers):
         self._resident = resident
         self._preferences = preferences
         self._pages: dict[str, Any] = {}
-        self._timeline_hits = metrics.OUTBOX_READS.labels("hit")
-        self._timeline_misses = metrics.OUTBOX_READS.labels("miss")
+        self._timeline_hits = metrics.TIMELINE_READS.labels("hit")
+        self._timeline_misses = metrics.TIMELINE_READS.labels("miss")
 
     def batched(self) -> dict[str, Any]:
         """Handlers of many calls at once, by method name: where a page costs a question to a

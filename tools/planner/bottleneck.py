@@ -70,8 +70,8 @@ RESOURCES = (
         of("post_store_exact"),
         at_most(STORE_NODES_MAX),
         "as for the feed store",
-        "keep outboxes resident (a larger outbox_cache, a higher threshold); keep posts for less"
-        " than 30 days; then clusters of their own for posts, outboxes and graph",
+        "keep timelines resident (a larger timeline_cache, a higher threshold); keep posts for less"
+        " than 30 days; then clusters of their own for posts, timelines and graph",
     ),
     Resource(
         "cache",
@@ -98,10 +98,10 @@ RESOURCES = (
         "nodes with more memory, or cells: ranges of users with feed nodes of their own",
     ),
     Resource(
-        "outboxes on each feed node",
+        "author timelines on each feed node",
         "bytes",
-        of("outbox_bytes"),
-        lambda made, figures: figures["outbox_cache"],
+        of("timeline_bytes"),
+        lambda made, figures: figures["timeline_cache"],
         "every node keeps the same ones: more nodes do not help",
         "more memory for them, or a higher threshold; what does not fit is read from the store"
         " with each page",
@@ -132,7 +132,7 @@ RESOURCES = (
         "authors",
         of("pulled_authors"),
         at_most(PULLED_SOURCES_MAX),
-        "outboxes that one load merges; above, those the user engages with most are taken",
+        "timelines that one load merges; above, those the user engages with most are taken",
         "raise the push threshold",
         grows=False,
     ),

@@ -1,8 +1,8 @@
 """Servers, bytes and rates for a workload: the lines of the sheet and what they come to.
 
 Job: `plan` evaluates LINES for a workload, figures and a scale. The system is the one of the design
-with its cluster's engines: feed nodes that keep windows, outboxes and contents in memory; publish
-nodes; a queue of fan-out jobs; fan-out workers; a feed store and a post store (posts, outboxes,
+with its cluster's engines: feed nodes that keep windows, timelines and contents in memory; publish
+nodes; a queue of fan-out jobs; fan-out workers; a feed store and a post store (posts, timelines,
 graph, preferences), both replicated; a shared cache. Rates are those of the peak. A role's nodes
 are what its scarcest resource asks for at `utilisation`, rounded up, and `spares` more.
 
@@ -106,36 +106,37 @@ PULL = group(
         "with at least the threshold's followers, that one user follows",
     ),
     (
-        "outboxes_all",
+        "timelines_all",
         "loads_peak * pulled_per_viewer(0)",
-        "outboxes/s",
+        "timelines/s",
         "what pulling from everybody would be, without a cache",
     ),
-    ("outboxes", "accounts * share_above(push_threshold)", "authors", "pulled, of all accounts"),
+    ("timelines", "accounts * share_above(push_threshold)", "authors", "pulled, of all accounts"),
     ("entries_kept", "posts_day * retention_days", "entries", "of all authors"),
     (
-        "outbox_bytes",
-        "outboxes * outbox_overhead_bytes"
+        "timeline_bytes",
+        "timelines * timeline_overhead_bytes"
         " + entries_kept * posts_above(push_threshold, activity_exponent) * entry_bytes",
         "bytes",
         "of all pulled authors, on every feed node",
     ),
     (
-        "outboxes_from",
-        "fit_from(push_threshold, outbox_cache, accounts * outbox_overhead_bytes,"
+        "timelines_from",
+        "fit_from(push_threshold, timeline_cache, accounts * timeline_overhead_bytes,"
         " entries_kept * entry_bytes, activity_exponent)",
         "followers",
-        "down to these, outboxes fit into a feed node's cache",
+        "down to these, timelines fit into a feed node's cache",
     ),
     (
-        "outboxes_read",
-        "min(pulled_authors, pulled_per_viewer(push_threshold, outboxes_from))",
+        "timelines_read",
+        "min(pulled_authors, pulled_per_viewer(push_threshold, timelines_from))",
         "authors",
         "of those of one page: not resident, read from the store",
     ),
     (
         "pull_us",
-        "max(0, pulled_authors - warm_outboxes) * outbox_merge_us + outboxes_read * outbox_read_us",
+        "max(0, pulled_authors - warm_timelines) * timeline_merge_us"
+        " + timelines_read * timeline_read_us",
         "us",
         "CPU of a generated page beyond that of the benchmark's",
     ),
@@ -160,7 +161,7 @@ FEED_NODES = group(
     ),
     (
         "feed_node_free",
-        "api_node_memory * utilisation - content_cache - min(outbox_bytes, outbox_cache)",
+        "api_node_memory * utilisation - content_cache - min(timeline_bytes, timeline_cache)",
         "bytes",
         "what a node has left for windows and pages",
     ),
@@ -177,7 +178,7 @@ FEED_NODES = group(
     (
         "resident_bytes",
         "window_memory + page_memory"
-        " + feed_nodes * (content_cache + min(outbox_bytes, outbox_cache))",
+        " + feed_nodes * (content_cache + min(timeline_bytes, timeline_cache))",
         "bytes",
         "of all feed nodes",
     ),
@@ -211,13 +212,13 @@ FEED_STORE = group(
 )
 POST_STORE = group(
     "post store",
-    ("post_writes", "posts_peak * 3 * replication", "rows/s", "post, outbox entry, key"),
+    ("post_writes", "posts_peak * 3 * replication", "rows/s", "post, timeline entry, key"),
     (
         "post_reads",
-        "((warm_peak + cold_peak) * (page_items * content_miss_share + outboxes_read)"
+        "((warm_peak + cold_peak) * (page_items * content_miss_share + timelines_read)"
         " + 2 * cold_peak + deliveries_rate / 1000) * read_replicas",
         "reads/s",
-        "contents, outboxes; graph and preferences of a cold load; pages of 1,000 followers",
+        "contents, timelines; graph and preferences of a cold load; pages of 1,000 followers",
     ),
     (
         "post_store_cores",
@@ -227,7 +228,7 @@ POST_STORE = group(
     ),
     ("post_bytes_kept", "posts_day * post_days * post_bytes * replication", "bytes", ""),
     (
-        "outbox_bytes_kept",
+        "timeline_bytes_kept",
         "entries_kept * (feed_item_bytes + row_overhead_bytes) * replication",
         "bytes",
         "of all authors: whoever returns after a month is served by pull",
@@ -238,7 +239,7 @@ POST_STORE = group(
         "bytes",
         "each follow in both directions",
     ),
-    ("post_store_bytes", "post_bytes_kept + outbox_bytes_kept + graph_bytes", "bytes", ""),
+    ("post_store_bytes", "post_bytes_kept + timeline_bytes_kept + graph_bytes", "bytes", ""),
     ("post_store_cpu", "post_store_cores / store_node_cores", "nodes", ""),
     ("post_store_disk", "post_store_bytes / (store_node_disk * utilisation)", "nodes", ""),
     ("post_store_exact", "max(post_store_cpu, post_store_disk)", "nodes", ""),
@@ -377,11 +378,11 @@ def plan(workload: Workload, figures: Figures, scale: float = 1.0) -> Plan:
     if not SCALE_MIN <= scale <= SCALE_MAX:
         raise InvalidField("scale", f"{scale:g}", f"from {SCALE_MIN:g} to {SCALE_MAX:g} times")
     free = figures["api_node_memory"] * figures["utilisation"]
-    if free <= figures["content_cache"] + figures["outbox_cache"]:
+    if free <= figures["content_cache"] + figures["timeline_cache"]:
         raise InvalidField(
             "figures.api_node_memory.value",
             f"{figures['api_node_memory']:g}",
-            "enough that utilisation leaves room beside content_cache and outbox_cache",
+            "enough that utilisation leaves room beside content_cache and timeline_cache",
         )
     given = {**CONSTANTS, **figures.values(), **workload.values(), "scale": scale}
     return Plan(scale, workload, evaluate(LINES, given, functions(workload.followers())))
@@ -406,10 +407,10 @@ def fit_from(
     entries: float,
     activity: float,
 ) -> float:
-    """Followers down to which outboxes fit into `room` bytes if those with most readers come first.
+    """Followers down to which timelines fit into `room` bytes, those with most readers first.
 
-    `overhead` and `entries`: bytes that the outboxes of all accounts have beside their entries, and
-    in entries. At least the threshold: below it nobody is pulled.
+    `overhead` and `entries`: bytes of all accounts' timelines beside their entries, and in
+    entries. At least the threshold: below it nobody is pulled.
     """
 
     def needed(count: float) -> float:

@@ -262,7 +262,7 @@ def show_sweep(curve: Sweep, scale: float) -> None:
             style=style,
         )
     out.print(chart)
-    title = "cores by role, bytes in all copies and caches; outboxes of a page: pulled, read"
+    title = "cores by role, bytes in all copies and caches; timelines of a page: pulled, read"
     out.print(table_of(document.sweep_rows(curve), title))
     least = curve.cheapest
     out.print(

@@ -239,7 +239,7 @@ def sweep_rows(made: Sweep) -> Rows:
             quantity(point.held_bytes, "bytes") + (" *" if point is made.smallest else ""),
             short(point.deliveries_rate),
             short(point.pulled_authors),
-            short(point.outboxes_read),
+            short(point.timelines_read),
         ]
         for point in made.points
     ]

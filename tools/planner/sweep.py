@@ -1,7 +1,7 @@
 """Cost against the push/pull threshold: the same workload, planned for one threshold after another.
 
 Push costs the feed store a write for each follower; pull costs every load a merge for each pulled
-author, and memory for outboxes on every feed node until they no longer fit. Invariants: the points
+author, and memory for timelines on every feed node until they no longer fit. Invariants: the points
 are in order of threshold; a cheapest point is one of them. Not for choosing by anything but cost:
 a high threshold makes fan-out slow, a low one makes loads of people who follow many slow.
 """
@@ -33,7 +33,7 @@ class Point(NamedTuple):
     fanout_cores: float
     deliveries_rate: float
     pulled_authors: float
-    outboxes_read: float
+    timelines_read: float
 
 
 class Sweep(NamedTuple):
@@ -76,5 +76,5 @@ def point(workload: Workload, figures: Figures, scale: float = 1.0) -> Point:
         fanout_cores=made["fanout_exact"] * figures["api_node_cores"],
         deliveries_rate=made["deliveries_rate"],
         pulled_authors=made["pulled_authors"],
-        outboxes_read=made["outboxes_read"],
+        timelines_read=made["timelines_read"],
     )

@@ -47,7 +47,7 @@ BOUNDS: dict[str, Bound] = {
     ),
     "active_share": Bound("share", 0, 1, "followers seen within 30 days: nobody else is pushed to"),
     "push_threshold": Bound("followers", 0, 1e12, "authors with as many are pulled; 0: all"),
-    "retention_days": Bound("days", 1, 365, "feed items and outboxes are kept"),
+    "retention_days": Bound("days", 1, 365, "feed items and timelines are kept"),
     "peak_s": Bound("s", 1, DAY_S, "a peak lasts"),
     "freshness_s": Bound("s", 0.1, DAY_S, "fan-out may lag behind at the end of a peak"),
 }

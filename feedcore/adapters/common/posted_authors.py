@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Seconds of posts at our peak: pages that are older than that are looked at no more.
 POSTED_KEPT = 4_096
-# Authors with many followers who published since somebody asked: a batch of outboxes.
+# Authors with many followers who published since somebody asked: a batch of timelines.
 PUBLISHED_KEPT = 64
 
 

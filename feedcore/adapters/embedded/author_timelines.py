@@ -1,6 +1,6 @@
 """Author timelines, read through a cache that is bounded in bytes and never stale.
 
-Outboxes of pulled authors are read by all their followers: the same few hundred bytes again and
+Timelines of pulled authors are read by all their followers: the same few hundred bytes again and
 again. A publish notes its author in `outbox_changes`, in its own commit; the replica forgets the
 noted authors here before each read. So an entry that is here is what SQLite holds. Oldest go first
 when the cache is full. Not for bounds: a timeline is kept whole, from the oldest day of the
@@ -83,7 +83,7 @@ class TimelineCache:
         self._drop(author_id)
         self._timelines[author_id] = entries
         self._bytes += len(entries) + _OVERHEAD_BYTES
-        while self._bytes > OUTBOX_CACHE_BYTES:
+        while self._bytes > TIMELINE_CACHE_BYTES:
             self._drop(next(iter(self._timelines)))
 
     def _drop(self, author_id: int) -> None:

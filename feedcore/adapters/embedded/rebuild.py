@@ -1,7 +1,7 @@
 """Rebuild: the stored feeds are derived again from posts and graph, in a store that nobody else has
 open.
 
-For each pushed author, in chunks: the outbox to every active follower. What was waiting to be
+For each pushed author, in chunks: the timeline to every active follower. What was waiting to be
 merged is part of that, so it is dropped; jobs that are not done go on afterwards.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from feedcore.adapters.embedded.store import EmbeddedStore
     from feedcore.ports import GraphSource
 
-FOLLOWERS_PER_CHUNK = 1_000  # x a busy author's outbox: bounds what one delivery row holds
+FOLLOWERS_PER_CHUNK = 1_000  # x a busy author's timeline: bounds what one delivery row holds
 
 
 async def rebuild(
@@ -92,7 +92,7 @@ def _authors(store: EmbeddedStore) -> list[int]:
 
 
 def _pushed_entries(entries: bytes) -> bytes:
-    """Private posts are in the author's outbox alone."""
+    """Private posts are in the author's timeline alone."""
     return b"".join(
         entries_of.pack(row.content_id, row.author_id, row.quality, row.flags)
         for row in entries_of.unpack(entries)

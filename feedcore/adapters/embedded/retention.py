@@ -23,7 +23,7 @@ from feedcore.limits import (
 ROWS_PER_COMMIT = 1_000  # a commit of this size holds the write lock for a few milliseconds
 COMMITS_PER_CALL = 500  # the rest goes with the next call
 
-_OUTBOXES = (
+_TIMELINES = (
     "DELETE FROM author_outbox WHERE (author_id, day) IN"
     " (SELECT author_id, day FROM author_outbox WHERE day < ? LIMIT ?)"
 )
@@ -32,8 +32,8 @@ _KEYS = (
     " (SELECT author_id, key FROM idempotency WHERE content_id < ? LIMIT ?)"
 )
 # Processes that missed more than this many publishes clear their cache of timelines instead.
-OUTBOX_CHANGES_KEPT = 100_000
-_OUTBOX_CHANGES = (
+TIMELINE_CHANGES_KEPT = 100_000
+_TIMELINE_CHANGES = (
     "DELETE FROM outbox_changes WHERE seq IN (SELECT seq FROM outbox_changes"
     " WHERE seq <= (SELECT max(seq) FROM outbox_changes) - ? LIMIT ?)"
 )
@@ -58,8 +58,8 @@ async def expire(writer: Writer, feeds_dir: Path, now_ms: int) -> int:
     removed = await _expire_runs(writer, feeds_dir, first_day)
     oldest_post = ids.first_id_at(now_ms - POST_AGE_MAX_MS)
     for sql, bound in (
-        (_OUTBOXES, first_day),
-        (_OUTBOX_CHANGES, OUTBOX_CHANGES_KEPT),
+        (_TIMELINES, first_day),
+        (_TIMELINE_CHANGES, TIMELINE_CHANGES_KEPT),
         (_KEYS, ids.first_id_at(now_ms - IDEMPOTENCY_AGE_MAX_MS)),
         (_INTERACTION_KEYS, now_ms - IDEMPOTENCY_AGE_MAX_MS),
         (_INTERACTIONS, oldest_post),

@@ -50,9 +50,9 @@ def test_what_is_full_is_on_top_whether_it_grows_or_not() -> None:
 
 
 def test_a_smaller_bound_moves_the_first_bottleneck() -> None:
-    tight = FIGURES.replace(outbox_cache=2e8, outbox_overhead_bytes=140.0)
+    tight = FIGURES.replace(timeline_cache=2e8, timeline_overhead_bytes=140.0)
     first = uses(plan(DESIGN, tight), tight)[0]
-    assert first.resource.name == "outboxes on each feed node"
+    assert first.resource.name == "author timelines on each feed node"
     assert first.ratio == pytest.approx(0.926, abs=0.01)
 
 
@@ -96,8 +96,8 @@ def test_the_least_is_marked_and_lies_between_the_ends() -> None:
 
 def test_dearer_pulling_moves_the_least_up_and_dearer_pushing_down() -> None:
     least = sweep(DESIGN, FIGURES).cheapest.threshold
-    pull = FIGURES.replace(outbox_merge_us=40.0)
-    push = FIGURES.replace(store_writes_per_core=1_250.0, outbox_cache=16e9)
+    pull = FIGURES.replace(timeline_merge_us=40.0)
+    push = FIGURES.replace(store_writes_per_core=1_250.0, timeline_cache=16e9)
     assert sweep(DESIGN, pull).cheapest.threshold > least
     assert sweep(DESIGN, push).cheapest.threshold < least
 

@@ -42,7 +42,7 @@ def test_the_designs_own_numbers_come_out() -> None:
     assert made["posts_peak"] == pytest.approx(5_000)
     # "push to everybody is 50 B writes/day", "pull for everybody is 25 M queries/s"
     assert made["deliveries_all_day"] == pytest.approx(50e9, rel=0.05)
-    assert made["outboxes_all"] == pytest.approx(25e6, rel=1e-6)
+    assert made["timelines_all"] == pytest.approx(25e6, rel=1e-6)
 
 
 def test_storage_and_cores_by_hand() -> None:
@@ -70,16 +70,16 @@ def test_a_peak_ends_with_the_backlog_that_the_lag_allows() -> None:
 def test_threshold_above_the_largest_is_pure_push() -> None:
     made = plan(DESIGN.replace(push_threshold=DESIGN.followers_max * 2), FIGURES)
     assert made["deliveries_day"] == made["deliveries_all_day"]
-    assert made["pulled_authors"] == made["outboxes"] == made["outbox_bytes"] == 0
-    assert made["outboxes_read"] == 0
+    assert made["pulled_authors"] == made["timelines"] == made["timeline_bytes"] == 0
+    assert made["timelines_read"] == 0
 
 
 def test_threshold_zero_is_pure_pull() -> None:
     made = plan(DESIGN.replace(push_threshold=0), FIGURES)
     assert made["deliveries_day"] == made["fanout_cores"] == made["feed_bytes"] == 0
     assert made["pulled_authors"] == pytest.approx(500)
-    assert made["outboxes"] == pytest.approx(made["accounts"])
-    assert 0 < made["outboxes_read"] < made["pulled_authors"]
+    assert made["timelines"] == pytest.approx(made["accounts"])
+    assert 0 < made["timelines_read"] < made["pulled_authors"]
 
 
 def test_followers_who_stay_away_are_not_pushed_to() -> None:
@@ -97,20 +97,22 @@ def test_loads_are_hot_cold_or_warm() -> None:
 
 
 def test_timelines_that_fit_are_not_read() -> None:
-    roomy = FIGURES.replace(outbox_cache=100e9, api_node_memory=512e9, outbox_overhead_bytes=140.0)
+    roomy = FIGURES.replace(
+        timeline_cache=100e9, api_node_memory=512e9, timeline_overhead_bytes=140.0
+    )
     made = plan(DESIGN.replace(push_threshold=0), roomy)
-    assert made["outbox_bytes"] < 100e9
-    assert made["outboxes_read"] == 0
+    assert made["timeline_bytes"] < 100e9
+    assert made["timelines_read"] == 0
 
 
 def test_what_is_resident_fills_the_cache_exactly_when_there_is_too_much() -> None:
     workload = DESIGN.replace(push_threshold=100)
     made = plan(workload, FIGURES)
     followers = workload.followers()
-    fitting = made["outboxes_from"]
-    kept = made["accounts"] * followers.share_above(fitting) * FIGURES["outbox_overhead_bytes"]
+    fitting = made["timelines_from"]
+    kept = made["accounts"] * followers.share_above(fitting) * FIGURES["timeline_overhead_bytes"]
     kept += made["entries_kept"] * followers.posts_above(fitting) * 20
-    assert kept == pytest.approx(FIGURES["outbox_cache"])
+    assert kept == pytest.approx(FIGURES["timeline_cache"])
 
 
 @given(

@@ -10,7 +10,7 @@ cdef enum:
     DONE = 0
     NEEDS_VIEWER = 1
     NEEDS_DEPTH = 2
-    NEEDS_OUTBOXES = 3
+    NEEDS_TIMELINES = 3
     NEEDS_CONTENTS = 4
     PLAIN = 5
 

@@ -12,7 +12,7 @@ NEEDS = {
     "done": DONE,
     "viewer": NEEDS_VIEWER,
     "depth": NEEDS_DEPTH,
-    "outboxes": NEEDS_OUTBOXES,
+    "timelines": NEEDS_TIMELINES,
     "contents": NEEDS_CONTENTS,
     "plain": PLAIN,
 }

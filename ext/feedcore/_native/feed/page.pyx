@@ -6,7 +6,7 @@ State of a draft (`advance` says what it needs next; whoever loaded that calls i
     state           needs                                   leads to
     begun           the viewer, current                     NEEDS_VIEWER
                     a deeper window than is kept            NEEDS_DEPTH
-                    timelines of pulled authors, current     NEEDS_OUTBOXES
+                    timelines of pulled authors, current     NEEDS_TIMELINES
     ranked          contents of the chosen items            NEEDS_CONTENTS
     presented       nothing                                 DONE
     any             what only the twin does                 PLAIN
@@ -28,7 +28,7 @@ from libc.stdlib cimport malloc
 
 from feedcore._native.codecs.cursor cimport cursor_t, open_cursor, open_head, seal_cursor, seal_head
 from feedcore._native.feed.draft cimport (
-    DONE, NEEDS_CONTENTS, NEEDS_DEPTH, NEEDS_OUTBOXES, NEEDS_VIEWER, PLAIN, Draft,
+    DONE, NEEDS_CONTENTS, NEEDS_DEPTH, NEEDS_TIMELINES, NEEDS_VIEWER, PLAIN, Draft,
 )
 from feedcore._native.store.epochs cimport AUTHOR, FEED, VIEWER, load64
 from feedcore._native.codecs.idset cimport U64Set, table_has
@@ -258,7 +258,7 @@ cdef class PageMaker:
                 return True
             if need == PLAIN or self.load_now is None:
                 return False
-            if need >= NEEDS_OUTBOXES and len(draft.missing) > LOAD_NOW_MAX:
+            if need >= NEEDS_TIMELINES and len(draft.missing) > LOAD_NOW_MAX:
                 return False
             if not self.load_now(draft, need):
                 return False
@@ -371,7 +371,7 @@ cdef class PageMaker:
                 draft.missing.append(authors[i])
             elif PyBytes_GET_SIZE(timeline.entries):
                 sources.append(timeline.entries)
-        return NEEDS_OUTBOXES if draft.missing else DONE
+        return NEEDS_TIMELINES if draft.missing else DONE
 
     cdef Timeline _timeline_of(self, Draft draft, uint64_t author_id):
         cdef Timeline found

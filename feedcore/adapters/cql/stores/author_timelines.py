@@ -1,7 +1,7 @@
-"""Author outboxes: one partition an author and day, read side by side, newest day first.
+"""Author timelines: one partition an author and day, read side by side, newest day first.
 
 Read at quorum: a pulled post is nowhere else, and must be found once it is acknowledged. Not for
-keeping: who serves pages keeps outboxes until their author publishes.
+caching: the resident set caches timelines until their author publishes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from feedcore.domain import ids
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS, RETENTION_MS
 from feedcore.resilience.gather import gather_bounded
 
-OUTBOX_WIDTH = 64  # partitions under way for one caller: 8 authors with a week each
+TIMELINES_WIDTH = 64  # partitions under way for one caller: 8 authors with a week each
 
 _ENTRIES = Statement(
     "SELECT entry FROM outbox WHERE author_id = ? AND day = ?"
@@ -22,7 +22,7 @@ _ENTRIES = Statement(
 )
 
 
-class Outboxes:
+class AuthorTimelines:
     """One a process."""
 
     def __init__(self, session: Session) -> None:

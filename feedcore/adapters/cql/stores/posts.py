@@ -1,4 +1,5 @@
-"""PostStore: a post is one logged batch: its row, its outbox row, and a row for each fan-out job.
+"""PostStore: a post is one logged batch: its row, its entry in the author's timeline, and
+a row for each fan-out job.
 
 Invariants: what repeats a publish writes the same rows with the same timestamp (the time of the
 id), and deletions are later than that: so a publish may be repeated by anybody at any time, and
@@ -21,7 +22,7 @@ from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
-from feedcore.adapters.cql.stores.author_timelines import Outboxes, retained_days
+from feedcore.adapters.cql.stores.author_timelines import AuthorTimelines, retained_days
 from feedcore.adapters.cql.stores.node_ids import NodeIds
 from feedcore.adapters.cql.stores.publishing import Publisher
 from feedcore.clock import Clock
@@ -50,7 +51,7 @@ _DELETE = Statement(
     "INSERT INTO posts (content_id, author_id, content, entry, deleted_ms)"
     " VALUES (?, ?, null, null, ?) USING TIMESTAMP ? AND TTL ?"
 )
-_DELETE_OUTBOX = Statement(
+_DELETE_ENTRY = Statement(
     "DELETE FROM outbox USING TIMESTAMP ? WHERE author_id = ? AND day = ? AND content_id = ?"
 )
 _KEY_OF = Statement("SELECT content_id FROM idempotency WHERE author_id = ? AND key = ?")
@@ -90,7 +91,7 @@ class CqlPostStore:
         self._clock = clock
         self._stamps = Stamps()
         self._nodes = NodeIds(session, clock)
-        self._outboxes = Outboxes(session)
+        self._timelines = AuthorTimelines(session)
         self._publisher = Publisher(session, outbox, replica, clock)
 
     async def publish(self, post: NewPost) -> Published:
