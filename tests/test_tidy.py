@@ -161,7 +161,7 @@ BANS = [
             (r"\b[Ff]reshness\b(?!-s)|\bFRESHNESS|_freshness_(?!s\b)", "cache validation"),
             (
                 r"\b[Oo]utboxes\b(?!\")|\bauthors?'?s?'? outbox|_outboxes\b",
-                "author timeline: an outbox holds jobs (\"outboxes\" is a receipt's source)",
+                'author timeline: an outbox holds jobs ("outboxes" is a receipt\'s source)',
             ),
         )
     ),
