@@ -160,6 +160,11 @@ BANS = [
             (r"\bclass Hits\b|\.hits\.|\bANYTHING\b", "batched reads; VALIDATE_ONLY"),
             (r"\b[Ff]reshness\b(?!-s)|\bFRESHNESS|_freshness_(?!s\b)", "cache validation"),
             (
+                r"\bplain_(pages|checks)\b|_plain_page|\bpages_(kept|made)\b"
+                r"|the plain (service|path)|[\"=`](kept|plain)`,",
+                "generic path; cached, generated",
+            ),
+            (
                 r"\b[Oo]utboxes\b(?!\")|\bauthors?'?s?'? outbox|_outboxes\b",
                 'author timeline: an outbox holds jobs ("outboxes" is a receipt\'s source)',
             ),
@@ -373,7 +378,7 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     transport = ("h2", "h2head", "h2stream", "grpcframe")
     # Nor have those of the load generator: there is no slower one.
     load = ("h2call", "h2client", "loadstats")
-    # Used by compiled handlers only, which decline what these refuse: the plain path is their twin.
+    # Compiled handlers alone use these; the generic path answers what the handlers decline.
     handlers = (
         "cache",
         "cursor",

@@ -97,7 +97,9 @@ def _hit_rates(bench: Bench, before: dict[str, float], after: dict[str, float]) 
         bench.results.note("mixed", "this server does not count where its pages come from")
         return
     values = bench.results.values
-    values["mixed.page_hits"] = 100 * grown(before, after, answers, pages, 'source="kept"') / loads
+    values["mixed.page_hits"] = (
+        100 * grown(before, after, answers, pages, 'source="cached"') / loads
+    )
     fast = grown(before, after, "feedcore_fast_calls_total", pages)
     values["mixed.fast"] = 100 * fast / loads
 

@@ -93,9 +93,9 @@ FEED_NOT_MODIFIED = Counter(
 )
 FEED_ANSWERS = Counter(
     "feedcore_feed_answers_total",
-    "Pages and checks for new content, by where they came from: kept (an answer from memory),"
-    " shared (from the page cache of all nodes), stale (from there, as the store did not answer),"
-    " resident (made from memory, or after loading what lacked), plain (the uncompiled service).",
+    "Pages and checks for new content, by where they came from: cached (this worker's page cache),"
+    " shared (the page cache of all nodes), stale (from there, as the store did not answer),"
+    " resident (generated from memory, or after a load), generic (the uncompiled service).",
     ["operation", "source"],
 )
 FAST_CALLS = Counter(
@@ -105,16 +105,19 @@ FAST_CALLS = Counter(
     ["operation", "le"],
 )
 CACHE_READS = Counter(
-    "feedcore_cache_reads_total", "Lookups in a worker's memory.", ["kind", "result"]
+    "feedcore_cache_reads_total", "Lookups in a worker's caches.", ["kind", "result"]
 )
 CACHE_EVICTED = Counter(
-    "feedcore_cache_evicted_total", "What had to give way in a worker's memory.", ["kind"]
+    "feedcore_cache_evicted_total", "Entries that a worker's caches evicted.", ["kind"]
 )
 CACHE_BYTES = Gauge(
-    "feedcore_cache_bytes", "Bytes that workers keep.", ["kind"], multiprocess_mode="livesum"
+    "feedcore_cache_bytes", "Bytes in the caches of workers.", ["kind"], multiprocess_mode="livesum"
 )
 CACHE_ENTRIES = Gauge(
-    "feedcore_cache_entries", "Things that workers keep.", ["kind"], multiprocess_mode="livesum"
+    "feedcore_cache_entries",
+    "Entries in the caches of workers.",
+    ["kind"],
+    multiprocess_mode="livesum",
 )
 LOADS = Counter(
     "feedcore_loads_total",

@@ -97,7 +97,7 @@ class BatchedReads:
         if found and self.count_shared(draft, found) is not None:
             return found
         maker = self._maker
-        body = maker.kept(draft)
+        body = maker.cached(draft)
         if body is None and maker.go_on(draft) == _DONE:
             body = draft.body
         self.on_generated(draft, body, shares=shape != VALIDATE_ONLY)

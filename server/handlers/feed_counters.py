@@ -1,5 +1,5 @@
-"""What compiled feed code counts of itself, and how that becomes metrics: once a second, so that no
-call pays for it.
+"""Publishes what compiled feed code counts of itself as metrics: once a second, so no call pays
+for it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class FeedCounters:
         )
         totals.add(metrics.IMPRESSIONS_DROPPED, dropped)
         for operation, source, count in (
-            ("GetFeed", "kept", maker.pages_kept),
-            ("GetFeed", "resident", maker.pages_made),
+            ("GetFeed", "cached", maker.counts.pages_cached),
+            ("GetFeed", "resident", maker.counts.pages_generated),
             ("GetFeed", "shared", shared - feed.stale_pages),
             ("GetFeed", "stale", feed.stale_pages),
-            ("GetFeed", "plain", feed.plain_pages),
-            ("CheckNew", "kept", maker.checks_kept),
-            ("CheckNew", "resident", maker.checks_made),
-            ("CheckNew", "plain", feed.plain_checks),
+            ("GetFeed", "generic", feed.generic_pages),
+            ("CheckNew", "cached", maker.counts.checks_cached),
+            ("CheckNew", "resident", maker.counts.checks_generated),
+            ("CheckNew", "generic", feed.generic_checks),
         ):
             totals.add(metrics.FEED_ANSWERS.labels(operation, source), count)
         for operation, handler in self._fast.items():

@@ -177,7 +177,7 @@ async def test_a_page_is_asked_for_before_anything_is_read_and_left_to_others(
     other = await second.get_feed(READER, 20, "", 0, "")
     assert (other.body, other.items, world.asked) == (page.body, 3, ["page"])
     assert second.batched is not None
-    assert (second.batched.shared_pages, second.maker.pages_made) == (1, 0)
+    assert (second.batched.shared_pages, second.maker.counts.pages_generated) == (1, 0)
     await world.store.signals.write_impressions()
     await world.store.signals.apply_counters(100, world.clock.now_ms())
     for worker in (first, second):
@@ -284,7 +284,11 @@ async def test_many_are_answered_at_once_as_each_would_be(world: World) -> None:
     assert "keep_page" not in world.asked and "keep_none" in world.asked
     page = await first.get_feed(READER, 20, "", 0, "")
     assert await second.batched.answer([full, refused, full]) == [page.body, None, page.body]
-    assert (second.batched.shared_pages, second.maker.pages_made, second.batched.declined) == (
+    assert (
+        second.batched.shared_pages,
+        second.maker.counts.pages_generated,
+        second.batched.declined,
+    ) == (
         2,
         0,
         1,
@@ -323,7 +327,7 @@ async def test_a_damaged_page_is_made_anew(world: World) -> None:
     world.validation.pages[key] = body[:-3], content_ids
     assert (await second.get_feed(READER, 20, "", 0, "")).body == page.body
     assert second.batched is not None
-    assert (second.batched.shared_pages, second.maker.pages_made) == (0, 1)
+    assert (second.batched.shared_pages, second.maker.counts.pages_generated) == (0, 1)
 
 
 @compiled

@@ -200,7 +200,7 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
         if metric == "feedcore_feed_answers_total" and ("operation", "GetFeed") in labels
     }
     assert sum(answers.values()) >= LOADS + 1, "each answer came from somewhere"
-    assert answers["kept"] > 0
+    assert answers["cached"] > 0
     assert after[("feedcore_processes", (("role", "api"),))] == WORKERS
     assert after[("feedcore_processes", (("role", "fanout"),))] == 1
     misses = after[("feedcore_cache_reads_total", (("kind", "viewers"), ("result", "miss")))]

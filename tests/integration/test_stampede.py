@@ -136,7 +136,7 @@ async def test_a_stampede_asks_once_for_each_thing(world: World) -> None:
         if not isinstance(page, BaseException):
             items = feed_pb2.GetFeedResponse.FromString(page.body).items
             assert items[0].content_id == posted and len(items) == 20
-    assert resident.plain_pages == 0
+    assert resident.generic_pages == 0
     assert set(world.counting.contents_asked.values()) == {1}, "a content was asked for twice"
     assert {world.counting.timelines_asked[author] for author in (CELEBRITY, *OTHERS)} == {1}
 
@@ -184,7 +184,7 @@ async def test_a_process_that_opens_the_store_empties_everybodys_memory(
     await resident.get_feed(everybody[0], 20, "", 0, "")
     assert everybody[0] in resident.resident.viewers
     other = EmbeddedStore.open(tmp_path, world.clock)
-    resident.maker.look()
+    resident.maker.follow_replica()
     assert len(resident.resident.viewers) == len(resident.resident.pages) == 0
     await other.close()
 
@@ -204,7 +204,7 @@ async def test_a_kept_page_is_renewed_behind_its_back(world: World) -> None:
         await asyncio.sleep(0.01)
     page = feed_pb2.GetFeedResponse.FromString(again.body)
     assert page.receipt.generated_at_ms == world.clock.now_ms()
-    assert resident.maker.pages_made == 1, "nobody waited for the second"
+    assert resident.maker.counts.pages_generated == 1, "nobody waited for the second"
 
 
 async def test_a_gate_sends_callers_the_ordinary_way(world: World) -> None:
@@ -254,7 +254,7 @@ async def test_random_worlds_are_served_as_without_memory(world: World, seed: in
             cursor = read.next_cursor
             if not cursor:
                 break
-    assert resident.maker.pages_made > 100
+    assert resident.maker.counts.pages_generated > 100
 
 
 async def an_event(world: World, draw: random.Random, users: range, authors: range) -> None:

@@ -443,9 +443,9 @@ class KeptFeedMachine(FeedMachine):
 
     def _page(self, user: int, size: int, cursor: str) -> feed_pb2.GetFeedResponse:
         maker = self.engine.resident.maker
-        hits = maker.pages_kept
+        hits = maker.counts.pages_cached
         page = self.run(self.engine.resident.get_feed(user, size, cursor, 0, ""))
-        self.kept = maker.pages_kept > hits
+        self.kept = maker.counts.pages_cached > hits
         if not self.kept:
             plain = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
             assert page.body == plain.body, readable(page.body, plain.body)
@@ -459,9 +459,9 @@ class KeptFeedMachine(FeedMachine):
             if not any(follower == user for follower, _ in self.model.follows):
                 continue
             maker = self.engine.resident.maker
-            made = maker.pages_made
+            made = maker.counts.pages_generated
             first = self._page(user, 3, "")
-            made = maker.pages_made - made
+            made = maker.counts.pages_generated - made
             again = self._page(user, 3, "")
             if made:
                 assert self.kept and again == first, "a page that was made is kept"

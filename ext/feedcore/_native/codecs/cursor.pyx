@@ -2,7 +2,7 @@
 
 Invariants: the texts are the twin's to the bit, and what decodes is what the twin decodes. What the
 twin refuses with a reason is None or -1 here: the caller gives the text to the twin, which says
-what is wrong with it. Not for the service's plain path, which needs those reasons.
+what is wrong with it. Not for the generic path, which needs those reasons.
 """
 
 from hashlib import blake2b

@@ -11,7 +11,7 @@ class Draft:
     body: bytes
     item_count: int
     not_modified: bool
-    silent: bool
+    background: bool
     now_ms: int
     @property
     def shape(self) -> bytes: ...

@@ -1,7 +1,7 @@
 """A draft: one page, or one check for new content, on its way. Its state table is in `page`.
 
-Invariant: what was given to a draft is its own, whether the caches keep it or not. Not for making
-anything: it only holds.
+Invariant: a draft owns what was given to it, whether the caches keep it or not. It only holds data:
+`page` does the work.
 """
 
 from libc.stdlib cimport free
@@ -14,7 +14,7 @@ NEEDS = {
     "depth": NEEDS_DEPTH,
     "timelines": NEEDS_TIMELINES,
     "contents": NEEDS_CONTENTS,
-    "plain": PLAIN,
+    "generic": GENERIC,
 }
 
 

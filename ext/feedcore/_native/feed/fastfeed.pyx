@@ -1,11 +1,10 @@
 """Fast handlers of FeedService: GetFeed and CheckNew, answered inside the transport's read turn.
 
-A handler answers from a kept page or from resident data, or declines: then the call goes the
-ordinary way, with interceptors, loads and errors. Requests are read where they lie; no Python code
-runs, but for what the page maker does once a change of the store.
+A handler answers from a cached page or from the resident set, or declines: then the call goes
+through the ordinary handler, with interceptors, loads and errors. Requests are read where they lie;
+no Python code runs, except when the store has changed (the page maker then follows its replica).
 
-Not for: anything that waits, and nothing that refuses: what is wrong with a request is said by the
-ordinary handler.
+Not for anything that waits, nor for refusals: the ordinary handler gives the reasons.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -38,15 +37,15 @@ cdef class Gate:
     """Who may be answered fast; subclasses look at the caller and its rate. This one admits all."""
 
     cpdef bint admits(self, uint64_t user_id, Stream stream) except -1:
-        """False: the call goes the ordinary way, whose interceptors decide."""
+        """False: the call goes through the ordinary handler, whose interceptors decide."""
         return True
 
 
 cdef enum:
     EDGES = 16
 
-# Upper edges, in nanoseconds, of how long answers took: a kept page takes one microsecond, a page
-# from resident data tens; what is above the last one is counted with it.
+# Upper edges, in nanoseconds, of how long answers took: a cached page takes one microsecond, one
+# from the resident set tens; what is above the last one is counted with it.
 cdef uint64_t[EDGES] EDGES_NS = [
     500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
     1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000, 50_000_000,
@@ -54,7 +53,7 @@ cdef uint64_t[EDGES] EDGES_NS = [
 
 
 cdef class FastFeed(FastHandler):
-    """What both have in common."""
+    """What the handlers of GetFeed and CheckNew have in common."""
 
     cdef PageMaker maker
     cdef Gate gate
@@ -67,7 +66,7 @@ cdef class FastFeed(FastHandler):
 
     cdef object answer(self, bytes request, Stream stream):
         cdef uint64_t begun_ns = monotonic_ns(), took_ns
-        cdef bytes body = self.made(request, stream)
+        cdef bytes body = self.local_answer(request, stream)
         cdef int edge = 0
         if body is None:
             self.declined += 1
@@ -78,16 +77,16 @@ cdef class FastFeed(FastHandler):
         self.took[edge] += 1
         return body
 
-    cdef bytes made(self, bytes request, Stream stream):
-        """The answer from what is kept, else None."""
+    cdef bytes local_answer(self, bytes request, Stream stream):
+        """The answer from cached pages or the resident set, else None."""
         cdef Draft draft = self.read(request, stream)
-        cdef bytes kept
+        cdef bytes cached
         if draft is None:
             return None
         self.maker.refresh()
-        kept = self.maker.cached(draft)
-        if kept is not None:
-            return kept
+        cached = self.maker.cached_body(draft)
+        if cached is not None:
+            return cached
         return draft.body if self.maker.finish(draft) else None
 
     cdef Draft read(self, bytes request, Stream stream):

@@ -7,6 +7,10 @@ from feedcore._native.feed.draft cimport Draft
 from feedcore._native.feed.resident cimport Timeline, Page, Resident, Viewer
 from feedcore._native.store.runlookup cimport RunIndex
 
+cdef class PageCounts:
+    cdef readonly uint64_t pages_cached, pages_generated, checks_cached, checks_generated
+    cdef readonly uint64_t items_served, shown_dropped, not_modified
+
 cdef class PageMaker:
     cdef readonly Resident resident
     cdef object source, replica, ranking, config, clock_ms, seen
@@ -22,9 +26,8 @@ cdef class PageMaker:
     cdef list posted  # authors of posts that are acknowledged, from number posted_first on
     cdef uint64_t posted_first, posted_end
     cdef dict shown  # id array -> pages with these items served and not counted yet
-    cdef list due  # (user_id, page size, view, cursor) of pages past their soft age
-    cdef readonly uint64_t pages_kept, pages_made, checks_kept, checks_made, shown_dropped
-    cdef readonly uint64_t items_served, not_modified
+    cdef list refreshes  # (user_id, page size, view, cursor) of pages past their soft age
+    cdef readonly PageCounts counts
 
     cdef int refresh(self) except -1
     cdef Draft draft(
@@ -32,7 +35,7 @@ cdef class PageMaker:
     )
     cdef Draft check_draft(self, uint64_t user_id, bytes head)
     cdef int advance(self, Draft draft) except -1
-    cdef bytes cached(self, Draft draft)
+    cdef bytes cached_body(self, Draft draft)
     cdef bint finish(self, Draft draft) except -1
     cdef bint _open(self, Draft draft) except -1
     cdef bint _is_current(self, Page page, uint64_t user_id, int64_t age_ms) except -1
@@ -47,5 +50,5 @@ cdef class PageMaker:
     cdef int _hydrate(self, Draft draft) except -1
     cdef int _present(self, Draft draft) except -1
     cdef bytes _receipt(self, Draft draft)
-    cdef bytes _keep(self, Draft draft, bytes etag, bytes head, bytes receipt)
+    cdef bytes _cache(self, Draft draft, bytes etag, bytes head, bytes receipt)
     cdef int count_shown(self, bytes shown) except -1

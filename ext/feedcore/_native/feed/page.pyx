@@ -1,23 +1,23 @@
-"""One page of a feed, or one check for new content, from resident data: the compiled form of
-`services.feed`, which is its twin: the same request at the same moment gives the same bytes.
+"""One page of a feed, or one check for new content, from the resident set: the same request at the
+same moment gives the same bytes as `services.feed`, the generic path.
 
-State of a draft (`advance` says what it needs next; whoever loaded that calls it again):
+A draft goes through these states. `advance` says what the draft needs next; the caller loads that,
+gives it to the draft, and calls `advance` again:
 
-    state           needs                                   leads to
+    state           needs                                   advance returns
     begun           the viewer, current                     NEEDS_VIEWER
-                    a deeper window than is kept            NEEDS_DEPTH
-                    timelines of pulled authors, current     NEEDS_TIMELINES
+                    a deeper window than is resident        NEEDS_DEPTH
+                    current timelines of pulled authors     NEEDS_TIMELINES
     ranked          contents of the chosen items            NEEDS_CONTENTS
     presented       nothing                                 DONE
-    any             what only the twin does                 PLAIN
+    any             what only the generic path does         GENERIC
 
-PLAIN: trending, a feed that is being rebuilt or backfilled, an older ranking version, requests and
-cursors to be refused, filters that leave a window short. The twin also says what is wrong with a
-request.
+GENERIC: trending, a feed that is being rebuilt or backfilled, an older ranking version, filters
+that leave a window short, and requests and cursors that the generic path refuses with a reason.
 
 Invariants: merge, filter and rank read one moment (the replica is brought up to date first, and
-nothing awaits in between); a draft that was ranked is presented as ranked, less what was deleted
-since; a page is kept with the epochs taken before anything was read.
+nothing awaits in between); a ranked draft is presented as ranked, less what was deleted since; an
+answer is cached with stamps (`resident.stamps_t`) that were taken before anything was read.
 
 Not for: loading (services.resident), reading requests off the wire (fastfeed).
 """
@@ -28,7 +28,7 @@ from libc.stdlib cimport malloc
 
 from feedcore._native.codecs.cursor cimport cursor_t, open_cursor, open_head, seal_cursor, seal_head
 from feedcore._native.feed.draft cimport (
-    DONE, NEEDS_CONTENTS, NEEDS_DEPTH, NEEDS_TIMELINES, NEEDS_VIEWER, PLAIN, Draft,
+    DONE, NEEDS_CONTENTS, NEEDS_DEPTH, NEEDS_TIMELINES, NEEDS_VIEWER, GENERIC, Draft,
 )
 from feedcore._native.store.epochs cimport AUTHOR, FEED, VIEWER, load64
 from feedcore._native.codecs.idset cimport U64Set, table_has
@@ -39,21 +39,8 @@ from feedcore._native.feed.reply cimport (
 from feedcore._native.feed.resident cimport Content, Timeline, Page, Viewer, unpack_followees
 from feedcore._native.store.runlookup cimport RunIndex
 from feedcore._native.codecs.wire cimport (
-    TAG_ETAG,
-    TAG_HEAD,
-    TAG_NEXT_CURSOR,
-    TAG_RECEIPT,
-    VIEW_FULL,
-    VIEW_IDS,
-    blob_size,
-    etag_of,
-    item_measure,
-    item_write,
-    page_item_t,
-    published_at_ms,
-    put_blob,
-    put_text,
-    text_size,
+    TAG_ETAG, TAG_HEAD, TAG_NEXT_CURSOR, TAG_RECEIPT, VIEW_FULL, VIEW_IDS, blob_size, etag_of,
+    item_measure, item_write, page_item_t, published_at_ms, put_blob, put_text, text_size,
 )
 
 from feedcore import limits
@@ -70,7 +57,7 @@ cdef Py_ssize_t PAGE_DEFAULT = limits.PAGE_SIZE_DEFAULT, PAGE_MAX = limits.PAGE_
 cdef Py_ssize_t PULLED_MAX = limits.PULLED_SOURCES_MAX, DEEPER_BY = limits.WINDOW_STEP_ENTRIES
 cdef Py_ssize_t LOAD_NOW_MAX = limits.LOAD_NOW_MAX
 cdef Py_ssize_t CHECK_MAX = limits.CHECK_NEW_COUNT_MAX
-cdef Py_ssize_t SHOWN_MAX = limits.SHOWN_PAGES_MAX, DUE_MAX = limits.REFRESH_QUEUE_MAX
+cdef Py_ssize_t SHOWN_MAX = limits.SHOWN_PAGES_MAX, REFRESHES_MAX = limits.REFRESH_QUEUE_MAX
 cdef uint64_t USER_MAX = limits.USER_ID_MAX
 cdef int64_t RETENTION_MS = limits.RETENTION_MS, SEEN_EVERY_MS = limits.HOUR_MS
 cdef int64_t AGE_MAX_MS = limits.PAGE_AGE_MAX_MS, SOFT_AGE_MS = limits.PAGE_SOFT_AGE_MS
@@ -87,6 +74,10 @@ cdef enum:
 cdef int64_t EPOCH_MS = ids.EPOCH_MS
 
 
+cdef class PageCounts:
+    """What a page maker has served since it began; `shown_dropped`: impressions without room."""
+
+
 cdef class PageMaker:
     """Makes pages for one worker. `source`: ports.resident.ResidentSource; `ranking()` gives the
     configuration in force; `seen(user_id, now_ms)` notes that a user was here."""
@@ -96,12 +87,12 @@ cdef class PageMaker:
         self.clock_ms, self.seen, self.secret = clock.now_ms, seen, secret
         self.engagement = source.engagement_table()
         self.generation = <uint64_t>-1
-        self.shown, self.due = {}, []
+        self.shown, self.refreshes, self.counts = {}, [], PageCounts()
 
-    # --- what processes replica ----------------------------------------------------------------
+    # --- the replica of node-wide state -------------------------------------------------------
 
     cdef int refresh(self) except -1:
-        """Once a change of the store, not once a call."""
+        """Takes over the replica if it has changed: once a change of the store, not once a call."""
         cdef uint64_t generation = load64(self.resident.epochs.generation_at)
         self.resident.begin_turn()
         if generation == self.generation and self.replica_version == self.source.replica_version:
@@ -123,7 +114,7 @@ cdef class PageMaker:
     cdef Draft draft(
         self, uint64_t user_id, uint32_t page_size, int view, bytes cursor, bytes etag
     ):
-        """None if the twin must answer."""
+        """None if the generic path must answer."""
         cdef Draft draft
         if user_id == 0 or user_id > USER_MAX or page_size > <uint32_t>PAGE_MAX:
             return None
@@ -133,12 +124,12 @@ cdef class PageMaker:
         draft.user_id, draft.view, draft.cursor, draft.etag = user_id, view, cursor, etag
         draft.page_size = page_size if page_size else PAGE_DEFAULT
         draft.key = (user_id, draft.page_size << 2 | view, cursor)
-        draft.now_ms = draft.ranked_at_ms = self.clock_ms()
-        draft.low_water, draft.served, draft.depth = NEWEST, b"", WINDOW
+        draft.now_ms = draft.scroll.ranked_at_ms = self.clock_ms()
+        draft.scroll.low_water, draft.served, draft.depth = NEWEST, b"", WINDOW
         return draft
 
     cdef Draft check_draft(self, uint64_t user_id, bytes head):
-        """None if the twin must answer."""
+        """None if the generic path must answer."""
         cdef Draft draft = self.draft(user_id, 0, VIEW_IDS, head, b"")
         if draft is None:
             return None
@@ -147,42 +138,43 @@ cdef class PageMaker:
         return draft
 
     cdef bint _open(self, Draft draft) except -1:
-        """Reads the cursor or the head; False if the twin must say what is wrong with it."""
+        """Reads the cursor or the head; False if the generic path must refuse it with a reason."""
         cdef cursor_t cursor
         cdef int64_t head
         cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(draft.cursor)
         cdef size_t size = PyBytes_GET_SIZE(draft.cursor)
         if draft.checking:
             head = open_head(text, size, self.secret, draft.user_id)
-            draft.newer_than = <uint64_t>head
+            draft.scroll.newer_than = <uint64_t>head
             return head >= 0
         if size == 0:
             return True
         served = open_cursor(text, size, self.secret, draft.user_id, draft.now_ms, &cursor)
         if served is None or cursor.origin == ORIGIN_TRENDING_CURSOR:
             return False
-        draft.served, draft.head, draft.low_water = served, cursor.head, cursor.low_water
-        draft.ranked_at_ms, draft.scrolling = <int64_t>cursor.ranked_at_ms, True
+        draft.served = served
+        draft.scroll.head, draft.scroll.low_water = cursor.head, cursor.low_water
+        draft.scroll.ranked_at_ms, draft.scroll.goes_on = <int64_t>cursor.ranked_at_ms, True
         return cursor.config_version == self.ranking_version
 
-    cdef bytes cached(self, Draft draft):
-        """The kept page if it is current, else None."""
+    cdef bytes cached_body(self, Draft draft):
+        """The cached answer if it is current, else None. Counted as served."""
         cdef Page page = <Page>self.resident.pages.get(draft.key)
         cdef int64_t age_ms
         if page is None:
             return None
-        age_ms = draft.now_ms - page.made_ms
+        age_ms = draft.now_ms - page.generated_ms
         if not self._is_current(page, draft.user_id, age_ms):
             return None
         if draft.checking:
-            self.checks_kept += 1
+            self.counts.checks_cached += 1
             return page.body
-        self.pages_kept += 1
-        if age_ms > SOFT_AGE_MS and not page.due and len(self.due) < DUE_MAX:
-            page.due = True
-            self.due.append((draft.user_id, draft.page_size, draft.view, draft.cursor))
+        self.counts.pages_cached += 1
+        if age_ms > SOFT_AGE_MS and not page.refreshing and len(self.refreshes) < REFRESHES_MAX:
+            page.refreshing = True
+            self.refreshes.append((draft.user_id, draft.page_size, draft.view, draft.cursor))
         if draft.etag and draft.etag == page.etag:
-            self.not_modified += 1
+            self.counts.not_modified += 1
             draft.not_modified = True
             return encode_not_modified(page.head, page.etag, page.receipt)
         draft.item_count = PyBytes_GET_SIZE(page.shown) // 8
@@ -194,50 +186,51 @@ cdef class PageMaker:
         cdef Py_ssize_t i
         if age_ms < 0 or age_ms > AGE_MAX_MS:
             return False
-        if page.viewer_epoch != self.resident.epochs.at(VIEWER, user_id):
+        if page.stamps.viewer_epoch != self.resident.epochs.at(VIEWER, user_id):
             return False
-        if page.feed_epoch != self.resident.epochs.at(FEED, user_id):
+        if page.stamps.feed_epoch != self.resident.epochs.at(FEED, user_id):
             return False
-        if page.pulled_version != self.pulled_version:
+        if page.stamps.pulled_version != self.pulled_version:
             return False
-        if page.pulled_sum != self.resident.sum_of(page.pulled):
+        if page.stamps.pulled_sum != self.resident.sum_of(page.pulled):
             return False
         for i in range(PyBytes_GET_SIZE(page.shown) // 8):
             if table_has(&self.tombstones.table, shown[i]):
                 return False
-        return page.posted == self.posted_end or self._nobody_posted(page)
+        return page.stamps.posted == self.posted_end or self._nobody_posted(page)
 
     cdef bint _nobody_posted(self, Page page) except -1:
-        """Whether none of the followed has published, to be pushed, since this was last asked."""
+        """Whether nobody the viewer follows has published a pushed post since the last look."""
         cdef bytes followees
         cdef Ids idents
         cdef uint64_t number
-        if page.posted < self.posted_first or self.posted_end - page.posted > POSTED_MAX:
+        cdef uint64_t seen = page.stamps.posted
+        if seen < self.posted_first or self.posted_end - seen > POSTED_MAX:
             return False
         followees = unpack_followees(page.followees, page.followee_count)
         idents = ids_of(followees)
-        for number in range(page.posted, self.posted_end):
+        for number in range(seen, self.posted_end):
             if ids_have(idents, self.posted[number - self.posted_first]):
                 return False
-        page.posted = self.posted_end
+        page.stamps.posted = self.posted_end
         return True
 
     cdef int count_shown(self, bytes shown) except -1:
-        """Adds up pages that were served, bounded."""
-        self.items_served += PyBytes_GET_SIZE(shown) // 8
+        """Counts the impressions of a served page; the counts are bounded."""
+        self.counts.items_served += PyBytes_GET_SIZE(shown) // 8
         known = self.shown.get(shown)
         if known is not None:
             self.shown[shown] = known + 1
         elif len(self.shown) < SHOWN_MAX:
             self.shown[shown] = 1
         else:
-            self.shown_dropped += PyBytes_GET_SIZE(shown) // 8
+            self.counts.shown_dropped += PyBytes_GET_SIZE(shown) // 8
         return 0
 
     # --- the steps ----------------------------------------------------------------------------
 
     cdef int advance(self, Draft draft) except -1:
-        """Goes as far as it can; what is needed next."""
+        """Takes the draft as far as it gets; returns what it needs next."""
         cdef int need
         self.refresh()
         if draft.items == NULL:
@@ -250,13 +243,13 @@ cdef class PageMaker:
         return self._present(draft)
 
     cdef bint finish(self, Draft draft) except -1:
-        """Advances to the end, if little lacks and it can be loaded at once; whether it is done."""
+        """Advances to the end if little is missing and loads at once; whether it got there."""
         cdef int need, rounds
         for rounds in range(ROUNDS_MAX):
             need = self.advance(draft)
             if need == DONE:
                 return True
-            if need == PLAIN or self.load_now is None:
+            if need == GENERIC or self.load_now is None:
                 return False
             if need >= NEEDS_TIMELINES and len(draft.missing) > LOAD_NOW_MAX:
                 return False
@@ -272,31 +265,31 @@ cdef class PageMaker:
         cdef uint64_t not_below, last
         cdef Py_ssize_t count
         cdef int need
-        draft.viewer_epoch = self.resident.epochs.at(VIEWER, draft.user_id)
-        draft.feed_epoch = self.resident.epochs.at(FEED, draft.user_id)
-        draft.posted = self.posted_end
+        draft.stamps.viewer_epoch = self.resident.epochs.at(VIEWER, draft.user_id)
+        draft.stamps.feed_epoch = self.resident.epochs.at(FEED, draft.user_id)
+        draft.stamps.posted = self.posted_end
         viewer = self._viewer_of(draft)
         if viewer is None:
             return NEEDS_VIEWER
         if not viewer.followee_count or not self._open(draft):
-            return PLAIN
+            return GENERIC
         if self.backfills and draft.user_id in self.backfills:
-            return PLAIN
+            return GENERIC
         followees = viewer.followee_ids()
         stored = self._stored(viewer, followees, draft.depth)
         not_below = <uint64_t>max(draft.now_ms - RETENTION_MS - EPOCH_MS, 0) << TIME_SHIFT
-        if draft.newer_than >= not_below:
-            not_below = draft.newer_than + 1
+        if draft.scroll.newer_than >= not_below:
+            not_below = draft.scroll.newer_than + 1
         if self.overlay_authors.table.used:
             authors = ids_intersect(followees, self.overlay_authors)
             if authors:
                 overlay = self.replica.posts_of(authors)
-                stored = merge_newest([stored, overlay], draft.low_water, not_below, WINDOW)
+                stored = merge_newest([stored, overlay], draft.scroll.low_water, not_below, WINDOW)
         sources = [stored]
         need = self._pull(draft, viewer, followees, sources)
         if need != DONE:
             return need
-        merged = merge_newest(sources, draft.low_water, not_below, WINDOW)
+        merged = merge_newest(sources, draft.scroll.low_water, not_below, WINDOW)
         count = PyBytes_GET_SIZE(merged) // ENTRY_BYTES
         last = not_below
         if count == WINDOW:
@@ -305,19 +298,19 @@ cdef class PageMaker:
             if viewer.entries >= draft.depth:
                 draft.depth = viewer.entries + DEEPER_BY
             return NEEDS_DEPTH
-        if count == 0 and not draft.scrolling and not draft.checking:
-            return PLAIN
-        if count and draft.head == 0:
-            draft.head = ~be64(PyBytes_AS_STRING(merged))
+        if count == 0 and not draft.scroll.goes_on and not draft.checking:
+            return GENERIC
+        if count and draft.scroll.head == 0:
+            draft.scroll.head = ~be64(PyBytes_AS_STRING(merged))
         draft.viewer, draft.merged = viewer, merged
-        draft.stored_count = count_within(stored, draft.low_water, last)
-        draft.timelines_count = 0
+        draft.found.stored = count_within(stored, draft.scroll.low_water, last)
+        draft.found.timelines = 0
         for entries in sources[1:]:
-            draft.timelines_count += count_within(entries, draft.low_water, last)
+            draft.found.timelines += count_within(entries, draft.scroll.low_water, last)
         return self._rank(draft, followees)
 
     cdef Viewer _viewer_of(self, Draft draft):
-        """Loaded for this draft or kept, and current; else None."""
+        """The viewer, given to this draft or resident, if current; else None."""
         cdef Viewer viewer = draft.viewer
         if viewer is None or not self.resident.is_current(viewer, draft.now_ms):
             viewer = self.resident.viewer(draft.user_id, draft.now_ms)
@@ -329,7 +322,7 @@ cdef class PageMaker:
         return viewer
 
     cdef bytes _stored(self, Viewer viewer, bytes followees, Py_ssize_t depth):
-        """The window, brought up to date with the runs there are now."""
+        """The window, brought up to date with the newest runs."""
         cdef bytes entries = viewer.window_entries(followees)
         cdef list slices
         if self.index.newest_run <= viewer.seen_run:
@@ -347,7 +340,7 @@ cdef class PageMaker:
         return entries
 
     cdef int _pull(self, Draft draft, Viewer viewer, bytes followees, list sources) except -1:
-        """Adds the timelines of pulled authors and of the viewer."""
+        """Adds the timelines of pulled authors and of the viewer to the sources."""
         cdef const uint64_t* authors
         cdef Py_ssize_t n, i
         cdef Timeline timeline
@@ -355,15 +348,15 @@ cdef class PageMaker:
             pulled = ids_intersect(followees, self.pulled)
             viewer.pulled = id_array([*pulled, viewer.user_id])
             viewer.pulled_version = self.pulled_version
-        draft.pulled, draft.pulled_version = viewer.pulled, self.pulled_version
+        draft.pulled, draft.stamps.pulled_version = viewer.pulled, self.pulled_version
         n = PyBytes_GET_SIZE(draft.pulled) // 8
-        draft.pull_total = n - 1
-        if draft.pull_total > PULLED_MAX:
-            return PLAIN
-        draft.pulled_sum = self.resident.sum_of(draft.pulled)
+        draft.found.pulled = n - 1
+        if draft.found.pulled > PULLED_MAX:
+            return GENERIC
+        draft.stamps.pulled_sum = self.resident.sum_of(draft.pulled)
         authors = <const uint64_t*>PyBytes_AS_STRING(draft.pulled)
         draft.missing = []
-        if viewer.silent and viewer.own_epoch == self.resident.epochs.at(AUTHOR, draft.user_id):
+        if viewer.no_posts and viewer.own_epoch == self.resident.epochs.at(AUTHOR, draft.user_id):
             n -= 1
         for i in range(n):
             timeline = self._timeline_of(draft, authors[i])
@@ -394,15 +387,15 @@ cdef class PageMaker:
             return self._answer_check(draft)
         rates = engagement_lookup(self.engagement, draft.merged)
         scores = score(draft.merged, draft.judged, rates, viewer.affinity, viewer.see_less,
-                       viewer.parameters, draft.ranked_at_ms)
+                       viewer.parameters, draft.scroll.ranked_at_ms)
         selection = select(draft.merged, draft.judged, scores, draft.served, draft.page_size,
                            viewer.parameters, WINDOW)
         chosen = <list>selection.chosen
         draft.chosen = len(chosen)
         draft.end = selection.end
         if draft.chosen < draft.page_size and not draft.end:
-            return PLAIN
-        draft.low_water, draft.served = selection.low_water, selection.served
+            return GENERIC
+        draft.scroll.low_water, draft.served = selection.low_water, selection.served
         draft.items = <page_item_t*>malloc((draft.chosen + 1) * sizeof(page_item_t))
         if draft.items == NULL:
             raise MemoryError()
@@ -421,16 +414,16 @@ cdef class PageMaker:
 
     cdef int _answer_check(self, Draft draft) except -1:
         draft.body = encode_check(draft.merged, draft.judged, CHECK_MAX, &draft.item_count)
-        # a kept answer must know what it counted: one of them may be deleted
+        # a cached answer must know what it counted: one of the posts may be deleted
         draft.counted = kept_ids(draft.merged, draft.judged, COUNTED_MAX)
-        self.checks_made += 1
+        self.counts.checks_generated += 1
         draft.chosen = 0
         if draft.counted is not None:
-            self._keep(draft, b"", b"", b"")
+            self._cache(draft, b"", b"", b"")
         return DONE
 
     cdef int _hydrate(self, Draft draft) except -1:
-        """Contents and counts; what is gone meanwhile drops out."""
+        """Fills in contents and counts; items deleted meanwhile drop out."""
         cdef Py_ssize_t i
         cdef Content content
         cdef page_item_t* item
@@ -468,18 +461,19 @@ cdef class PageMaker:
         return DONE
 
     cdef int _present(self, Draft draft) except -1:
-        """The reply's bytes: items, cursor, head, etag, receipt; and the page to keep."""
+        """Writes the reply's bytes: items, cursor, head, etag, receipt; and caches the answer."""
         cdef Py_ssize_t n = draft.item_count, i
         cdef size_t size
         cdef cursor_t cursor
         cdef bytes head, etag, next_cursor = b"", receipt = self._receipt(draft), body
         cdef uint8_t* to
-        head = seal_head(draft.user_id, draft.head, self.secret)
+        head = seal_head(draft.user_id, draft.scroll.head, self.secret)
         etag = etag_of(draft.items, n, draft.viewer.ranking_version, not draft.end,
                        <uint64_t>draft.view << 1)
         if not draft.end:
-            cursor.owner, cursor.head, cursor.low_water = draft.user_id, draft.head, draft.low_water
-            cursor.ranked_at_ms, cursor.issued_ms = draft.ranked_at_ms, draft.now_ms
+            cursor.owner, cursor.issued_ms = draft.user_id, draft.now_ms
+            cursor.head, cursor.low_water = draft.scroll.head, draft.scroll.low_water
+            cursor.ranked_at_ms = draft.scroll.ranked_at_ms
             cursor.config_version, cursor.origin = draft.viewer.ranking_version, 0
             next_cursor = seal_cursor(&cursor, draft.served, self.secret)
         size = blob_size(PyBytes_GET_SIZE(receipt)) + text_size(next_cursor) + text_size(head)
@@ -496,33 +490,33 @@ cdef class PageMaker:
         put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt),
                  PyBytes_GET_SIZE(receipt))
         draft.body = body
-        shown = self._keep(draft, etag, head, receipt)
-        if draft.silent:
+        shown = self._cache(draft, etag, head, receipt)
+        if draft.background:
             return DONE
-        self.pages_made += 1
+        self.counts.pages_generated += 1
         if draft.now_ms - draft.viewer.seen_ms >= SEEN_EVERY_MS:
             draft.viewer.seen_ms = draft.now_ms
             self.seen(draft.user_id, draft.now_ms)
         if draft.etag and draft.etag == etag:
             draft.not_modified, draft.item_count = True, 0
             draft.body = encode_not_modified(head, etag, receipt)
-            self.not_modified += 1
+            self.counts.not_modified += 1
         else:
             self.count_shown(shown)
         return DONE
 
     cdef bytes _receipt(self, Draft draft):
-        """Of what was found on the way."""
+        """The encoded receipt of what was found on the way."""
         cdef receipt_t receipt
-        receipt.stored, receipt.timelines = draft.stored_count, draft.timelines_count
+        receipt.stored, receipt.timelines = draft.found.stored, draft.found.timelines
         receipt.contents = draft.chosen if draft.view != VIEW_IDS else 0
-        receipt.pulled, receipt.followees = draft.pull_total, draft.viewer.followee_count
+        receipt.pulled, receipt.followees = draft.found.pulled, draft.viewer.followee_count
         receipt.ranking_version = draft.viewer.ranking_version
         receipt.generated_at_ms = <uint64_t>draft.now_ms
         return encode_receipt(&receipt, draft.judged, draft.viewer.arm)
 
-    cdef bytes _keep(self, Draft draft, bytes etag, bytes head, bytes receipt):
-        """Keeps the answer for the next same request; the id array of its items."""
+    cdef bytes _cache(self, Draft draft, bytes etag, bytes head, bytes receipt):
+        """Caches the answer for the next same request; returns the id array of its items."""
         cdef Page page
         cdef Py_ssize_t i
         cdef size_t size
@@ -533,14 +527,12 @@ cdef class PageMaker:
             to = <uint64_t*>PyBytes_AS_STRING(shown)
             for i in range(draft.item_count):
                 to[i] = draft.items[i].content_id
-        page = draft.made = Page.__new__(Page)
+        page = draft.answer = Page.__new__(Page)
         page.body, page.etag, page.head, page.receipt = draft.body, etag, head, receipt
-        page.shown, page.pulled, page.pulled_sum = shown, draft.pulled, draft.pulled_sum
-        page.pulled_version, page.posted = draft.pulled_version, draft.posted
+        page.shown, page.pulled, page.stamps = shown, draft.pulled, draft.stamps
         page.followees = draft.viewer.followees
         page.followee_count = draft.viewer.followee_count
-        page.viewer_epoch, page.feed_epoch = draft.viewer_epoch, draft.feed_epoch
-        page.made_ms = draft.now_ms
+        page.generated_ms = draft.now_ms
         if self.resident.pages.bytes_max == 0:
             return shown
         size = sizeof(Page) + KEY_BYTES + PyBytes_GET_SIZE(draft.cursor)
@@ -552,49 +544,49 @@ cdef class PageMaker:
     # --- for services -------------------------------------------------------------------------
 
     def begin(self, uint64_t user_id, uint32_t page_size, int view, str cursor, str etag):
-        """A draft of one page; None if the twin must answer."""
+        """A draft of one page; None if the generic path must answer."""
         if not cursor.isascii():
             return None
         return self.draft(user_id, page_size, view, cursor.encode(), etag.encode())
 
     def begin_check(self, uint64_t user_id, str head):
-        """A draft of one check for new content; None if the twin must answer."""
+        """A draft of one check for new content; None if the generic path must answer."""
         return self.check_draft(user_id, head.encode()) if head.isascii() else None
 
     def go_on(self, Draft draft not None):
         """See `advance`; one of NEEDS."""
         return self.advance(draft)
 
-    def kept(self, Draft draft not None):
-        """The kept answer if it is current, else None. Counted as served."""
+    def cached(self, Draft draft not None):
+        """See `cached_body`."""
         self.refresh()
-        return self.cached(draft)
+        return self.cached_body(draft)
 
     def is_current(self, Draft draft not None):
         """Whether what was made of the draft is what would be made now."""
         self.refresh()
-        cdef Page page = draft.made
+        cdef Page page = draft.answer
         return page is not None and page.body is draft.body and self._is_current(
             page, draft.user_id, 0)
 
     def close(self):
-        """Lets maps and sources go; nothing can be asked any more."""
+        """Releases maps and sources; nothing can be asked afterwards."""
         self.replica = self.source = self.ranking = self.seen = self.index = None
         self.engagement = None
         self.resident.clear()
 
-    def look(self):
-        """Brings the replica up to date, without a call."""
+    def follow_replica(self):
+        """Takes over the replica if it has changed, without a call."""
         self.refresh()
 
     def take_shown(self, Py_ssize_t most):
-        """[(id array, times)] of at most `most` pages served since, and how many are left."""
+        """[(id array, times)] of at most `most` served pages, and how many are left."""
         cdef list taken = []
         while self.shown and len(taken) < most:
             taken.append(self.shown.popitem())
         return taken, len(self.shown)
 
-    def take_due(self):
-        """[(user_id, page size, view, cursor)] of kept pages past their soft age."""
-        due, self.due = self.due, []
-        return due
+    def take_refreshes(self):
+        """[(user_id, page size, view, cursor)] of cached pages that are past their soft age."""
+        refreshes, self.refreshes = self.refreshes, []
+        return refreshes

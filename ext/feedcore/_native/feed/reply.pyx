@@ -1,7 +1,7 @@
 """Parts of a feed reply: the receipt of a complete page, the answer to an etag, items in order.
 
 The bytes are those of domain.receipt and domain.wire; the differential tests of pages hold that.
-Fields ascending, defaults left out. Not for degraded pages: those are the plain service's.
+Fields ascending, defaults left out. Not for degraded pages: those are the generic path's.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

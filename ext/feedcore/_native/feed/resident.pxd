@@ -23,7 +23,7 @@ cdef class Viewer(Cached):
     cdef str arm
     cdef uint64_t ranking_version
     cdef int64_t seen_ms
-    cdef bint silent  # has published nothing, as long as AUTHOR(user) is own_epoch
+    cdef bint no_posts  # has published nothing, as long as AUTHOR(user) is own_epoch
     cdef uint32_t own_epoch
 
     cdef size_t weight(self) noexcept
@@ -41,18 +41,24 @@ cdef class Content(Cached):
     cdef uint32_t crc
     cdef uint64_t likes, comments, shares
 
+# Epochs and versions of what an answer was generated from, taken before anything was read: the
+# answer is current while they are unchanged.
+cdef struct stamps_t:
+    uint32_t viewer_epoch, feed_epoch
+    uint64_t pulled_version  # of the set of pulled authors
+    uint64_t pulled_sum  # of the AUTHOR epochs of those whom the viewer follows
+    uint64_t posted  # posts that were looked at, in the numbers of the replica
+
 cdef class Page(Cached):
     cdef readonly bytes body
     cdef readonly bytes etag, head, receipt
     cdef readonly bytes shown  # id array of the items
+    cdef stamps_t stamps
     cdef bytes pulled
-    cdef uint64_t pulled_sum, pulled_version
     cdef bytes followees  # compact: the viewer's
     cdef Py_ssize_t followee_count
-    cdef uint64_t posted  # posts that were looked at, in the numbers of the replica
-    cdef uint32_t viewer_epoch, feed_epoch
-    cdef int64_t made_ms
-    cdef bint due  # a fresh one is being made
+    cdef int64_t generated_ms
+    cdef bint refreshing  # a newer one is being generated
 
 cdef bytes unpack_followees(bytes packed, Py_ssize_t n)
 

@@ -234,7 +234,7 @@ cdef class Viewer(Cached):
     def has_published_nothing(self, uint32_t own_epoch):
         """The viewer's own timeline was read after that epoch of AUTHOR, and is empty: a thing the
         less to keep for most users."""
-        self.silent, self.own_epoch = True, own_epoch
+        self.no_posts, self.own_epoch = True, own_epoch
 
     def dump(self):
         """(followees, entries): for tests."""

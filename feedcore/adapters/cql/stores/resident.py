@@ -2,7 +2,7 @@
 
 The viewer partition is read at quorum (followees as one packed column, the rest as rows), the feed
 at one: what a replica that is behind lacks, the replica has as newest posts. Who waits for older
-posts of somebody is not built: the plain service pulls those.
+posts of somebody is not built: the generic path pulls those.
 """
 
 from __future__ import annotations
