@@ -1,4 +1,4 @@
-"""Compiles Cython modules side by side, one process a core, with a line for each that is done.
+"""Compiles Cython modules in parallel, one process a core, with a line for each that is done.
 
 Used by setup.py of the product and of the load generator. A module is translated and compiled only
 if one of its sources is newer than what was built.

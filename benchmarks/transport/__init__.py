@@ -1,4 +1,4 @@
-"""The transport side by side with others: same bytes, one core for the server, the other for the
+"""The transport compared with others: same bytes, one core for the server, the other for the
 load generator. `python -m benchmarks.transport --help`; `make bench-transport` is the full run.
 
     matrix.py    what is measured: rows, sizes, how long it takes

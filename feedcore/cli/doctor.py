@@ -44,7 +44,7 @@ _STYLES = {State.OK: "green", State.WARN: "yellow", State.DOWN: "bold red"}
     type=click.FloatRange(0.1, TIMEOUT_S_MAX),
     default=TIMEOUT_S_DEFAULT,
     show_default=True,
-    help="Seconds that each probe may take; all run side by side.",
+    help="Seconds that each probe may take; all run concurrently.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @settings_options

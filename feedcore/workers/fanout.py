@@ -3,8 +3,8 @@
 One turn:
 
     claim      least recently served jobs first: an author with millions delays nobody
-    expand     each job into at most FANOUT_QUOTA_FOLLOWERS recipients, or one bounded read; side by
-               side, so that reads over a network overlap
+    expand     each job into at most FANOUT_QUOTA_FOLLOWERS recipients, or one bounded read; jobs
+               concurrently, so that reads over a network overlap
     deliver    everything of the turn in one commit
     advance    the continuations, in another commit
 

@@ -47,19 +47,19 @@ class Child:
 
     def waiting(self, what: str) -> None:
         """Tells the supervisor what this process waits for."""
-        self._tell({"waiting": what})
+        self._report({"waiting": what})
 
     def ready(self, port: int) -> None:
         """Tells the supervisor that this process serves. Nothing can be told after it."""
-        self._tell({"ready": port})
+        self._report({"ready": port})
         os.close(self.status_fd)
 
     def failed(self, error: BaseException) -> None:
         """Tells the supervisor why this process cannot start. Nothing can be told after it."""
-        self._tell({"error": str(error) or type(error).__name__})
+        self._report({"error": str(error) or type(error).__name__})
         os.close(self.status_fd)
 
-    def _tell(self, document: dict[str, object]) -> None:
+    def _report(self, document: dict[str, object]) -> None:
         os.write(self.status_fd, json.dumps(document).encode() + b"\n")
 
 

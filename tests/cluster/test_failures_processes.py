@@ -18,7 +18,7 @@ from tests.support.services import Services
 
 KILLS = 100 if LONG else 10
 SEED = int(os.environ.get("FEEDCORE_CHAOS_SEED", "7"))
-# Fan-out nodes that live and die side by side; of three, one is mostly at work.
+# Fan-out nodes that live and die independently; of three, one is mostly at work.
 NODES = 3
 LIVES_S = (0.0, 6.0)  # after it is ready: taking over takes a killed one's session, 6 s
 # One of two is left: a start takes 2 s, and many on a busy machine.

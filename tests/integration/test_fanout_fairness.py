@@ -1,5 +1,5 @@
 """Fan-out as bounded continuations: one author's many followers delay nobody, lanes can wait, and
-the jobs of a turn are read side by side.
+the jobs of a turn are read concurrently.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rounds of read-your-writes: one write to one process, then a load of the feed from all at once.
 
-Rounds of many users go on side by side, so that commits, caches and their invalidation meet in
+Rounds of many users run concurrently, so that commits, caches and their invalidation meet in
 every order. The sets of a user say what every page must and must not show once a write is
 acknowledged. Not for throughput: each call waits for its answer.
 """

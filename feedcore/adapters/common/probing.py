@@ -4,7 +4,7 @@
     warn   works, but not as it should: to be looked at by day
     down   does not work: `mend` says what to do, and what callers notice until then
 
-Invariants: a probe never raises and never takes longer than its bound; all run side by side; no
+Invariants: a probe never raises and never takes longer than its bound; all run concurrently; no
 finding has a secret in it (details are addresses, names, numbers, and messages of errors). Not for
 serving: nothing here decides what a server does.
 """

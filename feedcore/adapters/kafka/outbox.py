@@ -26,7 +26,7 @@ from feedcore.ports import FanoutJob
 from feedcore.resilience import tasks
 
 RELAY_WAITING_MAX = 8_192  # two seconds of one node's posts at the cluster's peak
-RELAY_BATCH = 256  # sent side by side, their rows deleted side by side
+RELAY_BATCH = 256  # sent concurrently, then their rows are deleted concurrently
 RELAYERS = 2  # one sends while the other deletes
 CLOSE_S = 5.0  # what waits when the process ends gets so long; then it stays rows
 
@@ -52,7 +52,7 @@ class OutboxStats:
 
 
 class KafkaOutbox:
-    """See `cluster.outbox.JobOutbox`."""
+    """See `adapters.contracts.job_outbox`."""
 
     def __init__(
         self, session: Session, producer: KafkaProducer, options: KafkaOptions, job_ids: JobIds

@@ -109,7 +109,7 @@ class KafkaProducer:
             raise error
 
     async def send_all(self, messages: Sequence[Message]) -> list[FeedcoreError | None]:
-        """All side by side; one answer a message: None when the brokers have it."""
+        """Sends all concurrently; one answer a message: None when the brokers have it."""
         futures: list[asyncio.Future | None] = [None] * len(messages)
         why = "no broker has answered yet"
         try:

@@ -43,7 +43,7 @@ from feedcore.ports import DeadLetter, FanoutJob, JobKind, Lane, QueueLag
 
 CLAIMED_MAX = 4 * FANOUT_JOBS_PER_TURN  # of a lane: jobs set back leave room for others
 POLL_S = 0.05  # the worker idles after an empty claim anyway
-REPLAY_BATCH = 64  # dead letters put back side by side
+REPLAY_BATCH = 64  # dead letters put back concurrently
 
 # kinds of rows in a viewer's partition that jobs end
 BACKFILL_ROW = 13

@@ -1,4 +1,4 @@
-"""Parts of the CQL adapter that need no server: the flight, side by side, files of migrations."""
+"""Parts of the CQL adapter that need no server: the flight, bounded gather, files of migrations."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ from feedcore.adapters.cql.driver.options import (
 from feedcore.adapters.cql.driver.session import Consistency, Statement, Write
 from feedcore.errors import StoreError, Unavailable
 
-THREADS = 4  # prepare side by side at the start of a process; idle later
+THREADS = 4  # prepare statements concurrently at the start of a process; idle later
 LEVELS = {
     Consistency.ONE: ConsistencyLevel.LOCAL_ONE,
     Consistency.QUORUM: ConsistencyLevel.LOCAL_QUORUM,

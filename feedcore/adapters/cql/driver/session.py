@@ -51,7 +51,7 @@ class Session(Protocol):
     async def read_many(
         self, statement: Statement, parameters: Sequence[Sequence[Any]]
     ) -> list[list[tuple]]:
-        """The same statement for several keys side by side, answers in their order."""
+        """Runs the statement for several keys concurrently; answers in their order."""
 
     async def read_packed(self, statement: Statement, parameters: Sequence[Any] = ()) -> bytes:
         """All rows as the values' wire bytes back to back, without lengths, nulls left out, for

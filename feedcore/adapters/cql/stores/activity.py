@@ -26,7 +26,7 @@ WRITES_AT_ONCE = 128  # the same of writes
 HERE_MAX = 1_000_000
 BATCH_ROWS = 100  # rows of one partition written together: some KB, far below what is refused
 BATCHES_AT_ONCE = 16
-WALK_BUCKETS = 32  # read side by side by the walk that looks for inactive users
+WALK_BUCKETS = 32  # read concurrently by the walk that looks for inactive users
 WALK_ROWS = 500  # of each of them
 WALK_ROWS_MAX = 20_000  # rows that one call looks at: about 0.2 s of one core
 
@@ -75,7 +75,7 @@ class Activity:
         return [Write(_INACTIVE, (at_us, False, *key)), Write(_SEEN, (at_us, now_ms, *key))]
 
     async def unknown(self, user_ids: Sequence[int]) -> list[int]:
-        """Those of them that were never seen, side by side."""
+        """Those of them that were never seen; reads concurrently."""
         found: set[int] = set()
         keys = _by_bucket(user_ids)
         for rows in await self._read(keys):

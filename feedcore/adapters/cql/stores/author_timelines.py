@@ -1,4 +1,4 @@
-"""Author timelines: one partition an author and day, read side by side, newest day first.
+"""Author timelines: one partition an author and day, read concurrently, newest day first.
 
 Read at quorum: a pulled post is nowhere else, and must be found once it is acknowledged. Not for
 caching: the resident set caches timelines until their author publishes.

@@ -33,7 +33,7 @@ class CqlContentSource:
         self._replica = replica
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
-        """Two point reads an item, all side by side."""
+        """Two point reads an item, all concurrently."""
         keys = [(content_id,) for content_id in content_ids]
         found, counts = await gather_all(
             read_each(self._session, _CONTENT, keys), read_each(self._session, _COUNTS, keys)

@@ -163,6 +163,6 @@ class DirtyReader:
 async def take_both(
     one: DirtyReader, other: DirtyReader, limit: int, skip: Collection[int]
 ) -> tuple[dict[int, list[Mark]], dict[int, list[Mark]]]:
-    """Two kinds side by side; `skip` is for the first."""
+    """Walks two kinds concurrently; `skip` is for the first."""
     first, second = await gather_all(one.take(limit, skip), other.take(limit))
     return first, second

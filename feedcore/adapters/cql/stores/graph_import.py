@@ -31,7 +31,7 @@ from feedcore.domain.follow_plan import new_followees, wanted_followees
 from feedcore.ports import FanoutJob, JobKind
 from feedcore.resilience.gather import gather_all, gather_bounded
 
-FOLLOWERS_AT_ONCE = 64  # whose partitions are read side by side
+FOLLOWERS_AT_ONCE = 64  # whose partitions are read concurrently
 
 _BLOCKS = Statement("SELECT target_id FROM viewer WHERE user_id = ? AND kind IN (11, 12)")
 _ANY_POST = Statement("SELECT author_id FROM outbox LIMIT 1")

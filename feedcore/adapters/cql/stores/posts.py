@@ -102,7 +102,7 @@ class CqlPostStore:
         return await self._publisher.publish(post)
 
     async def import_posts(self, posts: list[NewPost]) -> list[Published | None]:
-        """Each by itself, side by side: what was stored before an error stays, and is found when
+        """Each by itself, concurrently: what was stored before an error stays, and is found when
         the call is repeated.
         """
         return await self._publisher.import_posts(posts)

@@ -167,5 +167,5 @@ class CqlPreferenceStore:
         try:
             await in_parts(self._session, writes)
         finally:
-            # also where the outcome is not known: what is kept of the users may be outdated
+            # announced also if the outcome is unknown: data cached of the users may be out of date
             await self._replica.announce(users)

@@ -1,4 +1,4 @@
-"""ResidentSource over a network: all users of a batch side by side, three queries each.
+"""ResidentSource over a network: three queries a user, all users of a batch concurrently.
 
 The viewer partition is read at quorum (followees as one packed column, the rest as rows), the feed
 at one: what a replica that is behind lacks, the replica has as newest posts. Who waits for older

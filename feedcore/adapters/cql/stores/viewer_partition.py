@@ -1,8 +1,8 @@
 """The viewer partition: all that a page needs to know of its reader.
 
 Followees come as one packed column, because they are most of the rows; the rest is decoded in one
-pass. Both are asked for side by side at quorum. Rows are written with the microseconds of a job id
-(`adapters.cluster.jobids`), so that a change and the job about it have one place in time, and the
+pass. Both are read concurrently, at quorum. Rows are written with the microseconds of a job id
+(`adapters.contracts.job_ids`), so that a change and the job about it have one place in time, and the
 removal of an older job's row never takes a newer one's away. Not for who follows a user: that is
 `followers`.
 """
