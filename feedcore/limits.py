@@ -25,15 +25,17 @@ CURSOR_BYTES_MAX = 2_048  # cursors travel in URLs and metadata of callers
 CHECK_NEW_COUNT_MAX = 99  # user interfaces print "99+"
 TRENDING_ENTRIES = WINDOW_ENTRIES  # the cold-start feed is ranked like any other window
 
-# --- what a worker keeps in memory ----------------------------------------------------------------
+# --- caches of a worker ---------------------------------------------------------------------------
 # entries that a window grows by when a scroll goes below it: five pages, so that deep scrolls load
 # once in five pages
 WINDOW_STEP_ENTRIES = 250
-# a kept page is served at most so old. It lacks nothing and shows nothing it should not at any age;
-# what ages is its order, and its counts
+# a cached page is served at most so old. It lacks nothing and shows nothing it should not at any
+# age; only its order and its counts age
 PAGE_AGE_MAX_MS = 30 * SECOND_MS
-PAGE_SOFT_AGE_MS = 10 * SECOND_MS  # from here on a fresh one is made behind its back
-REFRESH_QUEUE_MAX = 1_024  # pages past their soft age that wait for a fresh one; others just age
+PAGE_SOFT_AGE_MS = 10 * SECOND_MS  # from here on a newer page is generated behind the call
+REFRESH_QUEUE_MAX = 1_024  # pages past their soft age that wait for a newer one; others just age
+    1_024  # pages past their soft age that wait to be generated anew; others just age
+)
 # different pages whose impressions wait to be counted; more are dropped and counted as dropped
 SHOWN_PAGES_MAX = 20_000
 # answers of one kind that are loaded together: an IN list of this length stays in SQLite's

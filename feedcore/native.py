@@ -1,9 +1,9 @@
-"""The only switch between compiled modules and their Python twins (feedcore.domain): same names,
-same results.
+"""The only switch between compiled modules and their twins, the reference implementations in Python
+(feedcore.domain, feedcore.codecs): same names, same results.
 
-Compiled ones are used if they can be imported, all of them or none. FEEDCORE_NO_EXTENSIONS=1 asks
-for the twins. Missing ones that were not asked away are a warning: the engine works, an order of
-magnitude slower. Not for anything but this choice.
+The compiled modules are used if all of them can be imported; otherwise none is.
+FEEDCORE_NO_EXTENSIONS=1 chooses the twins. If modules are missing without that, a warning is
+logged: the engine works, an order of magnitude slower. Not for anything but this choice.
 """
 
 from __future__ import annotations

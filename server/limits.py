@@ -15,7 +15,7 @@ METADATA_BYTES_MAX = 16 * 1024  # the gRPC default is 8 KiB; a trace state and a
 
 # --- calls ---------------------------------------------------------------------------------------
 CALLS_PER_WORKER_MAX = 1_024  # at 1 ms a call that is a second of work: more would only wait
-# Work in front of a request above which reads of feeds are refused: a page that comes later than
+# Work queued before a request above which reads of feeds are refused: a page that comes later than
 # 50 ms is a miss of its goal, and what is refused early costs a fiftieth of what is served late.
 SHED_AFTER_S = 0.02
 SHED_LASTING_S = 0.5  # a pause, or a crowd that comes at once, is served late, not refused
@@ -97,7 +97,7 @@ START_TIMEOUT_S = 120.0  # a store of some 100 GB replays its log in less
 RESTART_BACKOFF_MIN_S = 0.2  # a worker that died once is back almost at once
 RESTART_BACKOFF_MAX_S = 10.0  # one that cannot stay up does not burn the machine
 RESTART_FORGIVE_S = 30.0  # alive for so long: the next death counts as the first
-PORT_WAIT_S = 3.0  # workers of a killed supervisor let go of the port within moments
+PORT_WAIT_S = 3.0  # workers of a killed supervisor release the port within moments
 PORT_RETRY_S = 0.05
 METRICS_REFRESH_S = 1.0  # how often the fan-out process writes its gauges
 

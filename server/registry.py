@@ -12,7 +12,7 @@ interceptors.
 
 A unary method may have a *fast* handler, too: `(raw request) -> encoded reply, or None to decline`.
 A transport that can tries it at once, while it reads, with no task, no context and no interceptors;
-declined calls go the ordinary way, so that a fast handler is never the only one.
+declined calls go to the ordinary handler, so that a fast handler is never the only one.
 """
 
 from __future__ import annotations

@@ -285,4 +285,4 @@ async def wait_for_fanout(
         if not left:
             return
         await asyncio.sleep(FANOUT_POLL_S)
-    out.print("fan-out is still under way; feeds are complete all the same")
+    out.print("fan-out is still under way; feeds are complete anyway: readers see posts that wait")

@@ -166,7 +166,8 @@ def show(loaded: Loaded, as_json: bool) -> None:
 def check(loaded: Loaded) -> int:
     """Say what is wrong with the settings, what is seldom meant, and how to mend it.
 
-    Opens nothing and calls nobody: `feedcore doctor` does. Exit code 2 if a server would not start.
+    Opens nothing and calls no engine: `feedcore doctor` does. Exit code 2 if a server would not
+    start.
     """
     found = advice(loaded.settings)
     for one in found:

@@ -1,5 +1,5 @@
-"""Epochs: counters in a map that all processes of a node share, bumped by whatever changes what a
-user must see.
+"""Epochs: counters in a map that all processes of a node share, bumped by every write that
+changes what a user must see.
 
 Layout, little-endian: 64 bytes header (magic, the store's id, u32 era at 24, u64 generation at 32),
 then EPOCH_SLOTS u32 counters. A counter belongs to the hash of (kind, id): two ids that share one
@@ -11,16 +11,16 @@ invalidate each other, which costs a load and never an answer.
     AUTHOR    the author published
     CONTENT   the counts of the post changed
 
-    generation   anything changed that processes replica: posts under way (hence what is new to
-                 whom), modes, tombstones, runs, settings
+    generation   the replica of node-wide state is out of date: posts under way, author modes,
+                 tombstones, runs, settings
     era          a process opened the store: one before it may have died between commit and bump
 
 Invariant: a writer bumps after its commit and before it acknowledges; a reader takes the counter
-before it reads what the counter guards, and keeps both. Then a kept value whose counter is
-unchanged holds everything that was acknowledged when it was looked at.
+before it reads what the counter guards, and caches both. Then a cached value whose counter is
+unchanged holds everything that was acknowledged when the counter was compared.
 
-This is the twin of `feedcore._native.store.epochs`; only the compiled one is atomic by itself, so
-writers hold the write lock while they bump.
+The reference implementation (twin) of `feedcore._native.store.epochs`; only the compiled one is
+atomic by itself, so writers hold the write lock while they bump.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Epochs:
         self._slots = self._view[HEADER_BYTES:].cast("I")
 
     def close(self) -> None:
-        """Lets the buffer go."""
+        """Releases the buffer."""
         self._slots.release()
         self._view.release()
 
@@ -60,7 +60,7 @@ class Epochs:
         return self._slots[_slot(kind, ident)]
 
     def bump(self, kind: int, ident: int) -> None:
-        """One more."""
+        """Adds one to the counter of (kind, id)."""
         at = _slot(kind, ident)
         self._slots[at] = (self._slots[at] + 1) & 0xFFFFFFFF
 
@@ -70,7 +70,7 @@ class Epochs:
         return int(_GENERATION.unpack_from(self._view, _GENERATION_AT)[0])
 
     def advance(self) -> None:
-        """What is replicated has changed."""
+        """Node-wide state has changed: replicas are out of date."""
         _GENERATION.pack_into(self._view, _GENERATION_AT, self.generation + 1)
 
     @property
@@ -79,7 +79,7 @@ class Epochs:
         return int(_ERA.unpack_from(self._view, _ERA_AT)[0])
 
     def begin_era(self) -> None:
-        """Nothing that was kept before counts any more."""
+        """Invalidates everything that was cached before."""
         _ERA.pack_into(self._view, _ERA_AT, (self.era + 1) & 0xFFFFFFFF)
 
 

@@ -6,8 +6,8 @@ numbers) and *entries* (20 bytes each; for every user newest first, no duplicate
 run are of one day. An entry whose REMOVED bit is set is gone: readers skip it, merging leaves it
 out.
 
-This is the twin of `feedcore._native.store.runs`. Not here: files and who owns them (the store's
-business).
+The reference implementation (twin) of `feedcore._native.store.runs`. Not for files and their
+owners: the store manages those.
 """
 
 from __future__ import annotations

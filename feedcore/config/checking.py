@@ -1,4 +1,5 @@
-"""What is valid and yet seldom meant: told before a server starts, with how to mend it."""
+"""Warnings before a server starts: settings that are valid and yet seldom meant, with how to mend
+them."""
 
 from __future__ import annotations
 

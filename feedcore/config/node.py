@@ -116,7 +116,7 @@ class IdSettings(Section):
 
 
 class CacheSettings(Section):
-    """What each worker keeps in memory; nothing kept is needed for an answer."""
+    """Caches of each worker; no answer needs them."""
 
     pages_mb: int = Field(
         128,
@@ -158,7 +158,7 @@ class FanoutSettings(Section):
     paused: bool = Field(
         False,
         json_schema_extra=HOT,
-        description="true: no fan-out (readers see posts all the same)",
+        description="true: no fan-out (readers see posts anyway)",
     )
 
 

@@ -124,7 +124,7 @@ async def _count(session: Session, table: str, key: str) -> int:
 
 
 class _Outbox:
-    """JobOutbox whose jobs stay rows, for whoever sweeps."""
+    """A JobOutbox whose jobs stay rows, for the sweeper."""
 
     def __init__(self, job_ids: JobIds) -> None:
         self._job_ids = job_ids

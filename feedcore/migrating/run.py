@@ -30,8 +30,8 @@ async def migrate_data(
 ) -> Comparison:
     """Carries everything over; again is the same. `store` is open for this process alone.
 
-    `job_ids`: of a node number that nobody else uses. Raises StoreError for a cluster that is no
-    copy of this store and not empty.
+    `job_ids`: of a node number that no other process uses. Raises StoreError for a cluster that is
+    no copy of this store and not empty.
     """
     hasty, session = session, PatientSession(session)
     await check(session)

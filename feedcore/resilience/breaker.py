@@ -1,21 +1,22 @@
-"""Circuit breaker of one endpoint or shard: who fails is left alone for a while, then asked once.
+"""Circuit breaker of one endpoint or shard: an endpoint that fails is left alone for a while, then
+probed once.
 
     state      admits          ends by
     closed     everybody       failures_max failures in a row, or failures_ratio of at least
                                calls_min calls within window_s                        -> open
-    open       nobody          open_s later the next who asks is the probe            -> half-open
+    open       nobody          open_s later the next caller is the probe              -> half-open
     half-open  nobody (one     the probe succeeds                                     -> closed
                probe is out)   it fails: open_s doubles, at most open_max_s           -> open
-                               it says nothing for open_s: it is lost, and the next
-                               who asks is the probe                                  -> half-open
+                               it reports nothing for open_s: it is lost, and the
+                               next caller is the probe                               -> half-open
 
-Each change begins a new generation, and an admission is the number of its generation: what is
+Each change begins a new generation, and an admission is the number of its generation: an outcome
 reported for an older one changes nothing. So a call that was begun before the breaker opened
 neither closes nor prolongs it.
 
 Invariants: one probe at a time; an open breaker admits nobody before its time is up; a breaker that
-is asked again and again admits somebody within open_max_s. Not for deciding what a failure is: that
-is for who reports (`stack`).
+is asked again and again admits somebody within open_max_s. Not for deciding what a failure is: the
+caller (`stack`) reports outcomes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from feedcore.resilience.deadline import loop_now
 # A dead endpoint fails five calls in a row at once; a live one that fails one call in a hundred
 # does so once in 10^10 calls.
 FAILURES_MAX = 5
-FAILURES_RATIO = 0.5  # who fails every other call costs more by retries than it carries
+FAILURES_RATIO = 0.5  # of calls that fail: above it retries cost more than the endpoint carries
 CALLS_MIN = 20  # below it a ratio says little
 WINDOW_S = 10.0
 WINDOW_SLOTS = 10  # the window moves on by a tenth
@@ -45,7 +46,7 @@ class BreakerState(StrEnum):
 
 
 class Breaker:
-    """See the module. `changed` hears of each new state; `now` is the clock, in seconds."""
+    """See the table above. `changed` is called with each new state; `now` is the clock, in seconds."""
 
     def __init__(
         self,
@@ -121,8 +122,8 @@ class Breaker:
             self._open(now)
 
     def withdrawn(self, admission: int | None = None) -> None:
-        """The call ended before it could show anything: if it was the probe, the next who asks is
-        it.
+        """The call ended before it could show anything: if it was the probe, the next caller is
+        the probe.
         """
         if self._state is BreakerState.HALF_OPEN and not self._is_past(admission):
             self._until = self._now()

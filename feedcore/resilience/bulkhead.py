@@ -1,12 +1,13 @@
 """Bulkhead: at most so many calls to one dependency at a time, and so many that wait for a place.
 
-    a caller   enters at once       while fewer than active_max are inside and nobody waits
+    a caller   enters at once       while fewer than active_max are inside and none waits
                waits, in order      else, while fewer than waiting_max wait
                is refused           else: Overloaded, at once
 
-Invariants: never more than active_max inside, nor more than waiting_max waiting; who leaves gives
-the place to who waits longest; a place given to somebody who was cancelled in that very turn goes
-on to the next. Not for bounding how long somebody waits: the deadline does.
+Invariants: never more than active_max inside, nor more than waiting_max waiting; a caller that
+leaves gives its place to the one that has waited longest; a place given to a caller that was
+cancelled in that very turn goes on to the next. Not for bounding how long callers wait: the
+deadline does.
 """
 
 from __future__ import annotations

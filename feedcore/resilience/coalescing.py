@@ -1,13 +1,13 @@
 """Coalescing: one load in flight a key, and loads of one loop turn in one batch.
 
 State of a key: absent -> waiting (asked for; its batch begins with the next turn of the loop) ->
-loading (its batch is under way) -> absent. A batch has one future, which everybody who asks for one
-of its keys waits for.
+loading (its batch is under way) -> absent. A batch has one future, which every caller that asks for
+one of its keys awaits.
 
-Invariants: a key is loaded by one batch at a time; what happens to one who waits (cancelled, out of
-time) happens to nobody else and to no load, which has no caller's deadline; a failed batch fails
-those who wait for it and is not remembered; the batch's task is owned here and awaited by `close`.
-Not for keeping results: that is the cache's business.
+Invariants: a key is loaded by one batch at a time; a caller that is cancelled or runs out of
+time affects no other caller and no load, which has no caller's deadline; a failed batch fails
+the callers that wait for it and is not remembered; the batch's task is owned here and awaited by
+`close`. Not for keeping results: caches do.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Coalescer(Generic[K, V]):
         return [batch.values[key] for batch, key in zip(batches, keys, strict=True)]
 
     def fetch_now(self, keys: list[K]) -> dict[K, V]:
-        """The same at once, past everybody who waits: only for a source that does not suspend."""
+        """Loads at once, ahead of waiting callers: only for a source that does not suspend."""
         fetching = self._fetch(keys)
         try:
             fetching.send(None)
@@ -107,14 +107,14 @@ class Coalescer(Generic[K, V]):
     def _add_batch(self) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        # a failure that nobody waits for any more was the business of calls that are over
+        # the callers of a failed batch may all be gone
         done.add_done_callback(_look_at)
         if not self._open:
             loop.call_soon(self._begin)
         self._open.append(_Batch(done))
 
     def _begin(self) -> None:
-        # this turn's context is a copy of that of whoever asked first
+        # this turn's context is a copy of the first caller's
         deadline.forget()
         loop = asyncio.get_running_loop()
         batches, self._open, self._waiting = self._open, [], 0

@@ -3,7 +3,8 @@
     value     moment on the loop's clock, or None: the caller set none
     begin     dispatch puts the caller's deadline in; a task that is started inherits it
     within    brings it nearer for what runs inside; never moves it away
-    forget    a load that several callers share has nobody's deadline; `unbound` is the same for a
+    forget    a load that several callers share has no caller's deadline; `unbound` is the same for
+    a
               task that goes on when its starter has ended
 
 Invariants: inside `within` the deadline is the nearer of two; after it, what it was. Not for
@@ -27,12 +28,12 @@ def loop_now() -> float:
 
 
 def begin(deadline_s: float | None) -> None:
-    """This task, and whatever it starts, serves a caller who waits until then."""
+    """Sets the deadline of this task, and of tasks that it starts."""
     _DEADLINE.set(deadline_s)
 
 
 def forget() -> None:
-    """What runs from here on in this context has no caller's deadline."""
+    """Removes the caller's deadline from this context, from here on."""
     _DEADLINE.set(None)
 
 
@@ -60,7 +61,7 @@ def remaining_s(default: float) -> float:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What runs inside has at most so long, and never longer than the caller waits."""
+    """The body has at most so long, and never longer than the caller waits."""
     wanted = loop_now() + seconds
     before = _DEADLINE.get()
     token = _DEADLINE.set(wanted if before is None else min(before, wanted))

@@ -1,7 +1,7 @@
 """Bounded concurrency: several awaitables at once, of a bounded number.
 
 Invariant: the first error is raised after everything that was begun has ended, and nothing is begun
-after it, so that no work goes on behind a call that is over. Not for work that outlives its caller
+after it, so that no work goes on behind a finished call. Not for work that outlives its caller
 (`resilience.tasks`), nor for sharing one load between callers (`resilience.coalescing`).
 """
 

@@ -1,11 +1,12 @@
 """Tasks that go on behind the calls, each with an owner that ends it.
 
     running -> over      its owner has cancelled it, or let it return
-            -> failed    by an error that nothing expected: told to the loop at once, as fatal
+            -> failed    by an error that nothing expected: reported to the loop at once, as fatal
 
-Without that an owner who waits only at the end would keep the error to itself, and the process
-would go on as half of one: acknowledging what others are never told of. A server process ends on
-what is fatal, and its supervisor starts another. Not for tasks that somebody awaits meanwhile.
+Otherwise an owner that awaits the task only at the end would learn of the error too late, and the
+process would go on without a part of itself: acknowledging writes that it does not announce. A
+server process ends on a fatal error, and its supervisor starts another. Not for tasks that their
+starter awaits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GetFeed in five named steps: skeleton, filter, rank, hydrate, present; and the check for new
 content.
 
-State of a scroll (all of it is in the cursor; nothing is kept here between calls):
+State of a scroll (all of it is in the cursor; the service has no state between calls):
 
     head        nothing newer joins this scroll; fixed by the first page
     low_water   everything in (low_water, head] was served or filtered
@@ -72,7 +72,7 @@ class FeedPage(NamedTuple):
     not_modified: bool
     timeline_hits: int
     timeline_misses: int
-    compiled: bool = False  # made, or kept, by compiled code, which counts for itself
+    compiled: bool = False  # generated or cached by compiled code, which counts for itself
     shown: Sequence[int] = ()  # content ids, in their order
     ranking_version: int = 0
 
@@ -125,7 +125,7 @@ class Scroll:
 
     @property
     def not_below(self) -> int:
-        """The oldest content id that is kept."""
+        """The oldest content id within retention."""
         return ids.first_id_at(self.now_ms - RETENTION_MS)
 
 
@@ -272,8 +272,9 @@ class FeedService:
     async def _first_page(
         self, user_id: int, page_size: int, *, without_graph: bool = False
     ) -> Scroll:
-        """`without_graph`: what trends, if nobody can say whom the user follows. A scroll of a
-        followed feed waits for the graph: without it, all that is left would be filtered.
+        """`without_graph`: answers with what trends, if the graph cannot say whom the user follows.
+        A scroll of a followed feed waits for the graph: without it, all that is left would be
+        filtered.
         """
         now_ms = self._clock.now_ms()
         viewer = await self.viewers.read(user_id, now_ms, without_graph=without_graph)

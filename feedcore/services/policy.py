@@ -1,7 +1,7 @@
 """Moves authors between push and pull as followers come and go, or as an operator moves the
 threshold.
 
-The rules are `domain.policy`; this applies them to whoever they concern, in bounded commits.
+The rules are `domain.policy`; this applies them to the authors concerned, in bounded commits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much a worker may keep in memory; apart from `resident`, which needs the compiled modules."""
+"""How much a worker may cache; apart from `resident`, which needs the compiled modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CacheBudget:
-    """Bytes that one worker keeps: of pages, and of what pages are made from. 0: nothing."""
+    """Bytes of one worker's caches: of pages, and of the resident set. 0: no cache."""
 
     pages_bytes: int
     resident_bytes: int

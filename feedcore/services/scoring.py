@@ -1,8 +1,8 @@
 """The scores of step 3: an external ranker's where there is one and it answers, else our own.
 
-Invariants: one score an entry, above zero and finite for those that are kept, 0.0 for the others;
+Invariants: one score an entry, above zero and finite for entries with verdict KEEP, else 0.0;
 once the ranker has failed for a page, the rest of that page is ranked by our own formula without
-asking again, and the receipt says so. Our own needs nothing that could fail.
+asking again, and the receipt says so. Our own formula needs no call that could fail.
 """
 
 from __future__ import annotations

@@ -127,7 +127,9 @@ class FanoutWorker:
         return len(steps)
 
     async def _expand_all(self, jobs: list[FanoutJob], now_ms: int) -> list[tuple[FanoutJob, Step]]:
-        """Those that succeeded. A poisoned job must not stop the others; it is kept and listed."""
+        """Returns the jobs that succeeded. A poisoned job must not stop the others: it becomes a
+        dead letter in the end.
+        """
         waiting = deque(enumerate(jobs))
         outcomes: dict[int, Step | Exception] = {}
 
@@ -154,7 +156,7 @@ class FanoutWorker:
         return steps
 
     async def _expand_one(self, job: FanoutJob, now_ms: int) -> Step | Exception:
-        """What went wrong is an answer, too: the other jobs go on."""
+        """Returns errors as answers, so that the other jobs go on."""
         try:
             return await self._expand[job.kind](job, now_ms)
         except Exception as error:

@@ -1,6 +1,6 @@
 """Starting, stopping and asking sets of nodes: what the commands do, without their words.
 
-Whoever changes a folder holds its lock. What is started is in services.json before anybody
+A process that changes a folder holds its lock. What is started is in services.json before anybody
 waits for it, so that a start that fails or is interrupted can be stopped. Not for parsing
 arguments.
 """

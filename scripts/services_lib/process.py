@@ -1,7 +1,7 @@
 """Starting and ending one node's process, and waiting for what is asked of it, bounded.
 
-Each node is the leader of its own session and process group: it outlives whoever started it, and
-a signal reaches all of it. Not for knowing engines.
+Each node is the leader of its own session and process group: it outlives the process that started
+it, and a signal reaches all of it. Not for knowing engines.
 """
 
 from __future__ import annotations

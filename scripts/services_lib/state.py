@@ -1,4 +1,5 @@
-"""What runs below a folder: `services.json`, its nodes, and the lock of whoever changes it.
+"""What runs below a folder: `services.json`, its nodes, and the lock of the process that changes
+it.
 
 The file is replaced whole, so that a reader never sees half of it. A node's pid goes with the
 time its process started: a number used again by another process is not the node. Not for
@@ -34,7 +35,7 @@ class Unavailable(Trouble):
 
 @dataclass(slots=True)
 class Node:
-    """One process of an engine. `pid` is None when nobody has started it."""
+    """One process of an engine. `pid` is None while it is not started."""
 
     name: str
     kind: str

@@ -105,7 +105,7 @@ class Acceptor:
         return int(listener.getsockname()[1])
 
     def listen_unix(self, path: Path) -> None:
-        """Listens on a unix socket. One that nobody listens on is left over: it is replaced.
+        """Listens on a unix socket. A socket without a listener is left over: it is replaced.
         Raises OSError."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -270,7 +270,7 @@ def _load(channel: Channel) -> int:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether nobody listens on a unix socket."""
+    """Whether a unix socket has no listener."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))

@@ -64,7 +64,7 @@ class HandedOver:
         assert self._intake is not None and self._telemetry is not None
         worker = self._transport.worker
         self._intake.close()
-        worker.drain(grace_s)  # callers hear of it now, whoever is still shaking hands
+        worker.drain(grace_s)  # callers hear of it now, also those that are still shaking hands
         if self._adopting:
             await asyncio.wait(self._adopting, timeout=grace_s)
         await self._transport.stop(worker.drain_grace_s())

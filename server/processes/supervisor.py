@@ -94,7 +94,7 @@ class Supervisor:
         self._acceptor: Acceptor | None = None
         self._store_ready = asyncio.Event()
         if settings.store.profile != "embedded":
-            self._store_ready.set()  # nobody here makes it
+            self._store_ready.set()  # no process of this node makes it
         self._all_serving = asyncio.Event()
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -350,7 +350,7 @@ class Supervisor:
 
     async def _while_in_use(self, take: Any) -> Any:
         """Calls `take(address)` until it succeeds; for PORT_WAIT_S, since workers of a supervisor
-        that was killed let go of the port within moments. Raises OSError."""
+        that was killed release the port within moments. Raises OSError."""
         addresses = socket.getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )

@@ -231,7 +231,7 @@ POST_STORE = group(
         "timeline_bytes_kept",
         "entries_kept * (feed_item_bytes + row_overhead_bytes) * replication",
         "bytes",
-        "of all authors: whoever returns after a month is served by pull",
+        "of all authors: a user who returns after a month is served by pull",
     ),
     (
         "graph_bytes",

@@ -1,7 +1,7 @@
 """What one core, one item and one node are worth: every figure with unit, basis, source, command.
 
 Job: read figures.json, which ships with the package so that a benchmark's run can replace values
-without a change of code, and refuse a file that lacks a figure, has one nobody knows, or a value
+without a change of code, and refuse a file that lacks a figure, has an unknown one, or a value
 that is not a positive number. Invariants: `measured` names a result and the command that
 reproduces it; whatever is not measured says so. Not for inputs of a plan: workload.py.
 """

@@ -6,12 +6,12 @@
                   (with their age); else the            wait and are tried again
                   same error
 
-Invariants: what is kept is whole (a listing that broke off is not kept) and bounded in bytes; a
+Invariants: cached listings are whole (one that broke off is not cached) and bounded in bytes; a
 listing goes on after a given id whatever tokens the service gives, since ids ascend: a token that
 is not known any more, here or there, costs a walk from the start.
 
-Writes pass through: backfills and removals from stored feeds are the business of whoever hears of
-them. Not for the activity of users, which the contract does not have: all followers are pushed to.
+Writes pass through. Not for the activity of users, which the contract does not have: all followers
+are pushed to.
 """
 
 from __future__ import annotations

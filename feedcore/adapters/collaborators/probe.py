@@ -30,7 +30,7 @@ _ID = 1  # any: a service that does not know it says so
 _NO_ANSWER = ("unavailable", "deadline_exceeded", "cancelled")
 _WITHOUT = {
     "content": "pages come without the contents",
-    "graph": "pages come from what is kept of the graph, or show what trends",
+    "graph": "pages come from cached followees, or show what trends",
     "ranking": "pages are ranked by the built-in formula",
 }
 

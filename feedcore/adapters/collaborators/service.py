@@ -104,7 +104,7 @@ class Service:
         return await self._stack.call(attempt)
 
     def fell_back(self) -> None:
-        """What was kept took the place of an answer."""
+        """Counts an answer that came from the cache instead of the service."""
         metrics.COLLABORATOR_FALLBACKS.labels(self.name).inc()
 
     async def close(self) -> None:

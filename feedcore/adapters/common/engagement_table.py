@@ -12,11 +12,11 @@ from feedcore import native
 from feedcore.codecs.engagement import SLOT_BYTES
 from feedcore.limits import ENGAGEMENT_SLOTS
 
-PAIR = struct.Struct("<Qf")  # (content_id, value), as nodes tell each other
+PAIR = struct.Struct("<Qf")  # (content_id, value), as nodes announce it to each other
 
 
 class EngagementTable:
-    """In memory: filled at the start, kept up by what nodes tell each other."""
+    """In memory: filled at the start, then updated by the announcements of nodes."""
 
     def __init__(self) -> None:
         # the kernel gives pages that are written, not these 16 MB at once

@@ -1,8 +1,9 @@
-"""Who has published lately, numbered: what a kept page asks about the time since it was made."""
+"""Who has published lately, numbered: a cached page asks whether anybody on its viewer's list has
+posted since the page was generated."""
 
 from __future__ import annotations
 
-# Seconds of posts at our peak: pages that are older than that are looked at no more.
+# Seconds of posts at our peak: older pages are generated anew.
 POSTED_KEPT = 4_096
 # Authors with many followers who published since somebody asked: a batch of timelines.
 PUBLISHED_KEPT = 64
@@ -32,7 +33,7 @@ class PostedAuthors:
 
     def __init__(self) -> None:
         self.authors: list[int] = []
-        self.first = 0  # the number of the first one that is kept
+        self.first = 0  # the number of the oldest author that is remembered
 
     def add(self, author_id: int) -> None:
         """The next number."""

@@ -2,9 +2,8 @@
 
 Timelines of pulled authors are read by all their followers: the same few hundred bytes again and
 again. A publish notes its author in `outbox_changes`, in its own commit; the replica forgets the
-noted authors here before each read. So an entry that is here is what SQLite holds. Oldest go first
-when the cache is full. Not for bounds: a timeline is kept whole, from the oldest day of the
-retention on.
+noted authors here before each read. So a cached timeline equals what SQLite holds. The oldest are
+evicted first. Not for bounds: a timeline is cached whole, from the oldest day of the retention on.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ class TimelineCache:
         self._bytes = 0
 
     def forget(self, author_ids: Iterable[int]) -> None:
-        """They published: read them anew."""
+        """Drops the timelines of authors who have published."""
         for author_id in author_ids:
             self._drop(author_id)
 
     def clear(self) -> None:
-        """Nothing is known of what changed."""
+        """Drops everything: the store cannot say what has changed."""
         self._timelines.clear()
         self._bytes = 0
 

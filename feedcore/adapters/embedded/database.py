@@ -40,7 +40,7 @@ STATEMENTS_CACHED = 256  # every statement of the engine
 
 
 class Connection(sqlite3.Connection):
-    """Notes what its transaction changes of what processes keep."""
+    """Notes which cached data of all processes its transaction changes."""
 
     changes: Changes
 
@@ -49,7 +49,7 @@ def connect(path: Path, *, read_only: bool, epochs: native.Epochs | None = None)
     """A connection in autocommit; transactions are written out. StoreError if the file cannot be
     read.
 
-    `epochs`: where its transactions announce what they changed; None: nobody keeps anything.
+    `epochs`: where its transactions announce what they changed; None: nobody caches anything.
     """
     conn = sqlite3.connect(
         path,
@@ -77,7 +77,7 @@ def connect(path: Path, *, read_only: bool, epochs: native.Epochs | None = None)
 
 
 def bump(conn: Connection, column: str) -> None:
-    """Tells all processes that what they keep of `column` has changed, with this transaction."""
+    """Invalidates what all processes have cached of `column`, when this transaction commits."""
     conn.execute(f"UPDATE versions SET {column} = {column} + 1")
     conn.changes.replicated = True
 
@@ -107,7 +107,7 @@ def is_disk_full(error: BaseException) -> bool:
 @contextlib.contextmanager
 def transaction(conn: Connection, lock: FileLock) -> Iterator[Connection]:
     """One write transaction under the lock of all processes; what it changed is announced before
-    the lock is let go. Disk full is raised as StoreFull.
+    the lock is released. Disk full is raised as StoreFull.
     """
     lock.acquire()
     try:
@@ -165,8 +165,8 @@ class Writer:
     async def run(self, work: Callable[[Connection], T], *, replicated: bool = True) -> T:
         """Runs `work` inside the next shared transaction; returns its result once that is durable.
 
-        `replicated` False: it changes nothing that every process keeps a replica of (`replica`),
-        so that nobody has to look.
+        `replicated` False: it changes no node-wide state (`replica`), so that no process has to
+        read it again.
 
         What `work` raises is raised here, and of its changes none is left. Raises Overloaded and
         StoreFull.
@@ -232,7 +232,8 @@ class Writer:
                     for operation in batch:
                         _apply_in_savepoint(conn, operation)
         except Exception as error:
-            # nothing of the batch is on disk: all who wait have to know, also who succeeded so far
+            # nothing of the batch is on disk: every caller gets the error, also those that
+            # succeeded
             for operation in batch:
                 operation.error = _translated(error)
 
@@ -290,7 +291,7 @@ def _answer(batch: list[_Operation]) -> None:
     for operation in batch:
         loops.setdefault(operation.future.get_loop(), []).append(operation)
     for loop, operations in loops.items():
-        # a loop that is closed has nobody left who waits
+        # the loop is closed: no caller waits there any more
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_resolve, operations)
 

@@ -39,7 +39,7 @@ class EngagementMap:
         native.engagement_store(self.slots, content_id, engagement_of(weight))
 
     def close(self) -> None:
-        """Lets the map go."""
+        """Releases the map."""
         self.slots.release()
         self._map.close()
 

@@ -1,8 +1,8 @@
-"""The epoch map of a data directory, and what one transaction changes of what processes keep.
+"""The epoch map of a data directory, and what one transaction invalidates in all processes.
 
 State of a transaction's `Changes`: filled by the writes of a transaction, announced (counters
-bumped) after its commit and before the write lock is let go, cleared by both ends. Hence nobody is
-told of an acknowledgement before the counters say so.
+bumped) after its commit and before the write lock is released, cleared after commit and rollback.
+Hence no caller gets an acknowledgement before the counters are bumped.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _MAGIC = b"FEEDEPO1"
 
 
 class Changes:
-    """What the transaction under way will have changed."""
+    """What the transaction under way will change."""
 
     __slots__ = ("authors", "contents", "epochs", "feeds", "replicated", "viewers")
 
     def __init__(self, epochs: native.Epochs | None) -> None:
         self.epochs = epochs
-        self.replicated = False  # something that every process keeps a replica of
+        self.replicated = False  # node-wide state: every process has a replica of it
         self.viewers: list[int] = []
         self.feeds: list[int] = []
         self.authors: list[int] = []
         self.contents: list[int] = []
 
     def announce(self) -> None:
-        """After the commit: bumps what was noted."""
+        """Bumps the noted counters; called after the commit."""
         epochs = self.epochs
         if epochs is not None:
             for kind, idents in (
@@ -48,7 +48,7 @@ class Changes:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing was changed after all."""
+        """Forgets what was noted: the transaction was rolled back."""
         self.replicated = False
         for noted in (self.viewers, self.feeds, self.authors, self.contents):
             noted.clear()
@@ -73,7 +73,7 @@ class EpochMap:
         self.epochs.begin_era()
 
     def close(self) -> None:
-        """Lets the map go."""
+        """Releases the map."""
         self.epochs.close()
         self._map.close()
 

@@ -173,7 +173,7 @@ def _finish_now(conn: Connection, jobs: list[FanoutJob]) -> None:
 
 
 def drop_jobs(conn: Connection, job_ids: Iterable[int]) -> None:
-    """Removes job rows and tells the replicas."""
+    """Removes job rows, and notes that for the replicas."""
     rows = [(job_id,) for job_id in job_ids]
     if not rows:
         return

@@ -1,5 +1,5 @@
-"""Rebuild: the stored feeds are derived again from posts and graph, in a store that nobody else has
-open.
+"""Rebuild: the stored feeds are derived again from posts and graph, in a store that no other
+process has open.
 
 For each pushed author, in chunks: the timeline to every active follower. What was waiting to be
 merged is part of that, so it is dropped; jobs that are not done go on afterwards.

@@ -114,9 +114,9 @@ class Replica:
             self._data_version = version
 
     def reload_runs(self) -> None:
-        """After a file turned out to be gone: another process merged or expired it."""
+        """Reads the runs anew after a file was gone: another process has merged or expired it."""
         if self._held:
-            # the moment that is held speaks of files that are gone: go on with a later one
+            # the snapshot names files that are gone: take a later one
             self._conn.execute("COMMIT")
             self._conn.execute("BEGIN")
             self._held = False

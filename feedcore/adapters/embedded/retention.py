@@ -1,4 +1,4 @@
-"""Retention: what is too old leaves, by key ranges and whole days; nothing is scanned to find it.
+"""Retention: removes what is too old by key ranges and whole days, without scanning for it.
 
 Small transactions, so that publishing never waits long. Readers cut at exactly RETENTION_MS by
 themselves; here it only matters that nothing goes early.
@@ -92,7 +92,8 @@ async def _expire_runs(writer: Writer, feeds_dir: Path, first_day: int) -> int:
 
     gone = await writer.run(work)
     for day, run_id in gone:
-        # whoever has it open keeps reading; whoever opens it now looks for the rows again
+        # processes that have the file open keep reading it; others find it gone and read the rows
+        # anew
         run_path(feeds_dir, day, run_id).unlink(missing_ok=True)
     for day in {day for day, _ in gone}:
         shutil.rmtree(feeds_dir / str(day), ignore_errors=True)

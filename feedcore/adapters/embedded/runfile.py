@@ -1,6 +1,6 @@
 """Run files: `feeds/<day>/<run_id>.run`, and the set of them that a process has open.
 
-Layout: 64 bytes header, entries, padding to 8, users, offsets (`domain.runs`). A file is complete
+Layout: 64 bytes header, entries, padding to 8, users, offsets (`codecs.runs`). A file is complete
 before its row is committed to `runs`, and never changes, but for REMOVED bits (one byte each,
 idempotent). Rows say which files count; other files are leftovers. A reader keeps its maps when
 files are unlinked.
@@ -162,7 +162,7 @@ class RunSet:
         self._index: native.RunIndex | None = None
 
     def replace(self, rows: Sequence[RunRow]) -> None:
-        """Takes a new set; files that are no longer in it are let go."""
+        """Takes a new set; files that are no longer in it are released."""
         self._rows = {row.run_id: row for row in rows}
         for run_id in [run_id for run_id in self._open if run_id not in self._rows]:
             del self._open[run_id]
@@ -194,6 +194,6 @@ class RunSet:
         return self._index
 
     def close(self) -> None:
-        """Lets all maps go."""
+        """Releases all maps."""
         self._index = None
         self._open.clear()

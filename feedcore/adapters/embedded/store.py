@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 class EmbeddedStore:
     """All ports over one data directory. Make one with `open`."""
 
-    events = None  # nobody listens: there is no broker
+    events = None  # there is no broker
     limiter = None  # of callers over several nodes: there is one
 
     def __init__(
@@ -123,11 +123,11 @@ class EmbeddedStore:
         """Opens the directory, making or migrating the store if need be.
 
         `writer_role`: this process does the fan-out and the merging (at most one a directory), in a
-        thread unless `merge_thread` is False. `exclusive`: nobody else may have it open (for
-        `rebuild`).
+        thread unless `merge_thread` is False. `exclusive`: no other process may have it open
+        (for `rebuild`).
         """
         directory = Path(data_dir)
-        # Looked at before store.db: whoever makes a store makes its feeds last.
+        # Checked before store.db: a process that makes a store makes its feeds last.
         stray_feeds = (directory / "feeds").exists()
         version = stored_version(directory / "store.db")
         if version == 0 and not create:
@@ -153,7 +153,7 @@ class EmbeddedStore:
         return store
 
     async def close(self) -> None:
-        """Writes what is buffered, finishes what is queued, lets everything go."""
+        """Writes what is buffered, finishes what is queued, releases everything."""
         await self._behind.close()
         if self.merger is not None:
             await asyncio.to_thread(self.merger.close)
@@ -203,8 +203,8 @@ class EmbeddedStore:
         self._require_merger()
 
     def mark_feeds(self) -> None:
-        """Makes the feeds directory, named as this store's: both appear at once, whoever else does
-        the same.
+        """Makes the feeds directory, named as this store's: both appear at once, even if another
+        process does the same.
         """
         draft = self.data_dir / f"feeds.{os.getpid()}"
         draft.mkdir(exist_ok=True)
@@ -230,11 +230,11 @@ class EmbeddedStore:
         conn, marker = self.connection, self.feeds_dir / "FEEDS"
         if self.exclusive:
             if not marker.exists():
-                # whatever else is there is nobody's: a rebuild makes everything again
+                # other files there belong to no store: a rebuild derives everything again
                 shutil.rmtree(self.feeds_dir, ignore_errors=True)
                 self.mark_feeds()
             return
-        # Looked at before the marker: they appear together, whoever makes them.
+        # Checked before the marker: both appear together, whichever process makes them.
         there = self.feeds_dir.exists()
         half = conn.execute("SELECT 1 FROM blobs WHERE name = 'rebuilding'").fetchone()
         if half:

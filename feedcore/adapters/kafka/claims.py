@@ -116,7 +116,7 @@ class Claims:
             self.release(partition, offset)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """Partitions were taken away: somebody else gets what was not committed."""
+        """Partitions were taken away: their new owner gets what was not committed."""
         lost = set(partitions)
         for partition in lost:
             self._progress.pop(partition, None)

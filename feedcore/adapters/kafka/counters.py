@@ -1,5 +1,6 @@
-"""What the Kafka adapters count of themselves, as metrics: called about once a second by whoever
-exports a process's metrics. The lag of lanes is exported by the fan-out process, from `queue.lag`.
+"""What the Kafka adapters count of themselves, as metrics: called about once a second by the
+process that exports a process's metrics. The lag of lanes is exported by the fan-out process, from
+`queue.lag`.
 """
 
 from __future__ import annotations

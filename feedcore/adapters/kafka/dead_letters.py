@@ -1,4 +1,4 @@
-"""Dead letters: jobs given up after FANOUT_ATTEMPTS_MAX, and bytes that nobody could read.
+"""Dead letters: jobs given up after FANOUT_ATTEMPTS_MAX, and messages that are no job.
 
 Rows by job id, which is the order they were made in, over a few partitions. What could not be read
 is kept as it came, under an id made from where it came from, so that reading it again is the same

@@ -31,7 +31,7 @@ from feedcore_pb.v1 import feed_pb2
 WAITING_MAX = 20_000  # one node's page loads in half a second; 5 MB
 BATCHES_MAX = 64
 ENCODE_MAX = 64  # at once: half a millisecond of the loop that serves calls
-GATHER_S = 0.02  # events that share a request; nobody waits for it
+GATHER_S = 0.02  # events that share a request; no caller waits for it
 TIMEOUT_S = 5.0
 
 _KEY = struct.Struct(">Q")

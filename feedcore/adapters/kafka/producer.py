@@ -103,7 +103,9 @@ class KafkaProducer:
         await self._drop_client()
 
     async def send(self, message: Message) -> None:
-        """Returns when the brokers have it. Raises Unavailable if they did not say so in time."""
+        """Returns when the brokers have it. Raises Unavailable if they did not acknowledge it in
+        time.
+        """
         (error,) = await self.send_all([message])
         if error is not None:
             raise error

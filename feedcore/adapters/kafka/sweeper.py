@@ -1,4 +1,5 @@
-"""The sweeper: relays the jobs whose rows are still there, whatever happened to who wrote them.
+"""The sweeper: relays the jobs whose rows are still there: their writers crashed, or Kafka was
+away.
 
 Each shard of the outbox is read three times, by three passes that follow the clock at an age:
 

@@ -6,7 +6,7 @@ the session's CLOSED event or by `cancel_all`; what a handler does after that ch
 wire.
 
 Calls of a method with a batched handler wait for the end of the loop's turn, and all of them are
-one task; what it declines goes the ordinary way. They count as calls at work all the same.
+one task; the calls that it declines go to their ordinary handlers. They count as calls at work.
 
 Not for: bytes and frames (the session), sockets (the connection).
 """
@@ -72,7 +72,7 @@ class Calls:
         connection.session.started()
 
     def _begin(self, connection: Connection, stream: Stream, request: bytes) -> None:
-        """The ordinary way of a unary call."""
+        """Runs the ordinary handler of a unary call."""
         task = connection.loop.create_task(self._handle(connection, stream, request, None))
         stream.owner = task
         self.tasks.add(task)

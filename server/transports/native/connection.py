@@ -264,7 +264,7 @@ class Connection(asyncio.BufferedProtocol):
         self._after_tick()
 
     def _after_tick(self) -> None:
-        """Sends what the lifecycle has queued, and ends the connection if it says so."""
+        """Sends what the lifecycle has queued, and ends the connection if the lifecycle is over."""
         if self._over:
             return
         if self._lifecycle.state is not State.OVER:

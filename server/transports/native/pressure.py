@@ -1,9 +1,9 @@
 """Pressure: whether more work lies in a worker than it can do in time.
 
-Requests wait where nobody sees them, in the sockets' buffers. Two things bound how long: the time
+Requests wait unseen in the sockets' buffers. Two things bound how long: the time
 since their socket was read before, and the work of the loop since the lap before began (a lap goes
 once over all sockets that have something, and then over all tasks that can go on). Work is counted
-in the thread's processor time: a loop that slept has kept nobody waiting. The smaller one counts.
+in the thread's processor time: a loop that slept has delayed no request. The smaller one counts.
 
     state     leaves it                                        requests
     calm      every lap of `lasting_s` was above the bound     all are served
@@ -85,7 +85,7 @@ class Pressure:
         worked_s = self._worked_s()
         idle_s = (now_s - self._this[0]) - (worked_s - self._this[1])
         if idle_s > SLEPT_BOUNDS * self._bound_s:
-            self._this = (now_s, worked_s)  # what was before has kept nobody waiting
+            self._this = (now_s, worked_s)  # what was before has delayed no request
             self._above = False
         if not self._above:
             self._above_since = None

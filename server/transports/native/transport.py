@@ -109,7 +109,7 @@ class Worker:
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """The default listener: does nothing."""
 
 
 def table(dispatcher: Dispatcher) -> dict[bytes, Row]:

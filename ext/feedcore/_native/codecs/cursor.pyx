@@ -1,8 +1,8 @@
 """Compiled twin of feedcore.codecs.cursor, for handlers that have wire bytes and no strings.
 
-Invariants: the texts are the twin's to the bit, and what decodes is what the twin decodes. What the
-twin refuses with a reason is None or -1 here: the caller gives the text to the twin, which says
-what is wrong with it. Not for the generic path, which needs those reasons.
+Invariants: the texts are the twin's to the bit, and the same texts decode. A text that the twin
+refuses with a reason is None or -1 here: the caller gives it to the twin, which names the reason.
+Not for the generic path, which needs those reasons.
 """
 
 from hashlib import blake2b

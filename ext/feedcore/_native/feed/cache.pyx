@@ -47,7 +47,7 @@ SHARE_MAX = ENTRY_SHARE
 
 @cython.no_gc
 cdef class Cached:
-    """What a cache keeps: subclasses add their fields.
+    """A cache entry: subclasses add their fields.
 
     The cyclic collector does not track it, unless a subclass has fields that may be in a cycle;
     keys must not be.
@@ -55,7 +55,7 @@ cdef class Cached:
 
 
 cdef class CachedObject(Cached):
-    """Any object, kept."""
+    """Any object as a cache entry."""
 
     def __init__(self, value=None):
         self.value = value
@@ -118,7 +118,7 @@ cdef void _pull(Queue* queue, Cached entry) noexcept:
 
 @cython.final
 cdef class Cache:
-    """Cached by key (hashable: ints, bytes, small tuples), `bytes_max` bytes at most; 0 keeps
+    """Cached by key (hashable: ints, bytes, small tuples), `bytes_max` bytes at most; 0 caches
     nothing.
 
     The bytes of an entry are the `size` its caller gives (value and key) and ENTRY_BYTES. An entry
@@ -146,7 +146,7 @@ cdef class Cache:
         return self._find(key, PyObject_Hash(key)) != NULL
 
     cpdef Cached get(self, object key):
-        """What is kept under key, counted as a hit; None, counted as a miss."""
+        """The value of the key, counted as a hit; None, counted as a miss."""
         cdef PyObject* found = self._find(key, PyObject_Hash(key))
         cdef Cached entry
         if found == NULL:
@@ -159,7 +159,7 @@ cdef class Cache:
         return entry
 
     cpdef Cached peek(self, object key):
-        """What is kept under key, or None; counts nothing."""
+        """The value of the key, or None; counts nothing."""
         cdef PyObject* found = self._find(key, PyObject_Hash(key))
         return None if found == NULL else <Cached>found
 
@@ -180,7 +180,7 @@ cdef class Cache:
         if old is value:
             return self.resize(value, size)
         if value.place != OUT:
-            raise ValueError("value: it is kept under another key or in another cache")
+            raise ValueError("value: it is cached under another key or in another cache")
         if not self._fits(size):
             self.refused += 1
             if old is not None:
@@ -206,7 +206,7 @@ cdef class Cache:
         return True
 
     cpdef bint drop(self, object key) except -1:
-        """Lets go what is kept under key; False if there was nothing."""
+        """Removes the value of the key; False if there was none."""
         cdef PyObject* found = self._find(key, PyObject_Hash(key))
         cdef Cached entry
         if found == NULL:
@@ -217,7 +217,7 @@ cdef class Cache:
         return True
 
     cpdef int resize(self, Cached value, size_t size) except -1:
-        """Its size is another now. 1: it is kept; 0: it is not, or not any more."""
+        """Changes the size of an entry. 1: it is still cached; 0: it is not."""
         cdef list victims = []
         cdef Queue* queue
         if value is None:
@@ -237,7 +237,7 @@ cdef class Cache:
         return value.place != OUT
 
     def clear(self):
-        """Lets everything go, the ghosts too."""
+        """Removes everything, the ghosts too."""
         cdef list victims = []
         cdef Cached entry
         cdef PyObject* at
@@ -383,7 +383,8 @@ cdef class Cache:
         queue.count += 1
 
     cdef int _evict(self, size_t room, list victims) except -1:
-        """Until there is room. What leaves is kept in victims, so that its destructor waits."""
+        """Evicts until there is room. Evicted entries stay in victims, so that destructors run
+        later."""
         cdef size_t small_bytes = self.bytes_max // SMALL_SHARE
         cdef Cached entry
         while self.bytes_used + room > self.bytes_max:

@@ -1,6 +1,6 @@
 """Parts of a feed reply: the receipt of a complete page, the answer to an etag, items in order.
 
-The bytes are those of domain.receipt and domain.wire; the differential tests of pages hold that.
+The bytes are those of codecs.receipt and codecs.wire; the differential tests of pages hold that.
 Fields ascending, defaults left out. Not for degraded pages: those are the generic path's.
 """
 
@@ -103,8 +103,8 @@ cdef bytes encode_not_modified(bytes head, bytes etag, bytes receipt):
 
 
 cdef bytes encode_check(bytes entries, bytes verdicts, Py_ssize_t most, Py_ssize_t* count):
-    """CheckNewResponse: how many are kept (at most `most`, which is also put into `count`), whether
-    there are more, when and which the newest is."""
+    """CheckNewResponse: how many have verdict KEEP (at most `most`, which is also put into
+    `count`), whether there are more, when and which the newest is."""
     cdef uint8_t reply[64]
     cdef uint8_t* to = reply
     cdef const uint8_t* verdict = <const uint8_t*>PyBytes_AS_STRING(verdicts)
@@ -154,7 +154,7 @@ cdef bytes id_array(list idents):
 
 
 cdef inline bint _before(const page_item_t* a, const page_item_t* b) noexcept nogil:
-    """Descending by score, then id: as tuples of the twin compare."""
+    """Descending by score, then id: as the generic path's tuples compare."""
     return a.score > b.score or (a.score == b.score and a.content_id > b.content_id)
 
 

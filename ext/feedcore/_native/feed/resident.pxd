@@ -1,4 +1,4 @@
-"""What a worker keeps of users, authors and posts to make pages without asking the store."""
+"""The resident set: viewers, timelines and contents from which pages are generated."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

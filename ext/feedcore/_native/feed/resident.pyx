@@ -1,9 +1,10 @@
-"""What a worker keeps in memory to make pages: viewers with their packed windows, timelines,
-contents as wire bytes, and pages. Each kind is bounded in bytes and gives way by S3-FIFO.
+"""The resident set: what a worker has in memory to generate pages: viewers with their packed
+windows, timelines, contents as wire bytes; and cached pages. Each kind is bounded in bytes and
+evicted by S3-FIFO.
 
-Invariants: what is kept was read after its epoch was taken, so that an unchanged epoch means
-nothing acknowledged is missing; a lookup answers only with what is current; an era that began since
-empties everything. A window holds all that is stored of the user from `low` on (from the beginning
+Invariants: everything here was read after its epoch was taken, so that an unchanged epoch means
+nothing acknowledged is missing; a lookup answers only with current data; a new era empties
+everything. A window holds all that is stored of the user from `low` on (from the beginning
 of the retention if it is `whole`) in the runs up to `seen_run`; newer runs are merged in when it is
 next used.
 
@@ -232,8 +233,8 @@ cdef class Viewer(Cached):
         return 0
 
     def has_published_nothing(self, uint32_t own_epoch):
-        """The viewer's own timeline was read after that epoch of AUTHOR, and is empty: a thing the
-        less to keep for most users."""
+        """The viewer's own timeline was read after that epoch of AUTHOR, and is empty: most users
+        need no timeline of their own in the cache."""
         self.no_posts, self.own_epoch = True, own_epoch
 
     def dump(self):
@@ -283,7 +284,8 @@ cdef class Resident:
         self.pages = Cache(pages_bytes)
 
     cdef int begin_turn(self) except -1:
-        """Forgets everything if a process opened the store: one may have died before its bumps."""
+        """Forgets everything if a process has opened the store: the one before may have died before
+        its bumps."""
         cdef uint32_t era = load32(self.epochs.era_at)
         if era != self.era:
             for cache in (self.viewers, self.timelines, self.contents, self.pages):
@@ -292,7 +294,7 @@ cdef class Resident:
         return 0
 
     cdef Viewer viewer(self, uint64_t user_id, int64_t now_ms):
-        """The viewer if it is kept and current, else None."""
+        """The viewer if it is resident and current, else None."""
         cdef Viewer found = <Viewer>self.viewers.get(user_id)
         if found is not None and not self.is_current(found, now_ms):
             return None
@@ -326,22 +328,22 @@ cdef class Resident:
         return total
 
     def keep_viewer(self, Viewer viewer not None):
-        """Until it has to give way."""
+        """Adds a viewer until it is evicted."""
         self.viewers.put(viewer.user_id, viewer, viewer.weight())
 
     def keep_timeline(self, uint64_t author_id, Timeline timeline not None):
-        """Until it has to give way."""
+        """Adds a timeline until it is evicted."""
         self.timelines.put(
             author_id, timeline, sizeof(Timeline) + 33 + PyBytes_GET_SIZE(timeline.entries)
         )
 
     def keep_content(self, uint64_t content_id, Content content not None):
-        """Until it has to give way; also that there is none."""
+        """Adds a content, or that there is none, until it is evicted."""
         cdef size_t size = 0 if content.content is None else 33 + PyBytes_GET_SIZE(content.content)
         self.contents.put(content_id, content, sizeof(Content) + size)
 
     def lacking_timelines(self, list author_ids not None):
-        """Those whose timelines are not kept, or not current."""
+        """Those whose timelines are not resident, or not current."""
         cdef list lacking = []
         cdef uint64_t author_id
         cdef Timeline found

@@ -5,7 +5,7 @@ States, by three flags; a call moves down only:
     open      neither `ended` nor `closed`: requests may still be coming, replies may have begun
     ended     its status is decided (`ended`): replies still queued go out, then the trailers; bytes
               of the request are dropped
-    closed    HTTP/2 has closed the stream (`closed`), with or without a status: all is let go
+    closed    HTTP/2 has closed the stream (`closed`), with or without a status: all is released
 
 Invariants: one status a call: whatever comes second (a reply, an error, a deadline, the peer's
 reset) is ignored; nothing is submitted for a closed stream; bytes held for a call are on the
@@ -549,7 +549,7 @@ cdef class Stream:
         return 0
 
     cdef int forget(self) except -1:
-        """HTTP/2 has closed the stream, or the connection is gone: lets everything go."""
+        """Releases everything: HTTP/2 has closed the stream, or the connection is gone."""
         self.closed = True
         if self.kept:
             self.link.received.give(self.kept)

@@ -20,7 +20,7 @@ from feedcore.limits import HOUR_MS, IMPRESSION_BUFFER_MAX
 RUN_MS = HOUR_MS  # a post is shown for days by all processes: some hundred rows
 RUN_POSTS_MAX = 200_000  # posts whose count of this run is remembered: about 20 MB
 
-# one replica is enough to go on: a lost count is a view that nobody misses
+# one replica is enough to go on: a lost count is one view
 _SHOWN = Statement(
     "INSERT INTO impressions (content_id, run, shown) VALUES (?, ?, ?)", Consistency.ONE
 )

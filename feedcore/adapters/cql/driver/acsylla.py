@@ -374,7 +374,7 @@ async def open_acsylla(settings: CqlSettings) -> AcsyllaSession:
 
 
 def _end_attempt(cluster: Any, connecting: asyncio.Task[Any]) -> None:
-    """Of a session that nobody waits for any more."""
+    """Of a session whose callers have gone."""
     if not connecting.cancelled() and connecting.exception() is None:
         # it came too late: its connections end when it is collected
         return

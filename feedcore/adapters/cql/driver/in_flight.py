@@ -33,7 +33,7 @@ class Flight:
         return len(self._waiting)
 
     def try_admit(self) -> bool:
-        """Takes a place if one is free and nobody waits."""
+        """Takes a place if one is free and no caller waits for one."""
         if self._free and not self._waiting:
             self._free -= 1
             return True

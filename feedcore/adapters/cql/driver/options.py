@@ -15,8 +15,8 @@ IN_FLIGHT_MAX = 1_024
 # calls that wait for one of those; at 20 K requests/s the last one waits half a second
 WAITING_MAX = 10_000
 MANY_AT_ONCE = 256  # of one read_many or write_many: the rest of the flight is for others
-# Of all write_packed of a session: fan-out, which nobody waits for. What is under way lies in the
-# nodes' queues, and whoever publishes stands behind it. 64 rows keep a process busy where a row
+# Of all write_packed of a session: fan-out, which no caller waits for. Writes under way lie in the
+# nodes' queues, and those of publishers queue behind them. 64 rows keep a process busy where a row
 # takes 4 ms; a cluster that needs longer gets less. Measured beside mixed load on one small node:
 # post to visible p99 0.3 s, with 128 0.65 s, with all of the flight 1.1 s; deliveries/s alone the
 # same within noise.

@@ -242,7 +242,7 @@ class ScyllaSession(BatchingSession):
             self._flight.land()
             call.response = None  # it refers to the call
             if call.answer.done():
-                continue  # nobody waits any more
+                continue  # its caller has gone
             if error is None:
                 call.answer.set_result(call.pages)
             else:

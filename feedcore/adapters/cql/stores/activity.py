@@ -1,9 +1,9 @@
 """When users were seen last, and who is inactive: what fan-out asks of recipients.
 
 Invariants: a user is marked inactive in the viewer partition before pushes leave them out, and
-active here before that mark goes: whoever is not pushed to knows that their stored feed is not to
-be relied on. A user without a row was never seen, and is not inactive. Who was found to be here is
-remembered for a while: a push too many to somebody who is gone harms nobody.
+active here before that mark goes: a user who is not pushed to finds that their stored feed is not
+to be relied on. A user without a row was never seen, and is not inactive. Who was found to be here
+is remembered for a while: a push too many to somebody who is gone harms nobody.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class CqlSettingsRecord:
         known = [(name, kept[name][0].version if kept[name] else 0) for name in names]
         for name, rows in zip(names, await self._session.read_many(_SINCE, known), strict=True):
             new = [Document(version, json.loads(text)) for version, text in rows]
-            # another call may have read more meanwhile: nobody is shown less than before
+            # another call may have read more meanwhile: no reader is shown less than before
             found = self._kept.get(name, [])
             newest = found[0].version if found else 0
             newer = [one for one in new if one.version > newest]

@@ -2,9 +2,9 @@
 
 Followees come as one packed column, because they are most of the rows; the rest is decoded in one
 pass. Both are read concurrently, at quorum. Rows are written with the microseconds of a job id
-(`adapters.contracts.job_ids`), so that a change and the job about it have one place in time, and the
-removal of an older job's row never takes a newer one's away. Not for who follows a user: that is
-`followers`.
+(`adapters.contracts.job_ids`), so that a change and the job about it have one place in time, and
+the removal of an older job's row never takes a newer one's away. Not for who follows a user: that
+is `followers`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def drop(user_id: int, kind: Kind | int, target_id: int, at_us: int) -> Write:
 
 
 def set_at_of(value: bytes | None) -> int:
-    """When a preference was set; 0 if nobody said so."""
+    """When a preference was set; 0 if its row does not say."""
     return int.from_bytes(value, "big") if value else 0
 
 
