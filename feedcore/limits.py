@@ -33,9 +33,7 @@ WINDOW_STEP_ENTRIES = 250
 # age; only its order and its counts age
 PAGE_AGE_MAX_MS = 30 * SECOND_MS
 PAGE_SOFT_AGE_MS = 10 * SECOND_MS  # from here on a newer page is generated behind the call
-REFRESH_QUEUE_MAX = 1_024  # pages past their soft age that wait for a newer one; others just age
-    1_024  # pages past their soft age that wait to be generated anew; others just age
-)
+REFRESH_QUEUE_MAX = 1_024  # pages past their soft age that wait for a newer one; others age
 # different pages whose impressions wait to be counted; more are dropped and counted as dropped
 SHOWN_PAGES_MAX = 20_000
 # answers of one kind that are loaded together: an IN list of this length stays in SQLite's

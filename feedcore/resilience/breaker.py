@@ -46,7 +46,7 @@ class BreakerState(StrEnum):
 
 
 class Breaker:
-    """See the table above. `changed` is called with each new state; `now` is the clock, in seconds."""
+    """See the table above. `changed` is called with each state; `now` is the clock, in seconds."""
 
     def __init__(
         self,
