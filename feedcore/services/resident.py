@@ -23,9 +23,10 @@ answer. Only with the compiled modules: without them `FeedService` answers every
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from feedcore import native
@@ -231,43 +232,39 @@ class ResidentFeed:
         self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
     ) -> FeedPage:
         """See `FeedService.get_feed`."""
-        draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
-        reads = self.batched
-        if draft is None or reads is None:
-            page = await self._local_page(draft) if draft is not None else None
-            return page or await self._generic_page(user_id, page_size, cursor, view, if_none_match)
-        limit = asyncio.timeout_at(_store_deadline())
+        request = (user_id, page_size, cursor, view, if_none_match)
+        draft = self.maker.begin(*request)
+        if draft is None:
+            return await self._generic_page(*request)
+        if self.batched is None:
+            return await self._local_page(draft) or await self._generic_page(*request)
         try:
-            async with limit:
-                page = await self._shared_page(draft, reads, asked=not if_none_match)
-                return page or await self._generic_page(
-                    user_id, page_size, cursor, view, if_none_match
-                )
-        except (Unavailable, Overloaded) as error:
-            failed: Exception = error
-        except TimeoutError:
-            if not limit.expired():
+            async with _store_part():
+                page = await self._cluster_page(draft, self.batched, asked=not if_none_match)
+                return page or await self._generic_page(*request)
+        except (Unavailable, Overloaded):
+            stale = await self._stale_page(draft, self.batched)
+            if stale is None:
                 raise
-            failed = Unavailable("the store did not answer in time")
-        stale = await self._stale_page(draft, reads)
-        if stale is None:
-            raise failed
-        return stale
+            return stale
 
     async def _local_page(self, draft: Draft) -> FeedPage | None:
         body = await self._body_of(draft)
         return None if body is None else _compiled_page(draft, body)
 
-    async def _shared_page(
+    async def _cluster_page(
         self, draft: Draft, reads: BatchedReads, *, asked: bool
     ) -> FeedPage | None:
-        """From the shared cache, or generated and left there. `asked`: the caller has no page."""
+        """A page of the shared cache, else one that is generated, and left there for other nodes.
+        `asked`: the caller has no page, so that the shared cache is worth asking for one.
+        """
         shares = asked and not reads.validates_only(draft)
         if not shares:
             await self._validation.observe_viewer(draft.user_id)
         elif found := await reads.pages.page(draft.user_id, draft.shape):
-            if (items := reads.count_shared(draft, found)) is not None:
-                return FeedPage(found, items, "stored", False, False, 0, 0, True)
+            items = reads.count_shared(draft, found)
+            if items is not None:
+                return FeedPage(found, items, "stored", False, False, 0, 0, compiled=True)
         body = None
         try:
             body = await self._body_of(draft)
@@ -287,7 +284,7 @@ class ResidentFeed:
             return None
         self.stale_pages += 1
         body = stale.body + stale_note(stale.age_ms, items)
-        return FeedPage(body, items, "stored", True, False, 0, 0, True)
+        return FeedPage(body, items, "stored", True, False, 0, 0, compiled=True)
 
     async def _generic_page(
         self, user_id: int, page_size: int, cursor: str, view: int, if_none_match: str
@@ -392,13 +389,18 @@ def _compiled_page(draft: Draft, body: bytes, *, degraded: bool = False) -> Feed
     )
 
 
-def _store_deadline() -> float | None:
-    """On the loop's clock, as the caller's."""
-    wanted = deadline.current()
-    if wanted is None:
-        return None
-    now = deadline.loop_now()
-    return now + STORE_PART * (wanted - now)
+@contextlib.asynccontextmanager
+async def _store_part() -> AsyncIterator[None]:
+    """Gives the body STORE_PART of the time that the caller has left; then raises Unavailable."""
+    wanted, now = deadline.current(), deadline.loop_now()
+    limit = asyncio.timeout_at(None if wanted is None else now + STORE_PART * (wanted - now))
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise Unavailable("the store did not answer in time") from None
 
 
 def _nothing() -> None:
