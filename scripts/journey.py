@@ -4,7 +4,7 @@ Used from a checkout's root, with its own interpreter; another checkout can be g
 
     .venv/bin/python scripts/journey.py embedded
     .venv/bin/python scripts/journey.py embedded --without-extensions
-    .venv/bin/python scripts/journey.py cluster --config cluster.toml     (tables and engines are there)
+    .venv/bin/python scripts/journey.py cluster --config cluster.toml     (whose tables are there)
 
 A real server is started; its worker counts, between two signals, each call of a Python function of
 the project, in every thread. Each journey is made several times, each time by a user whose feed no

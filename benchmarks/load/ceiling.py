@@ -3,7 +3,7 @@ the same nghttpd.
 
     python -m feedcore_bench.ceiling [--rounds 5] [--seconds 2] [--small]
 
-nghttpd (C++, one worker) runs on one core, whoever drives it on the other; rounds visit every
+nghttpd (C++, one worker) runs on one core, its driver on the other; rounds visit every
 driver in turn, so that what else the machine does hurts all alike. Needs nghttpd (nghttp2-server)
 and h2load (nghttp2-client). Where the generator is faster than nghttpd, the CPU that it takes a
 call says how much more its core offers: the column 'a core offers' is its inverse.

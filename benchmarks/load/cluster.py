@@ -53,7 +53,7 @@ from feedcore_bench.workloads import FirstPages
 from feedcore_bench.world import CACHE, Echo, Spec, World
 
 HOT_SHAPE: Shape = {"connections": HOT_CONNECTIONS, "streams": HOT_STREAMS}
-# An etag that no page has: whoever has one that is not current gets a page made for them alone,
+# An etag that no page has: a caller whose etag is not current gets a page made for it alone,
 # never one of the shared cache. So `warm` measures the making.
 OUTDATED = "outdated"
 # Where engines, generator and others share two cores, answers come late that are not away: a page
@@ -176,7 +176,7 @@ def hot(bench: ClusterBench) -> None:
     with bench.serve(world, settings={"server.role": "api"}) as server:
         workload = pages(bench, "hot", users)
         touch(bench, server, "hot", workload, len(users))
-        ceiling = _middle(bench, server, "hot", "kept pages", workload, HOT_SHAPE)
+        ceiling = _middle(bench, server, "hot", "cached pages", workload, HOT_SHAPE)
         values["hot.kept_rate"] = ceiling.rate
         values["hot.kept_core"] = _a_core(ceiling)
 

@@ -106,7 +106,7 @@ async def open_store(spec: Spec, engines: Engines, echo: Echo) -> ClusterStore:
 
 
 async def _is_there(spec: Spec, engines: Engines) -> bool:
-    """Whoever has the engines may have dropped it."""
+    """Another user of the engines may have dropped it."""
     session = await open_session(cql_settings(settings_of(spec, engines), keyspace=""))
     try:
         return bool(await session.read(_KEYSPACE, (engines_of.keyspace_of(spec),)))

@@ -178,7 +178,7 @@ def stampede(bench: Bench) -> None:
     followers = followers[:STAMPEDE_USERS]
     within_s = len(followers) / STAMPEDE_RATE
     values = bench.results.values
-    # warm is generated from resident data here, too: a kept page would be no measure
+    # warm is generated from the resident set here, too: a cached page would be no measure
     with bench.serve(world, settings=settings(bench, "stampede", dict(OFF))) as server:
         content_id = publish(server, author, "It is decided: we play again in spring.")
         p99 = []

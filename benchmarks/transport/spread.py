@@ -55,7 +55,7 @@ class Way(Protocol):
     pids: list[int]
 
     def settled(self, count: int) -> bool:
-        """Whether all that has happened is known to whoever spreads."""
+        """Whether the acceptor knows all that has happened."""
 
 
 @dataclass

@@ -92,9 +92,7 @@ async def _main(child: Child, run: Run) -> int:
         logs.get("process").error("cannot serve", exc_info=error)
         try:
             child.failed(error)
-        except (
-            OSError
-        ):  # it had told "ready" before, and the pipe is closed: the exit code says enough
+        except OSError:  # it was ready before, and the pipe is closed: the exit code says enough
             return 1
         return EXIT_CANNOT_START
     return EXIT_FAULT if faults.fatal else 0

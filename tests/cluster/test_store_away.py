@@ -1,4 +1,4 @@
-"""The tables are away from one API node: whoever has a page in the shared cache gets that, marked
+"""The tables are away from one API node: users with a page in the shared cache get that, marked
 stale; nobody sees what had to go since; all is well again by itself.
 """
 

@@ -201,7 +201,7 @@ def test_load_reports_bad_lines_and_changes_nothing_the_second_time(
 
 
 def heed_interrupts() -> None:
-    """Whoever starts the tests in the background has them, and all they start, ignore Ctrl-C."""
+    """Tests that were started in the background ignore Ctrl-C, and so does all they start."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,5 +1,5 @@
 """A celebrity posts and everybody loads at once, with nothing in memory: the store is asked once
-for each thing, whoever leaves meanwhile; and random worlds, byte for byte as without memory.
+for each thing, whichever caller leaves meanwhile; and random worlds, byte for byte as without memory.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ async def test_a_stampede_asks_once_for_each_thing(world: World) -> None:
     assert {world.counting.timelines_asked[author] for author in (CELEBRITY, *OTHERS)} == {1}
 
 
-async def test_a_failed_load_fails_who_waits_and_is_not_kept(world: World) -> None:
+async def test_a_failed_load_fails_its_callers_and_is_not_cached(world: World) -> None:
     everybody = await crowd(world)
     resident = world.engine.resident
     resident.resident.clear()
@@ -189,7 +189,7 @@ async def test_a_process_that_opens_the_store_empties_everybodys_memory(
     await other.close()
 
 
-async def test_a_kept_page_is_renewed_behind_its_back(world: World) -> None:
+async def test_a_cached_page_is_generated_anew_behind_the_call(world: World) -> None:
     everybody = await crowd(world)
     resident, user = world.engine.resident, everybody[0]
     first = await resident.get_feed(user, 20, "", 0, "")

@@ -437,7 +437,7 @@ class ResidentFeedMachine(FeedMachine):
 
 
 class KeptFeedMachine(FeedMachine):
-    """The same with pages kept, too: a kept page shows what is visible now, and lacks nothing."""
+    """The same with cached pages: a cached page shows what is visible now, and lacks nothing."""
 
     budget = CacheBudget(1 << 20, 1 << 20)
 
@@ -445,14 +445,14 @@ class KeptFeedMachine(FeedMachine):
         maker = self.engine.resident.maker
         hits = maker.counts.pages_cached
         page = self.run(self.engine.resident.get_feed(user, size, cursor, 0, ""))
-        self.kept = maker.counts.pages_cached > hits
-        if not self.kept:
+        self.was_cached = maker.counts.pages_cached > hits
+        if not self.was_cached:
             plain = self.run(self.engine.feed.get_feed(user, size, cursor, 0, ""))
             assert page.body == plain.body, readable(page.body, plain.body)
         return feed_pb2.GetFeedResponse.FromString(page.body)
 
     @invariant()
-    def kept_pages_show_what_is_visible(self) -> None:
+    def cached_pages_show_what_is_visible(self) -> None:
         if not hasattr(self, "store"):
             return
         for user in range(1, USER_COUNT + 1):
@@ -464,7 +464,7 @@ class KeptFeedMachine(FeedMachine):
             made = maker.counts.pages_generated - made
             again = self._page(user, 3, "")
             if made:
-                assert self.kept and again == first, "a page that was made is kept"
+                assert self.was_cached and again == first, "a generated page is cached"
             visible = self.model.visible(user, self.clock.now_ms())
             shown = {item.content_id for item in again.items}
             assert shown <= visible and len(shown) == min(3, len(visible))

@@ -9,7 +9,7 @@ What the server may do changes when it has *seen* something: `deliver` hands byt
 piece and runs what was noted at their end (`then`). With `crossing`, the server's bytes may be on
 their way for a while, so that what it says may be older than what it has seen since.
 
-Not for waiting: whoever drives it moves bytes.
+Not for waiting: its driver moves the bytes.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda _loop, context: self.faults.append(context))
 
     def time(self) -> float:
-        """The clock, of timers and of whoever asks."""
+        """The clock of timers, and of all other readers."""
         return self._now
 
     monotonic = time

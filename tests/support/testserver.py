@@ -158,7 +158,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 
 class _Input(asyncio.Protocol):
-    """Stops the server at the end of the input: whoever started it has gone."""
+    """Stops the server at the end of its input: its starter has gone."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop

@@ -1,4 +1,4 @@
-"""What the Kafka adapters are told: where the brokers are, names, sizes, how to log in. Bounds that
+"""Options of the Kafka adapters: where the brokers are, names, sizes, how to log in. Bounds that
 are not for operators stand beside the code that keeps them.
 """
 
