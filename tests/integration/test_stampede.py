@@ -1,5 +1,5 @@
 """A celebrity posts and everybody loads at once, with nothing in memory: the store is asked once
-for each thing, whichever caller leaves meanwhile; and random worlds, byte for byte as without memory.
+for each thing, whichever callers leave; and random worlds, byte for byte as without memory.
 """
 
 from __future__ import annotations
