@@ -233,7 +233,7 @@ class ResidentFeed:
     ) -> FeedPage:
         """See `FeedService.get_feed`."""
         request = (user_id, page_size, cursor, view, if_none_match)
-        draft = self.maker.begin(*request)
+        draft = self.maker.begin(user_id, page_size, view, cursor, if_none_match)
         if draft is None:
             return await self._generic_page(*request)
         if self.batched is None:
