@@ -195,7 +195,7 @@ class ResidentFeed:
             int(share * CONTENTS_PART),
             budget.pages_bytes,
         )
-        ranking = plain.viewers.ranking
+        ranking = generic.viewers.ranking
         self.maker = PageMaker(self.resident, source, ranking, clock, preferences.seen, secret)
         self.loads = _Loads(self.resident, source, clock)
         self._source = source

@@ -40,7 +40,7 @@ class AuthorTimelines:
         wanted = range(last, first - 1, -1)
         top, bottom = min(at_or_below, ids.ID_MAX), max(not_below, 0)
         keys = [(author_id, day, top, bottom, limit) for author_id in author_ids for day in wanted]
-        parts = await gather_bounded(keys, self._partition, OUTBOX_WIDTH)
+        parts = await gather_bounded(keys, self._partition, TIMELINES_WIDTH)
         step = len(wanted)
         return [b"".join(parts[at : at + step]) for at in range(0, len(parts), step)]
 

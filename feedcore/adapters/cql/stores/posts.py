@@ -123,7 +123,7 @@ class CqlPostStore:
             await self._session.batch(
                 [
                     Write(_DELETE, (content_id, author_id, now_ms, stamp, kept_s)),
-                    Write(_DELETE_OUTBOX, (stamp, author_id, day, content_id)),
+                    Write(_DELETE_ENTRY, (stamp, author_id, day, content_id)),
                 ],
                 logged=True,
             )

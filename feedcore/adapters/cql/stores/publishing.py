@@ -30,8 +30,8 @@ from feedcore.resilience.gather import gather_all, gather_bounded
 
 # Public posts of a process and minute that a cold start may show: its page needs 500 of an hour.
 RECENT_A_MINUTE = 30
-# A post is told again when its publish is repeated, until its fan-out has long made it visible.
-TOLD_AGAIN_MS = HOUR_MS
+# A post is reannounced when its publish is repeated, until its fan-out has long made it visible.
+REANNOUNCED_FOR_MS = HOUR_MS
 FREE_IDS_LOOKED_AT = 16  # ids after one that is taken, looked at in one go
 
 _CLAIM_KEY = Statement(
@@ -46,7 +46,7 @@ _POST = Statement(
     "INSERT INTO posts (content_id, author_id, content, entry, visibility, pulled, lanes, reach)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
 )
-_OUTBOX = Statement(
+_TIMELINE = Statement(
     "INSERT INTO outbox (author_id, day, content_id, entry) VALUES (?, ?, ?, ?)"
     " USING TIMESTAMP ? AND TTL ?"
 )
@@ -54,7 +54,7 @@ _RECENT = Statement("INSERT INTO recent (hour, content_id, entry) VALUES (?, ?, 
 
 
 class _Stored(NamedTuple):
-    """What has to be told once the batch is durable."""
+    """What is to be announced once the batch is durable."""
 
     posted: Posted | None  # None: older than any feed holds
     jobs: list[FanoutJob]
@@ -91,29 +91,27 @@ class Publisher:
         return published
 
     async def import_posts(self, posts: Sequence[NewPost]) -> list[Published | None]:
-        """In order as far as it can be seen: ids of one millisecond, and uses of one key."""
+        """Of posts with one idempotency key the first is published, and the others are its replays,
+        or refused (None). Ids of one millisecond are given in the order of the posts.
+        """
         first_of: dict[tuple[int, str], int] = {}
-        own = [at for at, post in enumerate(posts) if _is_first(post, at, first_of)]
+        firsts = [at for at, post in enumerate(posts) if _is_first(post, at, first_of)]
         await self._replica.observe_node()
-        published = await self._place([posts[at] for at in own])
-        answers: list[Published | None] = [None] * len(posts)
-        for at, one in zip(own, published, strict=True):
-            answers[at] = one
+        published = await self._publish_all([posts[at] for at in firsts])
+        answers = dict(zip(firsts, published, strict=True))
         for at, post in enumerate(posts):
-            first = first_of.get((post.author_id, post.idempotency_key), at)
-            made = answers[first]
-            if first != at and made is not None and posts[first].digest == post.digest:
-                answers[at] = Published(made.content_id, True)
-        return answers
+            if at not in answers:
+                first = first_of[post.author_id, post.idempotency_key]
+                answer = answers[first]
+                same = posts[first].digest == post.digest
+                answers[at] = Published(answer.content_id, True) if answer and same else None
+        return [answers[at] for at in range(len(posts))]
 
-    async def _place(self, posts: list[NewPost]) -> list[Published | None]:
-        """Posts with different keys, or none: ids, keys, batches."""
-        keyed = [at for at, post in enumerate(posts) if post.idempotency_key]
-        keys = [(posts[at].author_id, posts[at].idempotency_key) for at in keyed]
-        rows = await read_each(self._session, _KEY, keys)
-        used = {at: row[0] for at, row in zip(keyed, rows, strict=True) if row}
-        fresh = [at for at in range(len(posts)) if at not in used]
-        places = await self._claim_ids([posts[at] for at in fresh])
+    async def _publish_all(self, posts: list[NewPost]) -> list[Published | None]:
+        """Publishes posts whose keys differ; None for one whose key was used by another request."""
+        answers = await self._replays(posts)
+        fresh = [at for at in range(len(posts)) if at not in answers]
+        content_ids = await self._claim_ids([posts[at] for at in fresh])
 
         async def claim(one: tuple[int, int]) -> Published | None:
             at, content_id = one
@@ -122,13 +120,12 @@ class Publisher:
             except IdempotencyConflict:
                 return None
 
-        answers: list[Published | None] = [None] * len(posts)
-        claimed = await gather_bounded(list(zip(fresh, places, strict=True)), claim)
-        for at, published in zip(fresh, claimed, strict=True):
-            answers[at] = published
-        for at, (digest, content_id) in used.items():
-            answers[at] = Published(content_id, True) if digest == posts[at].digest else None
-        made = [(post, one) for post, one in zip(posts, answers, strict=True) if one is not None]
+        claimed = await gather_bounded(list(zip(fresh, content_ids, strict=True)), claim)
+        answers.update(zip(fresh, claimed, strict=True))
+        published = [answers[at] for at in range(len(posts))]
+        accepted = [(post, one) for post, one in zip(posts, published, strict=True) if one]
+        await self._announce(await gather_bounded(accepted, self._stored))
+        return published
 
         async def store(one: tuple[NewPost, Published]) -> _Stored:
             post, published = one
@@ -141,6 +138,15 @@ class Publisher:
         await self._announce(await gather_bounded(made, store))
         return answers
 
+    async def _stored(self, one: tuple[NewPost, Published]) -> _Stored:
+        """Stores the post, unless it is a replay of one that is stored."""
+        post, published = one
+        if published.replayed:
+            known = await self._known(post.author_id, published.content_id)
+            if known is not None:
+                return known
+        return await self._store(post, published.content_id)
+
     async def _claim_key(self, post: NewPost, content_id: int) -> Published:
         """Raises IdempotencyConflict."""
         if not post.idempotency_key:
@@ -151,19 +157,20 @@ class Publisher:
         if row is None:
             return Published(content_id, False)
         check_replay(post, row["digest"])
-        # a driver that repeated the claim finds its own
+        # a driver that repeated the claim finds its own claim
         return Published(row["content_id"], row["content_id"] != content_id)
 
     async def _known(self, author_id: int, content_id: int) -> _Stored | None:
-        """What was stored, be it deleted since; None if nothing was. It is told again: who stored
-        it may have died before, or given up while the batch was under way. Its jobs are rows.
+        """What was stored, even if it was deleted since; None if nothing was. The caller
+        reannounces it: its writer may have crashed before the announcement, or given up while the
+        batch was under way. Its jobs are rows already.
         """
         rows = await self._session.read(_KNOWN, (content_id,))
         if not rows or (rows[0][0] is None and rows[0][1] is None):
             return None
         entry, deleted_ms, pulled = rows[0]
-        told_for_ms = self._clock.now_ms() - TOLD_AGAIN_MS
-        if deleted_ms is not None or entry is None or ids.time_ms(content_id) < told_for_ms:
+        reannounced_from_ms = self._clock.now_ms() - REANNOUNCED_FOR_MS
+        if deleted_ms is not None or entry is None or ids.time_ms(content_id) < reannounced_from_ms:
             return _Stored(None, [])
         return _Stored(Posted(author_id, entry, bool(pulled)), [])
 
@@ -224,8 +231,8 @@ class Publisher:
         writes = [Write(_POST, row)]
         if plan.kept:
             ttl_s = _ttl_s(content_id, TOMBSTONE_AGE_MAX_MS, now_ms)
-            outbox = (post.author_id, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
-            writes.append(Write(_OUTBOX, outbox))
+            row = (post.author_id, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
+            writes.append(Write(_TIMELINE, row))
         if plan.discoverable and self._is_sample(content_id):
             hour = ids.time_ms(content_id) // HOUR_MS
             writes.append(Write(_RECENT, (hour, content_id, plan.entry)))
