@@ -405,8 +405,8 @@ class FeedService:
 
     # Step 4
     async def _hydrate(self, scroll: Scroll, view: int) -> list[PageItem]:
-        """Contents and counts. What is gone meanwhile drops out; a failed source leaves bare
-        items.
+        """Contents and counts. Items deleted meanwhile are dropped; if the source fails, items come
+        without content.
         """
         reasons = [_reason(scroll, chosen.author_id) for chosen in scroll.chosen]
         if view == VIEW_IDS or not scroll.chosen:

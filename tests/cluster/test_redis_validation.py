@@ -125,7 +125,7 @@ async def test_writes_are_seen_over_a_redis_cluster(redis_cluster: RedisCluster)
         await _writes_are_seen([a, b], record, WRITES // 5)
 
 
-async def test_what_did_not_change_stays_kept(redis_url: str) -> None:
+async def test_unchanged_data_stays_cached(redis_url: str) -> None:
     record, prefix = Record(), fresh_prefix()
     async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         await a.validation.observe_viewer(7)
@@ -139,7 +139,7 @@ async def test_what_did_not_change_stays_kept(redis_url: str) -> None:
         assert a.kept(7) != kept
 
 
-async def test_events_move_the_counters_and_the_mirror(redis_url: str) -> None:
+async def test_events_move_the_counters_and_the_replica(redis_url: str) -> None:
     record, prefix = Record(), fresh_prefix()
     writer = Writer(record)
     async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:

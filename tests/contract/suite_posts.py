@@ -114,9 +114,9 @@ class PostContract:
         made = [post(engine.clock, 9, age_ms=age) for age in ages]
         await engine.store.posts.import_posts(made)
         newest_first = sorted((one.content_id for one in made), reverse=True)
-        boxes = (await engine.other.posts.timelines([7, 9], ALL, 0, 500)).entries
-        assert boxes[0] == b""
-        assert entry.content_ids(boxes[1]) == newest_first
+        found = (await engine.other.posts.timelines([7, 9], ALL, 0, 500)).entries
+        assert found[0] == b""
+        assert entry.content_ids(found[1]) == newest_first
 
     async def test_mode_is_read_in_the_commit(self, engine: Engine) -> None:
         ports, now = engine.store, engine.clock.now_ms()

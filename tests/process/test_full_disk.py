@@ -94,8 +94,8 @@ async def test_a_disk_full_to_the_last_byte_loses_nothing_acknowledged(
     store.merger.checkpoint()
     await fan_out(store, clock)
     await store.merge_all()
-    outbox = entry.content_ids((await store.posts.timelines([9], ALL, 0, 500)).entries[0])
-    assert set(made) <= set(outbox)
+    timeline = entry.content_ids((await store.posts.timelines([9], ALL, 0, 500)).entries[0])
+    assert set(made) <= set(timeline)
     sources = (await store.feeds.window(1, b"", ALL, 0, 100_000)).sources
     assert entry.content_ids(native.merge_newest(sources, ALL, 0, 100_000)) == timeline
     await store.close()

@@ -114,8 +114,8 @@ async def test_kill_9_of_publisher_and_merger_loses_and_doubles_nothing(folder: 
     assert store.merger is not None
     while store.merger.compact_once(quiet=True):
         pass
-    outbox = entry.content_ids((await store.posts.timelines([9], ALL, 0, 500)).entries[0])
-    assert acknowledged <= set(outbox)
+    timeline = entry.content_ids((await store.posts.timelines([9], ALL, 0, 500)).entries[0])
+    assert acknowledged <= set(timeline)
     for user in FOLLOWERS:
         sources = (await store.feeds.window(user, b"", ALL, 0, 100_000)).sources
         merged = native.merge_newest(sources, ALL, 0, 100_000)

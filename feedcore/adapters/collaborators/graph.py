@@ -1,8 +1,8 @@
 """GraphSource over feedcore.collaborators.v1.GraphService.
 
     the service   followees                              others
-    answers       current; kept, if there is room        current
-    does not      those kept, at most KEPT_MS old        Unavailable or Overloaded: fan-out jobs
+    answers       current; cached, if there is room      current
+    does not      cached ones, at most KEPT_MS old       Unavailable or Overloaded: fan-out jobs
                   (with their age); else the            wait and are tried again
                   same error
 
@@ -58,7 +58,7 @@ class CollaboratorGraphSource:
         self._tokens: OrderedDict[tuple[str, int, int], str] = OrderedDict()
 
     async def followees(self, user_id: int) -> Followees:
-        """Page after page; what was kept if that fails."""
+        """Reads page after page; if that fails, answers from the cache."""
         begun_s = self._clock.monotonic()
         try:
             with deadline.within(FOLLOWEES_S):

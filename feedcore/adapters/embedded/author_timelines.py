@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from feedcore import native
 from feedcore.adapters.embedded.database import marks
-from feedcore.limits import OUTBOX_CACHE_BYTES
+from feedcore.limits import TIMELINE_CACHE_BYTES
 from feedcore.ports import Timelines
 
 _AUTHORS_PER_QUERY = 500  # an IN list that stays in SQLite's statement cache

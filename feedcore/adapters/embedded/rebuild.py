@@ -46,8 +46,8 @@ async def rebuild(
     oldest = ids.first_id_at(now_ms - RETENTION_MS)
     items = waiting = 0
     for author_id in _authors(store):
-        outbox = (await store.posts.timelines([author_id], ids.ID_MAX, oldest, 0)).entries[0]
-        entries = _pushed_entries(outbox)
+        timeline = (await store.posts.timelines([author_id], ids.ID_MAX, oldest, 0)).entries[0]
+        entries = _pushed_entries(timeline)
         after = 0
         while entries:
             page = await follows.push_recipients(author_id, after, FOLLOWERS_PER_CHUNK, Lane.ALL, 0)

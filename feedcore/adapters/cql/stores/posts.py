@@ -142,7 +142,7 @@ class CqlPostStore:
     ) -> Timelines:
         """Side by side; nothing is kept here."""
         now_ms = self._clock.now_ms()
-        read = self._outboxes.read(author_ids, at_or_below, not_below, limit, now_ms)
+        read = self._timelines.read(author_ids, at_or_below, not_below, limit, now_ms)
         return Timelines(await read, 0)
 
     async def stats(self, content_id: int) -> PostStats | None:
