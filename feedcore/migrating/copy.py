@@ -38,8 +38,8 @@ from feedcore.ports import FanoutJob, JobKind, Lane
 from feedcore.resilience.gather import gather_bounded
 
 READ_ROWS = 1_000  # of one part: at 10 KB a post 10 MB
-WRITE_ROWS = 2_000  # side by side, those of one partition together
-FEEDS_AT_ONCE = 16  # users whose feeds are written side by side
+WRITE_ROWS = 2_000  # concurrently, those of one partition together
+FEEDS_AT_ONCE = 16  # users whose feeds are written concurrently
 ECHO_EVERY_S = 2.0
 DEAD = 2  # state of a job that failed for good
 

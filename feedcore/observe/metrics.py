@@ -360,7 +360,7 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
         quantiles = (quantile_ms(edges, 0.50), quantile_ms(edges, 0.99))
         operations.append(OperationFigures(name, calls[name], failures[name], *quantiles))
     reads: Tally[str] = Tally()
-    for sample in found["feedcore_outbox_reads_total"]:
+    for sample in found["feedcore_timeline_reads_total"]:
         reads[sample.labels["result"]] += int(sample.value)
     started = [one.value for one in found["feedcore_start_time_seconds"] if one.value > 0]
     return Figures(

@@ -29,11 +29,11 @@ class FeedCounters:
         feed, maker, totals = self._feed, self._feed.maker, self._totals
         shared = feed.batched.shared_pages if feed.batched is not None else 0
         items = feed.batched.shared_items if feed.batched is not None else 0
-        pages = maker.pages_kept + maker.pages_made + shared
+        pages = maker.counts.pages_cached + maker.counts.pages_generated + shared
         totals.add(metrics.FEED_PAGES.labels("stored"), pages)
-        totals.add(metrics.FEED_ITEMS, maker.items_served + items)
-        totals.add(metrics.FEED_NOT_MODIFIED, maker.not_modified)
-        dropped = maker.shown_dropped + (
+        totals.add(metrics.FEED_ITEMS, maker.counts.items_served + items)
+        totals.add(metrics.FEED_NOT_MODIFIED, maker.counts.not_modified)
+        dropped = maker.counts.shown_dropped + (
             feed.batched.shown_dropped if feed.batched is not None else 0
         )
         totals.add(metrics.IMPRESSIONS_DROPPED, dropped)
@@ -64,8 +64,8 @@ class FeedCounters:
             metrics.CACHE_BYTES.labels(kind).set(cache.bytes_used)
             metrics.CACHE_ENTRIES.labels(kind).set(len(cache))
         timelines = resident.timelines
-        totals.add(metrics.OUTBOX_READS.labels("hit"), timelines.hits)
-        totals.add(metrics.OUTBOX_READS.labels("miss"), timelines.misses)
+        totals.add(metrics.TIMELINE_READS.labels("hit"), timelines.hits)
+        totals.add(metrics.TIMELINE_READS.labels("miss"), timelines.misses)
 
     def _publish_loads(self) -> None:
         loads, totals = self._feed.loads, self._totals

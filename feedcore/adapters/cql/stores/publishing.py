@@ -82,12 +82,7 @@ class Publisher:
         _, published = await gather_all(
             self._replica.observe_node(), self._claim_key(post, post.content_id)
         )
-        if published.replayed:
-            known = await self._known(post.author_id, published.content_id)
-            if known is not None:
-                await self._announce([known])
-                return published
-        await self._announce([await self._store(post, published.content_id)])
+        await self._announce([await self._stored((post, published))])
         return published
 
     async def import_posts(self, posts: Sequence[NewPost]) -> list[Published | None]:
@@ -127,15 +122,16 @@ class Publisher:
         await self._announce(await gather_bounded(accepted, self._stored))
         return published
 
-        async def store(one: tuple[NewPost, Published]) -> _Stored:
-            post, published = one
-            if published.replayed:
-                known = await self._known(post.author_id, published.content_id)
-                if known is not None:
-                    return known
-            return await self._store(post, published.content_id)
-
-        await self._announce(await gather_bounded(made, store))
+    async def _replays(self, posts: list[NewPost]) -> dict[int, Published | None]:
+        """Answers, by index, to the posts whose keys are used already."""
+        keyed = [at for at, post in enumerate(posts) if post.idempotency_key]
+        keys = [(posts[at].author_id, posts[at].idempotency_key) for at in keyed]
+        rows = await read_each(self._session, _KEY, keys)
+        answers: dict[int, Published | None] = {}
+        for at, row in zip(keyed, rows, strict=True):
+            if row:
+                digest, content_id = row[0]
+                answers[at] = Published(content_id, True) if digest == posts[at].digest else None
         return answers
 
     async def _stored(self, one: tuple[NewPost, Published]) -> _Stored:
