@@ -31,7 +31,7 @@ python=${whose##* }
 echo "=== tests on $("$python" --version), $whose ==="
 venv=build/$name
 PYTHON=$python sh scripts/bootstrap.sh "$venv"
-# Modules of both Pythons are side by side in ext/: their names say whose they are.
+# Modules of both Pythons lie together in ext/: their names say whose they are.
 "$venv/bin/python" setup.py -q build_ext --inplace
 (cd benchmarks && "../$venv/bin/python" setup.py -q build_ext --inplace)
 "$venv/bin/python" -m pytest -q tests/unit tests/integration/test_engine.py
