@@ -131,7 +131,7 @@ async def test_what_others_change_at_the_service_is_in_the_next_page(world: Exte
 async def test_a_rebuild_derives_feeds_from_the_service(
     world: ExternalWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.clock.set(SystemClock().now_ms())
+    world.clock.move_to(SystemClock().now_ms())
     await world.engine.graph.follow(READER, AUTHOR)
     post = await world.publish(AUTHOR)
     await world.settle()
