@@ -23,11 +23,11 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,7 +147,7 @@ def _in_server(found: dict[str, int]) -> int:
 
 def journey(name: str, server: Server, call: Callable[[int], object]) -> Journey:
     """The median of several calls, and the files that at least half of them pass."""
-    found = [server.measure(lambda number=number: call(number)) for number in range(ROUNDS)]
+    found = [server.measure(partial(call, number)) for number in range(ROUNDS)]
     passed = Counter(path for one in found for path in one)
     files = sorted(path for path, times in passed.items() if 2 * times > ROUNDS)
     return Journey(name, files, int(statistics.median(sum(one.values()) for one in found)))
@@ -166,7 +166,7 @@ def journeys(server: Server, first: int) -> list[Journey]:
     def post(number: int) -> object:
         return publish.Publish(
             publish_pb2.PublishRequest(
-                author_id=author, body=f"post {number}".encode(), idempotency_key=f"k{number}"
+                author_id=author, body=f"post {number}", idempotency_key=f"k{number}"
             )
         )
 
@@ -211,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

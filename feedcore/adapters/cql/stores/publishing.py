@@ -227,8 +227,8 @@ class Publisher:
         writes = [Write(_POST, row)]
         if plan.kept:
             ttl_s = _ttl_s(content_id, TOMBSTONE_AGE_MAX_MS, now_ms)
-            row = (post.author_id, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
-            writes.append(Write(_TIMELINE, row))
+            kept = (post.author_id, ids.day(content_id), content_id, plan.entry, stamp, ttl_s)
+            writes.append(Write(_TIMELINE, kept))
         if plan.discoverable and self._is_sample(content_id):
             hour = ids.time_ms(content_id) // HOUR_MS
             writes.append(Write(_RECENT, (hour, content_id, plan.entry)))
