@@ -234,7 +234,7 @@ class ClusterWorld(World):
 
         self.clock.advance(OVERLAY_MS + OVERLAY_MARGIN_MS + 1)
         deadline = time.monotonic() + BEHIND_S
-        while len(self.store.replica.overlay_authors):
+        while len(self.store.replica.state.overlay_authors):
             assert time.monotonic() < deadline, "the overlay is kept"
             await asyncio.sleep(0.02)
 
