@@ -14,7 +14,7 @@ from tests.support.proxy import Proxy
 from tests.support.services import Clusters, Services
 
 # With `make test` one process has all clusters, and starts each once.
-pytestmark = pytest.mark.xdist_group("clusters")
+pytestmark = pytest.mark.alone
 
 BROKER_DOWN_S = 15.0
 PAUSED_S = 30.0

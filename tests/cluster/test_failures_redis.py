@@ -21,7 +21,7 @@ from tests.support.redisserver import RedisCluster, RedisServer
 from tests.support.services import Services
 
 # With `make test` one process has all clusters, and starts each once.
-pytestmark = pytest.mark.xdist_group("clusters")
+pytestmark = pytest.mark.alone
 
 DURING_S = 15.0 if LONG else 6.0
 PAUSED_S = 30.0

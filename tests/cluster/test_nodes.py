@@ -38,6 +38,8 @@ from tests.support.rounds import Link, make_users, run
 from tests.support.scrape import totals
 from tests.support.server import ServerProcess, feedcore
 
+pytestmark = pytest.mark.alone  # delivery within a second, beside nobody's load
+
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 ROUNDS = 5_000 if LONG else 200
 USERS = 16
