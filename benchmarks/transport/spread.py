@@ -87,10 +87,9 @@ async def serve(port: int, channel_fd: int) -> None:
     if channel_fd >= 0:
         child = Child(Settings(), "api", 0, 0, port, channel_fd, -1)
         serving = HandedOver(child, table, clock)
-        await serving.start()
     else:
         serving = NativeTransport(table, clock)
-        port = await serving.start(HOST, port)
+    port = await serving.start(HOST, port)
     print(port, flush=True)
     await ended.wait()
     await serving.stop(0)
