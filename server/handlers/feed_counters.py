@@ -49,8 +49,10 @@ class FeedCounters:
         ):
             totals.add(metrics.FEED_ANSWERS.labels(operation, source), count)
         for operation, handler in self._fast.items():
-            for edge_s, count in handler.times():
-                totals.add(metrics.FAST_CALLS.labels(operation, f"{edge_s:g}"), count)
+            counts = handler.times()
+            totals.add(metrics.FAST_CALLS.labels(operation), sum(counts))
+            durations = metrics.CALL_DURATION.labels(operation)
+            totals.add_durations(durations, counts, handler.took_ns / 1e9, "fast")
         self._publish_caches()
         self._publish_loads()
 

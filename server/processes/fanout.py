@@ -59,6 +59,7 @@ async def _read_gauges(engine: Engine) -> None:
         metrics.FANOUT_LAG.labels(lane.name.lower()).set(lag.oldest_ms / 1_000)
     metrics.DEAD_LETTERS.set(len(await engine.admin.dead_letters(LIST_PAGE_MAX)))
     metrics.MERGE_BACKLOG.set(engine.admin.backlog())
+    metrics.FANOUT_EXPORTED.set_to_current_time()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Not for: bytes and frames (the session), sockets (the connection).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +22,7 @@ from feedcore._native.http2.grpcframe import BadMetadata
 from feedcore._native.http2.h2stream import Row, Stream
 from feedcore.errors import Overloaded, ReplyTooLarge
 from feedcore.observe import logs
+from feedcore.observe.metrics import Durations
 from feedcore_server.context import CallContext
 from feedcore_server.status import outcome_of
 from feedcore_server.transports.native.bounds import Bounds
@@ -40,7 +41,8 @@ class Calls:
     def __init__(self, bounds: Bounds) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self.refused: Counter[str] = Counter()  # calls by operation that found the worker full
-        self.batched: Counter[str] = Counter()  # calls by operation that a batch answered
+        # Calls by operation that a batch answered.
+        self.batched: defaultdict[str, Durations] = defaultdict(Durations)
         self._bounds = bounds
         self._batches: dict[str, list[Waiting]] = {}  # path -> calls of this turn
         self._in_batches = 0
@@ -92,11 +94,11 @@ class Calls:
 
     def _begin_batch(self, loop: asyncio.AbstractEventLoop, row: Row) -> None:
         batch = self._batches.pop(row.method.path)
-        task = loop.create_task(self._answer_batch(row, batch))
+        task = loop.create_task(self._answer_batch(row, batch, loop.time()))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer_batch(self, row: Row, batch: list[Waiting]) -> None:
+    async def _answer_batch(self, row: Row, batch: list[Waiting], began_s: float) -> None:
         replies: list[bytes | None] = []
         try:
             replies = await row.method.batched([request for _, _, request in batch])
@@ -104,9 +106,11 @@ class Calls:
             self._log.error("a batch of calls failed", method=row.method.path, exc_info=error)
             replies = [None] * len(batch)
         finally:  # cancelled: the worker ends
-            self._end_batch(row, batch, replies)
+            self._end_batch(row, batch, replies, began_s)
 
-    def _end_batch(self, row: Row, batch: list[Waiting], replies: list[bytes | None]) -> None:
+    def _end_batch(
+        self, row: Row, batch: list[Waiting], replies: list[bytes | None], began_s: float
+    ) -> None:
         """Answers, or begins the ordinary call; without replies each call ends."""
         self._in_batches -= len(batch)
         answered = 0
@@ -125,7 +129,8 @@ class Calls:
             else:
                 stream.reply(reply, False, [], [])
                 answered += 1
-        self.batched[row.method.operation] += answered
+        took_s = asyncio.get_running_loop().time() - began_s
+        self.batched[row.method.operation].add(answered, took_s)
         for connection in connections:
             connection.flush_soon()
 

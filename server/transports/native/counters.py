@@ -1,8 +1,9 @@
 """What the native transport counts of itself, and how that becomes metrics.
 
 Sessions and rows count in plain integers; `publish` adds what is new to the metrics of the process,
-about once a second, so that no call pays for it. Calls that a fast handler answered, and those that
-found the worker full, never reach the interceptors: they are counted here, without a duration.
+about once a second, so that no call pays for it. Calls that a fast or batched handler answered, and
+those that found the worker full, never reach the interceptors: they are counted here. The handlers
+of the first time themselves (server/handlers/feed_counters.py); refused calls have no duration.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Counters:
             totals.add(metrics.CONNECTIONS_CUT.labels(why), count)
         for operation, count in worker.calls.refused.items():
             totals.add(metrics.CALLS.labels(operation, "resource_exhausted"), count, "refused")
-        for operation, count in worker.calls.batched.items():
-            totals.add(metrics.CALLS.labels(operation, "ok"), count, "batched")
+        for operation, took in worker.calls.batched.items():
+            totals.add(metrics.CALLS.labels(operation, "ok"), sum(took.counts), "batched")
+            durations = metrics.CALL_DURATION.labels(operation)
+            totals.add_durations(durations, took.counts, took.seconds, "batched")
         for row in worker.methods.values():
             operation, path = row.method.operation, row.method.path
             if row.shed_calls:

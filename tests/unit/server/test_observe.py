@@ -48,6 +48,27 @@ def test_summary_of_a_registry() -> None:
     assert figures.started_ms == 0 and figures.processes == 0
 
 
+def test_durations_counted_elsewhere_are_as_if_each_had_been_observed() -> None:
+    took_s = [0.0000001, 0.0000005, 0.00003, 0.00003, 0.25, 4.0, 60.0]
+    found = []
+    for bulk in (False, True):
+        registry = CollectorRegistry()
+        times = Histogram("t", "", ["o"], registry=registry, buckets=metrics.CALL_BUCKETS_S)
+        child, totals, durations = times.labels("x"), metrics.Totals(), metrics.Durations()
+        for seconds in took_s:
+            if bulk:
+                durations.add(1, seconds)
+                for _ in range(2):  # what was published is not published again
+                    totals.add_durations(child, durations.counts, durations.seconds, "name")
+            else:
+                child.observe(seconds)
+        (metric,) = registry.collect()
+        found.append(
+            [(one.name, one.labels, one.value) for one in metric.samples if "created" not in one[0]]
+        )
+    assert found[0] == found[1]
+
+
 def test_a_trace_is_continued_with_a_span_of_our_own() -> None:
     trace = tracing.from_metadata({"traceparent": PARENT, "tracestate": "vendor=1"})
     assert trace.trace_hex == "0af7651916cd43dd8448eb211c80319c"

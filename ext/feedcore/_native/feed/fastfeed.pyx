@@ -31,6 +31,7 @@ from feedcore._native.codecs.feedwire cimport (
 )
 from feedcore._native.http2.h2stream cimport FastHandler, Stream
 from feedcore._native.feed.page cimport PageMaker
+from feedcore.observe.metrics import CALL_BUCKETS_S
 
 
 cdef class Gate:
@@ -42,14 +43,15 @@ cdef class Gate:
 
 
 cdef enum:
-    EDGES = 16
+    EDGES = 24
 
 # Upper edges, in nanoseconds, of how long answers took: a cached page takes one microsecond, one
-# from the resident set tens; what is above the last one is counted with it.
-cdef uint64_t[EDGES] EDGES_NS = [
-    500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
-    1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000, 50_000_000,
-]
+# from the resident set tens.
+cdef uint64_t[EDGES] EDGES_NS
+if len(CALL_BUCKETS_S) != EDGES:
+    raise ImportError(f"CALL_BUCKETS_S: {len(CALL_BUCKETS_S)} edges; {EDGES}")
+for _place, _edge_s in enumerate(CALL_BUCKETS_S):
+    EDGES_NS[<int>_place] = round(_edge_s * 1e9)
 
 
 cdef class FastFeed(FastHandler):
@@ -58,7 +60,8 @@ cdef class FastFeed(FastHandler):
     cdef PageMaker maker
     cdef Gate gate
     cdef readonly uint64_t declined
-    cdef uint64_t[EDGES] took
+    cdef readonly uint64_t took_ns  # all answers together
+    cdef uint64_t[EDGES + 1] took  # by bucket, the last one without an edge
 
     def __init__(self, PageMaker maker not None, Gate gate not None):
         self.maker, self.gate = maker, gate
@@ -72,9 +75,10 @@ cdef class FastFeed(FastHandler):
             self.declined += 1
             return None
         took_ns = monotonic_ns() - begun_ns
-        while edge < EDGES - 1 and took_ns > EDGES_NS[edge]:
+        while edge < EDGES and took_ns > EDGES_NS[edge]:
             edge += 1
         self.took[edge] += 1
+        self.took_ns += took_ns
         return body
 
     cdef bytes local_answer(self, bytes request, Stream stream):
@@ -94,8 +98,8 @@ cdef class FastFeed(FastHandler):
         return None
 
     def times(self):
-        """[(upper edge in seconds, answers that took so long, and longer than the edge before)]."""
-        return [(EDGES_NS[i] / 1e9, self.took[i]) for i in range(EDGES)]
+        """Answers by bucket of CALL_BUCKETS_S, the last bucket without an edge."""
+        return [self.took[i] for i in range(EDGES + 1)]
 
     def ask(self, bytes request not None):
         """The answer to an encoded request, or None: for tests and benchmarks, off the wire."""
