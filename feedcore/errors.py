@@ -100,6 +100,16 @@ class Behind(Overloaded):
         self.retry_after_ms = retry_after_ms
 
 
+class RequestTooLarge(FeedcoreError):
+    """A request of more bytes than its method can have."""
+
+    fault = Fault.CALLER
+    status = "resource_exhausted"
+
+    def __init__(self, seen_bytes: int, bytes_max: int) -> None:
+        super().__init__(f"request: {seen_bytes} bytes; at most {bytes_max}")
+
+
 class ReplyTooLarge(FeedcoreError):
     """A reply that callers would not take: ask for less."""
 

@@ -35,6 +35,7 @@ if COMPILED and not TYPE_CHECKING:
             unpack_ids,
         )
         from feedcore._native.codecs.wire import encode_not_modified, encode_page, page_etag
+        from feedcore._native.codecs.wirebounds import WireBounds
         from feedcore._native.store.engagement import engagement_lookup, engagement_store
         from feedcore._native.store.epochs import Epochs
         from feedcore._native.store.runlookup import RunIndex
@@ -53,6 +54,7 @@ if TYPE_CHECKING or not COMPILED:
     from feedcore.codecs.epochs import Epochs
     from feedcore.codecs.runs import RunIndex, build_runs, merge_runs
     from feedcore.codecs.wire import encode_not_modified, encode_page, page_etag
+    from feedcore.codecs.wirebounds import WireBounds
     from feedcore.domain.idset import (
         U64Set,
         ids_contain,
@@ -108,6 +110,7 @@ __all__ = [
     "Selection",
     "U64Set",
     "Verdict",
+    "WireBounds",
     "build_runs",
     "count_within",
     "encode_not_modified",

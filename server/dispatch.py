@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from feedcore.resilience import deadline
 from feedcore_server.context import CallContext
-from feedcore_server.parsing import parse
+from feedcore_server.parsing import Parser
 from feedcore_server.registry import Kind, Method, Registry, encode
 
 Proceed = Callable[[CallContext, Any], Awaitable[bytes]]
@@ -54,22 +54,22 @@ def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
 
 
 def _innermost(method: Method) -> Proceed:
-    handler, request_class = method.handler, method.request_class
+    handler, parser = method.handler, method.parser
 
     async def unary(call: CallContext, raw: bytes) -> bytes:
         if call.deadline_s is not None:
             deadline.begin(call.deadline_s)
-        return encode(await handler(parse(request_class, raw), call))
+        return encode(await handler(parser.parse(raw), call))
 
     async def client_stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
         if call.deadline_s is not None:
             deadline.begin(call.deadline_s)
-        return encode(await handler(_parsed(request_class, raw_requests), call))
+        return encode(await handler(_parsed(parser, raw_requests), call))
 
     async def stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
         if call.deadline_s is not None:
             deadline.begin(call.deadline_s)
-        async for reply in handler(_parsed(request_class, raw_requests), call):
+        async for reply in handler(_parsed(parser, raw_requests), call):
             await call.send(encode(reply))
         return b""
 
@@ -78,8 +78,6 @@ def _innermost(method: Method) -> Proceed:
     return client_stream if method.kind is Kind.CLIENT_STREAM else stream
 
 
-async def _parsed(
-    request_class: type[Message], raw_requests: AsyncIterator[bytes]
-) -> AsyncIterator[Message]:
+async def _parsed(parser: Parser, raw_requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
     async for raw in raw_requests:
-        yield parse(request_class, raw)
+        yield parser.parse(raw)

@@ -8,6 +8,11 @@ from feedcore.limits import BODY_CHARS_MAX, PAGE_SIZE_MAX
 # An import batch of 5,000 posts of 10,000 characters would be 200 MB; loaders cut batches by bytes,
 # too.
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
+# What a request may have beyond the fields of our contract, for callers who know a newer one.
+REQUEST_SPARE_BYTES = 1_024
+ETAG_BYTES_MAX = 256  # ours have 16 characters; gateways pass on what browsers made of them
+PAGE_TOKEN_BYTES_MAX = 64  # ours have 16
+SYMBOL_BYTES_MAX = 512  # names of services, messages and files; ours are below 80
 # A full page of the longest posts in 4-byte characters is 4 MB; contents come in batches of at most
 # 500.
 RESPONSE_BYTES_MAX = 32 * 1024 * 1024

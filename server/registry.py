@@ -6,6 +6,9 @@ A unary handler is `async (request, call) -> bytes | Message`; one of a client s
 -> AsyncIterator[bytes | Message]`. `requests` are parsed messages. Bytes are an encoded reply
 already; the hot path never builds a message object.
 
+Each method has the bounds of its requests: a service whose requests hold a list or a string without
+one is not added.
+
 A unary method may have a *batched* handler: `async ([raw request, ...]) -> [encoded reply, or None
 to decline, ...]`. A transport that can gives it all calls of one turn at once, without
 interceptors.
@@ -27,7 +30,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from feedcore.codecs.bounds import Policy
 from feedcore_server.context import CallContext
+from feedcore_server.parsing import Parser
+from feedcore_server.request_bounds import REQUESTS
 
 Reply = bytes | Message
 UnaryHandler = Callable[[Any, CallContext], Awaitable[Reply]]
@@ -69,7 +75,7 @@ class Method(NamedTuple):
     path: str
     operation: str
     kind: Kind
-    request_class: type[Message]
+    parser: Parser
     handler: Any
     fast: FastHandler | None = None
     batched: BatchHandler | None = None
@@ -103,12 +109,14 @@ class Registry:
         batched: Mapping[str, BatchHandler] | None = None,
         name: str = "",
         prefix: str = "",
+        bounds: Policy = REQUESTS,
     ) -> None:
         """Adds all methods of a service; `handlers` by method name, `fast` and `batched` for some
         unary ones.
 
         `name` overrides the service's full name (two reflection packages share one set of
-        messages); `prefix` keeps operations of two services with equal method names apart.
+        messages); `prefix` keeps operations of two services with equal method names apart;
+        `bounds` are those of requests. Raises Unbounded.
         """
         fast, batched = fast or {}, batched or {}
         service = name or descriptor.full_name
@@ -125,9 +133,11 @@ class Registry:
             many = batched.get(method.name)
             if (quick is not None or many is not None) and kind is not Kind.UNARY:
                 raise ValueError(f"{path}: only a unary method can have a fast handler")
-            request_class = GetMessageClass(method.input_type)
+            parser = Parser(GetMessageClass(method.input_type), bounds)
+            if (quick is not None or many is not None) and parser.plan.lists:
+                raise ValueError(f"{path}: a request with lists must be counted before it is read")
             self._methods[path] = Method(
-                path, prefix + method.name, kind, request_class, handlers[method.name], quick, many
+                path, prefix + method.name, kind, parser, handlers[method.name], quick, many
             )
 
     def get(self, path: str) -> Method | None:

@@ -20,10 +20,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from benchmarks.transport import matrix
 from feedcore.clock import SystemClock
+from feedcore.codecs.bounds import Bound, Policy
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.registry import FastHandler, Registry, UnaryHandler
 from feedcore_server.transports import Transport
+
+BODY_BYTES_MAX = 1_024  # of a request: it has 8
+BOUNDS = Policy({"bench.Payload.body": Bound(size=BODY_BYTES_MAX)}, 2 * BODY_BYTES_MAX, 0)
 
 
 def descriptor() -> ServiceDescriptor:
@@ -64,6 +68,7 @@ def dispatcher(handler: str) -> Dispatcher:
     registry.add_service(
         descriptor(),
         {name: _ordinary(reply) for name, reply in replies.items()},
+        bounds=BOUNDS,
         fast=(
             {name: _fast(reply) for name, reply in replies.items()} if handler == "fast" else None
         ),

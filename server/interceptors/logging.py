@@ -68,5 +68,8 @@ def logged(clock: Clock, user_hash: logs.UserHash) -> Interceptor:
             quiet = failure is None and not slow and call.operation in READS
             if not quiet or log.is_enabled_for(DEBUG):
                 write(call, outcome, failure, duration_ms, slow=slow, quiet=quiet)
+            # This frame is in the error's traceback: without it they would keep each other, and
+            # with them the request, until the collector comes.
+            failure = None
 
     return intercept

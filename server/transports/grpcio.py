@@ -11,7 +11,6 @@ how a request came is not known.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +107,15 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
         try:
             reply = await chain(call, request)
             await _open_reply(context, call)
+            context.set_trailing_metadata(tuple(call.trailers))
+            return reply
         except Exception as error:
-            await _abort(context, call, error)
-            raise
-        context.set_trailing_metadata(tuple(call.trailers))
-        return reply
+            end = _end(call, error)
+        # What abort raises stays with the call, and refers to this frame: the two would keep each
+        # other, and the request, until the collector comes.
+        request = b""
+        await context.abort(*end)
+        return request
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> None:
         call = _call(method, context, clock)
@@ -121,10 +124,12 @@ def _rpc_handler(dispatcher: Dispatcher, method: Method, clock: Clock) -> Any:
         try:
             await chain(call, requests)
             await sender.open()
+            context.set_trailing_metadata(tuple(call.trailers))
+            return
         except Exception as error:
-            await _abort(context, call, error)
-            raise
-        context.set_trailing_metadata(tuple(call.trailers))
+            end = _end(call, error)
+        del requests  # as above
+        await context.abort(*end)
 
     async def server_stream(raw: bytes, context: Context) -> None:
         await stream(_one(raw), context)
@@ -188,9 +193,7 @@ async def _open_reply(context: Context, call: CallContext) -> None:
         await context.send_initial_metadata(tuple(call.initial))
 
 
-async def _abort(context: Context, call: CallContext, error: BaseException) -> None:
-    """Ends the call with the error's status; raises grpc's own marker, which ends the handler."""
+def _end(call: CallContext, error: Exception) -> tuple[Any, str, Any]:
+    """What grpc.aio's abort takes to end a call with the error's status."""
     outcome = outcome_of(error, call.trace.trace_hex)
-    if isinstance(error, asyncio.CancelledError):
-        raise error
-    await context.abort(outcome.code, outcome.message, (*call.trailers, *outcome.trailers))
+    return outcome.code, outcome.message, (*call.trailers, *outcome.trailers)

@@ -31,6 +31,7 @@ from feedcore_server.registry import Registry
 from feedcore_server.transports import Transport
 from tests.conformance.differences import DIFFERENCES, OneOf
 from tests.support.rawclient import Closed, RawClient, Silence, Stream, code_name
+from tests.support.roomy import ROOMY
 from tests.support.testservice import TestService, pb
 
 SERVICE = "/grpc.testing.TestService/"
@@ -231,7 +232,8 @@ class Harness:
         TestService().add_to(plain)
         handlers = {method.path.rpartition("/")[2]: method.handler for method in plain.methods()}
         descriptor = pb.DESCRIPTOR.services_by_name["TestService"]
-        registry.add_service(descriptor, handlers, fast={"EmptyCall": recorder.fast})
+        fast = {"EmptyCall": recorder.fast}
+        registry.add_service(descriptor, handlers, fast=fast, bounds=ROOMY)
 
 
 def described(stream: Stream) -> str:

@@ -38,6 +38,7 @@ from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.registry import Registry
 from feedcore_server.transports import Transport
+from tests.support.roomy import ROOMY
 
 PUBLISH = "/feedcore.v1.PublishService/Publish"
 GET_POST = "/feedcore.v1.PublishService/GetPost"
@@ -77,9 +78,9 @@ class Service:
         publish = publish_pb2.DESCRIPTOR.services_by_name["PublishService"]
         admin = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
         others = {method.name: self.nothing for method in publish.methods}
-        registry.add_service(publish, {**others, "Publish": self.publish})
+        registry.add_service(publish, {**others, "Publish": self.publish}, bounds=ROOMY)
         others = {method.name: self.nothing for method in admin.methods}
-        registry.add_service(admin, {**others, "Import": self.echo})
+        registry.add_service(admin, {**others, "Import": self.echo}, bounds=ROOMY)
         return registry
 
     async def nothing(self, _request: Any, _call: CallContext) -> bytes:

@@ -21,6 +21,7 @@ from tests.support.server import ServerProcess
 AUTHOR, READER, STRANGER, COLLEAGUE = 1001, 1002, 1003, 1004
 DAY_MS = 86_400_000
 BAD, GONE, FOREIGN = "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"
+FULL = "RESOURCE_EXHAUSTED"
 
 
 class World(NamedTuple):
@@ -201,7 +202,8 @@ ROWS = [
     Row("cursor cut", lambda w: get_feed(w, cursor=w.cursor[:-5]), BAD, ("cursor", "first page")),
     Row("cursor of 1", lambda w: get_feed(w, cursor=w.cursor[0]), BAD, ("cursor", "malformed")),
     Row("cursor junk", lambda w: get_feed(w, cursor="!?"), BAD, ("cursor", "malformed")),
-    Row("cursor 1 MB", lambda w: get_feed(w, cursor="A" * 2**20), BAD, ("cursor", "malformed")),
+    Row("cursor of 2 KB", lambda w: get_feed(w, cursor="A" * 2_049), BAD, ("cursor: 2049", "2048")),
+    Row("cursor 1 MB", lambda w: get_feed(w, cursor="A" * 2**20), FULL, ("request: 1048", "most")),
     Row(
         "cursor bit", lambda w: get_feed(w, cursor=flipped(w.cursor, 12)), BAD, ("cursor: forged",)
     ),
@@ -347,7 +349,7 @@ ROWS = [
             content_pb2.BatchGetContentsRequest(content_ids=range(1, 502))
         ),
         BAD,
-        ("content_ids: 501", "1 to 500"),
+        ("content_ids: 501", "at most 500"),
     ),
     # operators
     Row("nan", lambda w: set_ranking(w, half_life_hours=NAN), BAD, ("half_life_hours: nan", "168")),

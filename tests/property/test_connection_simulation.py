@@ -34,6 +34,7 @@ from feedcore_server.registry import Kind, Method
 from feedcore_server.transports.native import Bounds, NativeTransport
 from feedcore_server.transports.native.connection import Connection
 from tests.support.peer import WINDOW_MAX, Peer, PeerStream, framed
+from tests.support.roomy import NO_FIELDS
 from tests.support.simloop import SimLoop, SimTransport
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
@@ -91,10 +92,9 @@ class Handlers:
         self.registry = SimpleNamespace(methods=self._methods)
 
     def _methods(self) -> Iterator[Method]:
-        no_messages: Any = type(None)
         for kind in Kind:
-            yield Method(f"/{kind.value}", kind.value, kind, no_messages, None)
-        yield Method("/fast", "fast", Kind.UNARY, no_messages, None, self._fast)
+            yield Method(f"/{kind.value}", kind.value, kind, NO_FIELDS, None)
+        yield Method("/fast", "fast", Kind.UNARY, NO_FIELDS, None, self._fast)
 
     def _fast(self, request: bytes) -> bytes | None:
         fate = self.dice.random()

@@ -38,6 +38,7 @@ class ServerProcess:
         wait: bool = True,
     ) -> None:
         self.data_dir = data_dir
+        self.flags = flags
         arguments = [str(FEEDCORE), command, "--data-dir", str(data_dir)]
         arguments += ["--listen", "127.0.0.1:0", "--workers", str(workers), *flags]
         self.process = subprocess.Popen(

@@ -21,6 +21,7 @@ import grpc
 from feedcore.errors import FeedcoreError, InvalidField
 from feedcore_server.context import CallContext
 from feedcore_server.registry import Registry
+from tests.support.roomy import ROOMY
 
 PROTO = Path(__file__).with_name("testing.proto")
 ECHO_INITIAL = "x-grpc-test-echo-initial"
@@ -79,7 +80,8 @@ class TestService:
             "FullDuplexCall": self.full_duplex,
             "HalfDuplexCall": self.half_duplex,
         }
-        registry.add_service(pb.DESCRIPTOR.services_by_name["TestService"], handlers)
+        service = pb.DESCRIPTOR.services_by_name["TestService"]
+        registry.add_service(service, handlers, bounds=ROOMY)
 
     async def empty(self, _request: Any, _call: CallContext) -> Any:
         """Empty in, Empty out."""

@@ -121,7 +121,12 @@ def table(dispatcher: Dispatcher) -> dict[bytes, Row]:
             fast = CallableFast(fast)
         kind = method.kind
         rows[method.path.encode()] = Row(
-            method, dispatcher.chain(method), kind.one_request, kind.one_reply, fast
+            method,
+            dispatcher.chain(method),
+            kind.one_request,
+            kind.one_reply,
+            fast,
+            method.parser.plan.bytes_max,
         )
     return rows
 

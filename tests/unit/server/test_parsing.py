@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feedcore.errors import InvalidField
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
-from feedcore_server.parsing import parse
+from feedcore_server.parsing import Parser
+from feedcore_server.request_bounds import REQUESTS
+
+
+def parse(request_class: type[Message], raw: bytes) -> Message:
+    return Parser(request_class, REQUESTS).parse(raw)
 
 
 def test_a_good_request_comes_back_as_it_was() -> None:

@@ -20,6 +20,7 @@ from feedcore_server.registry import Kind, Method
 from feedcore_server.transports.native import Bounds, NativeTransport
 from feedcore_server.transports.native.connection import Connection
 from tests.support.peer import Peer, PeerStream, framed
+from tests.support.roomy import NO_FIELDS
 from tests.support.simloop import SimLoop, SimTransport
 
 ZERO_UPDATE = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\0"  # WINDOW_UPDATE of 0: the connection is at fault
@@ -36,8 +37,7 @@ class Line:
         **bounds: Any,
     ) -> None:
         self.loop = SimLoop(random.Random(0), late_s=0.0)
-        no_messages: Any = type(None)
-        method = Method("/m", "m", kind, no_messages, None, None, batched)
+        method = Method("/m", "m", kind, NO_FIELDS, None, None, batched)
         dispatcher = SimpleNamespace(
             registry=SimpleNamespace(methods=lambda: [method]), chain=lambda _method: handler
         )

@@ -5,127 +5,15 @@ bytes; nothing is allocated, nothing is read outside the message. The last of a 
 counts; a number is cut to its field's width; what has an unknown number, or a known one with
 another wire type, is skipped; all strings must be UTF-8, also those that a later one replaces. Not
 for replies (wire), nor for other requests: those go through the generated code.
-
-Source of the format: Protocol Buffers, "Encoding"; of the bounds that it leaves open: upb.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stddef cimport size_t
-from libc.stdint cimport INT32_MAX, int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from feedcore._native.codecs.packed cimport data_of
-
-# Wire types. 6 and 7 mean nothing.
-cdef enum:
-    VARINT = 0
-    FIXED64 = 1
-    BLOB = 2
-    GROUP = 3
-    GROUP_END = 4
-    FIXED32 = 5
-
-cdef enum:
-    VARINT_BYTES_MAX = 10
-    HEAD_BYTES_MAX = 5  # of tags and lengths, which are 32 bits
-    DEPTH_MAX = 100  # groups in groups: protobuf's own default
-
-cdef struct reader_t:
-    const uint8_t* at
-    const uint8_t* end
-
-cdef struct field_t:
-    uint32_t tag
-    uint64_t number  # value of a varint
-    const uint8_t* text  # of a blob
-    size_t size
-
-
-cdef inline int _varint(reader_t* reader, int bytes_max, uint64_t* value) noexcept nogil:
-    """-1 if it does not end in time; bits above 64 are lost."""
-    cdef int shift = 0
-    cdef uint8_t byte
-    if reader.at < reader.end and reader.at[0] < 0x80:
-        value[0] = reader.at[0]
-        reader.at += 1
-        return 0
-    value[0] = 0
-    while reader.at < reader.end and shift < 7 * bytes_max:
-        byte = reader.at[0]
-        reader.at += 1
-        value[0] |= <uint64_t>(byte & 0x7F) << shift
-        if byte < 0x80:
-            return 0
-        shift += 7
-    return -1
-
-
-cdef inline int _tag(reader_t* reader, uint32_t* tag) noexcept nogil:
-    cdef uint64_t value
-    if _varint(reader, HEAD_BYTES_MAX, &value) < 0 or value > <uint64_t>0xFFFFFFFF:
-        return -1
-    tag[0] = <uint32_t>value
-    return 0
-
-
-cdef inline int _pass(reader_t* reader, uint64_t size) noexcept nogil:
-    if size > <uint64_t>(reader.end - reader.at):
-        return -1
-    reader.at += size
-    return 0
-
-
-cdef int _value(reader_t* reader, field_t* field) noexcept nogil:
-    """The value after a tag, but for groups."""
-    cdef uint64_t size
-    cdef int wire_type = field.tag & 7
-    if wire_type == VARINT:
-        return _varint(reader, VARINT_BYTES_MAX, &field.number)
-    if wire_type == BLOB:
-        if _varint(reader, HEAD_BYTES_MAX, &size) < 0 or size > <uint64_t>INT32_MAX:
-            return -1
-        field.text = reader.at
-        field.size = size
-        return _pass(reader, size)
-    if wire_type == FIXED64:
-        return _pass(reader, 8)
-    if wire_type == FIXED32:
-        return _pass(reader, 4)
-    return -1
-
-
-cdef int _skip_group(reader_t* reader, uint32_t tag) noexcept nogil:
-    """Up to the end of the group that this tag began. Field number 0 passes here, as it does in
-    upb."""
-    cdef uint32_t open_tags[DEPTH_MAX]
-    cdef int depth = 1
-    cdef field_t field
-    open_tags[0] = tag
-    while depth:
-        if _tag(reader, &field.tag) < 0:
-            return -1
-        if field.tag & 7 == GROUP:
-            if depth == DEPTH_MAX:
-                return -1
-            open_tags[depth] = field.tag
-            depth += 1
-        elif field.tag & 7 == GROUP_END:
-            depth -= 1
-            # same number, and the type one above
-            if field.tag != open_tags[depth] + 1:
-                return -1
-        elif _value(reader, &field) < 0:
-            return -1
-    return 0
-
-
-cdef int _field(reader_t* reader, field_t* field) noexcept nogil:
-    """The next field of the message; of a group only its tag."""
-    if _tag(reader, &field.tag) < 0 or field.tag < 8:
-        return -1
-    if field.tag & 7 == GROUP:
-        return _skip_group(reader, field.tag)
-    return _value(reader, field)
+from feedcore._native.codecs.protoread cimport BLOB, VARINT, field_t, read_field, reader_t
 
 
 cdef inline bint _continues(const uint8_t* at, int n, uint8_t low, uint8_t high) noexcept nogil:
@@ -185,11 +73,12 @@ cdef int decode_feed_request(
     cdef reader_t reader
     cdef field_t field
     reader.at, reader.end = data, data + size
+    reader.fields_left = SIZE_MAX  # the bytes bound the work
     out.user_id, out.page_size, out.view = 0, 0, 0
     out.cursor, out.cursor_size = NULL, 0
     out.etag, out.etag_size = NULL, 0
     while reader.at < reader.end:
-        if _field(&reader, &field) < 0:
+        if read_field(&reader, &field) < 0:
             return -1
         if field.tag == (1 << 3 | VARINT):
             out.user_id = field.number
@@ -213,9 +102,10 @@ cdef int decode_check_request(
     cdef reader_t reader
     cdef field_t field
     reader.at, reader.end = data, data + size
+    reader.fields_left = SIZE_MAX  # the bytes bound the work
     out.user_id, out.head, out.head_size = 0, NULL, 0
     while reader.at < reader.end:
-        if _field(&reader, &field) < 0:
+        if read_field(&reader, &field) < 0:
             return -1
         if field.tag == (1 << 3 | VARINT):
             out.user_id = field.number

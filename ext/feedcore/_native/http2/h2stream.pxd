@@ -41,6 +41,7 @@ cdef class Row:
     cdef readonly bint one_request, one_reply
     cdef FastHandler fast
     cdef readonly unsigned long long fast_calls, shed_calls
+    cdef readonly size_t request_bytes_max
 
 
 cdef class Link:
@@ -79,6 +80,7 @@ cdef class Stream:
 
     cdef int accept(self, RequestHead head, dict methods) except -1
     cdef int data(self, const uint8_t *data, size_t length) except -1
+    cdef size_t request_bytes_max(self) noexcept
     cdef bint keep(self, size_t count)
     cdef int push(self, const uint8_t *message, size_t length) except -1
     cdef int end_of_request(self) except -1

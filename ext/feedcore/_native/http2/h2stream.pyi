@@ -44,6 +44,7 @@ class Row:
     one_reply: bool
     fast_calls: int
     shed_calls: int
+    request_bytes_max: int
     def __init__(
         self,
         method: Any,
@@ -51,6 +52,7 @@ class Row:
         one_request: bool,
         one_reply: bool,
         fast: FastHandler | None = None,
+        request_bytes_max: int = 0,
     ) -> None: ...
 
 class Link: ...

@@ -19,7 +19,7 @@ from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from feedcore._native.http2 cimport nghttp2 as h2
@@ -34,6 +34,7 @@ from feedcore._native.http2.grpcframe import (
 )
 from feedcore._native.http2.h2head cimport RequestHead
 from feedcore._native.http2.nghttp2 cimport nghttp2_nv, nghttp2_session, ssize_t
+from feedcore._native.http2.pairs cimport array_of, constant
 
 cdef list ACCEPT_ENCODING = [(b"grpc-accept-encoding", b"identity,gzip")]
 cdef list NO_PAIRS = []
@@ -41,23 +42,11 @@ cdef str TOO_MANY_WAIT = "request: too many bytes of requests are waiting; retry
 cdef enum:
     SHORTEST_TIMEOUT_NS = 1000  # what is shorter passed on the way here
     MESSAGE_BYTES = 64  # of an object and its place in a queue, beside the message's own bytes
-    NO_COPY = 6  # NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 # The headers of every reply and the trailers of every success are constants: no copy, and after the
 # first reply of a connection one byte each.
 cdef nghttp2_nv OK_HEADERS[2]
 cdef nghttp2_nv OK_TRAILERS[1]
-
-
-cdef void constant(
-    nghttp2_nv *nv, const char *name, size_t name_length, const char *value, size_t value_length
-) noexcept:
-    nv.name = <uint8_t *>name
-    nv.namelen = name_length
-    nv.value = <uint8_t *>value
-    nv.valuelen = value_length
-    nv.flags = NO_COPY
-
 
 constant(&OK_HEADERS[0], b":status", 7, b"200", 3)
 constant(&OK_HEADERS[1], b"content-type", 12, b"application/grpc", 16)
@@ -137,14 +126,19 @@ cdef class CallableFast(FastHandler):
 
 
 cdef class Row:
-    """One method as the transport sees it; `method` and `chain` are the glue's own."""
+    """One method as the transport sees it; `method` and `chain` are the glue's own. A request has
+    at most `request_bytes_max` bytes, also when inflated; 0: as many as the session's rules say."""
 
-    def __init__(self, method, chain, bint one_request, bint one_reply, FastHandler fast=None):
+    def __init__(
+        self, method, chain, bint one_request, bint one_reply, FastHandler fast=None,
+        size_t request_bytes_max=0
+    ):
         self.method = method
         self.chain = chain
         self.one_request = one_request
         self.one_reply = one_reply
         self.fast = fast
+        self.request_bytes_max = request_bytes_max
 
 
 cdef class Link:
@@ -196,13 +190,13 @@ cdef class Stream:
         while length and not self.ended:
             kept = self.reader.capacity
             got = reader_feed(
-                &self.reader, &data, &length, self.link.rules.request_bytes_max, &message, &size)
+                &self.reader, &data, &length, self.request_bytes_max(), &message, &size)
             if got == READ_BAD_FLAG:
                 self.abort(STATUS_INTERNAL, "request: the compressed flag must be 0 or 1")
             elif got == READ_TOO_LARGE:
                 self.abort(STATUS_RESOURCE_EXHAUSTED, (
                     f"request: {self.reader.length} bytes;"
-                    f" at most {self.link.rules.request_bytes_max}"))
+                    f" at most {self.request_bytes_max()}"))
             elif got == READ_NO_MEMORY or not self.keep(self.reader.capacity - kept):
                 self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
             elif got == READ_MESSAGE:
@@ -211,6 +205,12 @@ cdef class Stream:
         if not self.ended and reader_within(&self.reader) and not self.messages:
             self.credit(self.uncredited)
         return 0
+
+    cdef size_t request_bytes_max(self) noexcept:
+        cdef size_t most = self.link.rules.request_bytes_max
+        if 0 < self.row.request_bytes_max < most:
+            most = self.row.request_bytes_max
+        return most
 
     cdef bint keep(self, size_t count):
         if not self.link.received.take(count):
@@ -298,7 +298,7 @@ cdef class Stream:
 
     cdef bytes plain(self, bytes body):
         try:
-            return decompress(body, self.link.rules.request_bytes_max)
+            return decompress(body, self.request_bytes_max())
         except BadEncoding as error:
             self.abort(STATUS_INTERNAL, f"request: {error}")
         except TooLarge as error:
@@ -566,27 +566,6 @@ cdef class Stream:
 
     def __dealloc__(self):
         reader_clear(&self.reader)
-
-
-cdef nghttp2_nv *array_of(const nghttp2_nv *first, size_t count, list pairs) except NULL:
-    """`first` and then `pairs` as one array for the library, which copies what it points at. Pairs
-    other than the status are never indexed: they differ from call to call and would drive the
-    constant ones out of the peer's table."""
-    cdef size_t at = count
-    cdef nghttp2_nv *array = <nghttp2_nv *>malloc((count + len(pairs)) * sizeof(nghttp2_nv))
-    if array == NULL:
-        raise MemoryError
-    if count:
-        memcpy(array, first, count * sizeof(nghttp2_nv))
-    for name, value in pairs:
-        array[at].name = <uint8_t *>PyBytes_AS_STRING(<bytes>name)
-        array[at].namelen = PyBytes_GET_SIZE(<bytes>name)
-        array[at].value = <uint8_t *>PyBytes_AS_STRING(<bytes>value)
-        array[at].valuelen = PyBytes_GET_SIZE(<bytes>value)
-        array[at].flags = (
-            h2.NGHTTP2_NV_FLAG_NONE if name == b"grpc-status" else h2.NGHTTP2_NV_FLAG_NO_INDEX)
-        at += 1
-    return array
 
 
 cdef ssize_t read_reply(
