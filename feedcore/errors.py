@@ -155,6 +155,33 @@ class StoreError(FeedcoreError):
     status = "failed_precondition"
 
 
+class StoreDamaged(StoreError):
+    """The system of record is damaged: what it held there is lost unless there is a backup."""
+
+    status = "data_loss"
+
+
+class StoreReadOnly(StoreError):
+    """Nothing can be written; what there is can be read. Nothing was changed."""
+
+    status = "unavailable"
+    retriable = True
+
+
+class MachineFault(FeedcoreError):
+    """The machine below gave up: a disk that does not read, a directory that is gone."""
+
+    status = "unavailable"
+    retriable = True
+
+
+class OutOfResources(FeedcoreError):
+    """No memory or no descriptors are left for this call; others may end and give some back."""
+
+    status = "resource_exhausted"
+    retriable = True
+
+
 class ConfigError(FeedcoreError):
     """Settings that do not validate; the message names the key, its source, and the bound."""
 

@@ -103,6 +103,10 @@ AUDIT_FINDINGS_MAX = 20
 # --- store ----------------------------------------------------------------------------------------
 # posts with engagement that ranking can look up: 16 MB, two weeks at one a second
 ENGAGEMENT_SLOTS = 1 << 20
+# read at once when a run is compared with its checksums: some 3 ms of processor time
+RUN_CHECK_PIECE_BYTES = 4 * 1024 * 1024
+# of run files, compared with their checksums each second: 1 % of a core, 2 GB in two minutes
+RUN_CHECK_BYTES_PER_S = 16 * 1024 * 1024
 # free space below which publishes are refused, so that merging can go on
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 # posts, counts and interactions; callers may ask for a post that left the feeds

@@ -36,9 +36,13 @@ if COMPILED and not TYPE_CHECKING:
         )
         from feedcore._native.codecs.wire import encode_not_modified, encode_page, page_etag
         from feedcore._native.codecs.wirebounds import WireBounds
-        from feedcore._native.store.engagement import engagement_lookup, engagement_store
+        from feedcore._native.store.engagement import (
+            engagement_damaged,
+            engagement_lookup,
+            engagement_store,
+        )
         from feedcore._native.store.epochs import Epochs
-        from feedcore._native.store.runlookup import RunIndex
+        from feedcore._native.store.runlookup import RunIndex, run_blocks, run_sums
         from feedcore._native.store.runs import build_runs, merge_runs
     except ImportError as error:
         COMPILED = False
@@ -50,9 +54,13 @@ if COMPILED and not TYPE_CHECKING:
         )
 
 if TYPE_CHECKING or not COMPILED:
-    from feedcore.codecs.engagement import engagement_lookup, engagement_store
+    from feedcore.codecs.engagement import (
+        engagement_damaged,
+        engagement_lookup,
+        engagement_store,
+    )
     from feedcore.codecs.epochs import Epochs
-    from feedcore.codecs.runs import RunIndex, build_runs, merge_runs
+    from feedcore.codecs.runs import RunIndex, build_runs, merge_runs, run_blocks, run_sums
     from feedcore.codecs.wire import encode_not_modified, encode_page, page_etag
     from feedcore.codecs.wirebounds import WireBounds
     from feedcore.domain.idset import (
@@ -115,6 +123,7 @@ __all__ = [
     "count_within",
     "encode_not_modified",
     "encode_page",
+    "engagement_damaged",
     "engagement_lookup",
     "engagement_store",
     "ids_contain",
@@ -127,6 +136,8 @@ __all__ = [
     "merge_runs",
     "pack_ids",
     "page_etag",
+    "run_blocks",
+    "run_sums",
     "score",
     "select",
     "sort_entries",

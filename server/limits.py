@@ -104,6 +104,8 @@ RESTART_BACKOFF_MAX_S = 10.0  # one that cannot stay up does not burn the machin
 RESTART_FORGIVE_S = 30.0  # alive for so long: the next death counts as the first
 PORT_WAIT_S = 3.0  # workers of a killed supervisor release the port within moments
 PORT_RETRY_S = 0.05
+# how long health may say that a worker serves whose store is gone; a look costs microseconds
+STORE_WATCH_S = 1.0
 METRICS_REFRESH_S = 1.0  # how often the fan-out process writes its gauges
 
 assert PAGE_SIZE_MAX * BODY_CHARS_MAX * 4 <= RESPONSE_BYTES_MAX

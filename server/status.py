@@ -1,9 +1,9 @@
 """Exceptions -> gRPC status. The only place of the project that names grpc.StatusCode.
 
 `outcome_of` is a total function: every exception has an outcome. Errors of the engine carry their
-own status and message; anything else is a bug, answered with UNKNOWN and the trace id, so that
-nothing of the inside leaks. asyncio.CancelledError has an outcome for metrics and logs only; it is
-never swallowed.
+own status and message, and what SQLite and the operating system say is one of them; anything else
+is a bug, answered with UNKNOWN and the trace id, so that nothing of the inside leaks.
+asyncio.CancelledError has an outcome for metrics and logs only; it is never swallowed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import grpc
 
+from feedcore.adapters.common.machine import fault_of
 from feedcore.errors import FeedcoreError, Overloaded
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # the same for gRPC's own retries (gRFC A6)
@@ -51,6 +52,7 @@ CANCELLED = Outcome("cancelled", "the caller ended the call, or its deadline pas
 
 def outcome_of(error: BaseException, trace_id: str) -> Outcome:
     """The status a caller gets for `error`."""
+    error = fault_of(error) or error
     if isinstance(error, FeedcoreError):
         trailers: tuple[tuple[str, str], ...] = ()
         if isinstance(error, Overloaded):

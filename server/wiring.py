@@ -32,6 +32,7 @@ from feedcore_server.handlers.health import HealthHandlers
 from feedcore_server.handlers.publish import PublishHandlers
 from feedcore_server.handlers.ranking import RankingHandlers
 from feedcore_server.handlers.reflection import V1_SERVICE, ReflectionHandlers
+from feedcore_server.interceptors.failures import remembered
 from feedcore_server.interceptors.logging import logged
 from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.ratelimit import limited
@@ -74,6 +75,7 @@ def wire(engine: Engine, settings: ServerSettings, clock: Clock) -> Api:
     chain = interceptors(store.secret, clock)
     if limits_callers and store.limiter is not None:
         chain.append(limited(store.limiter, settings.caller_rate))
+    chain.append(remembered(store.note_failure))
     return Api(Dispatcher(registry, chain), health)
 
 
@@ -98,7 +100,10 @@ def build_registry(
     interceptors.
     """
     events = engine.store.events
-    admin = AdminServices(engine.admin, engine.explain, engine.audit, engine.importing, clock)
+    store_fault = engine.store.fault
+    admin = AdminServices(
+        engine.admin, engine.explain, engine.audit, engine.importing, clock, store_fault
+    )
     registry = Registry()
     feed = FeedHandlers(engine.feed, engine.preferences, engine.resident, events, clock)
     if events is not None and engine.resident is not None and engine.resident.batched is not None:

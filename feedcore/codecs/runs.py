@@ -4,7 +4,8 @@ ones.
 A run is three arrays: *users* (u64 LE, ascending), *offsets* (u32 LE, one more than users; entry
 numbers) and *entries* (20 bytes each; for every user newest first, no duplicates). All entries of a
 run are of one day. An entry whose REMOVED bit is set is gone: readers skip it, merging leaves it
-out.
+out. Its *sums* (u32 LE, one a user) let a reader see that a user's slice is what was written, its
+*blocks* (u32 LE, one for each 64 users) that the users are among whom it looks.
 
 The reference implementation (twin) of `feedcore._native.store.runs`. Not for files and their
 owners: the store manages those.
@@ -14,20 +15,27 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from feedcore.domain.ids import day as day_of
 
 ENTRY_BYTES = 20
+ID_BYTES = 8
+USERS_PER_BLOCK = 64  # one fence each in memory; all of them are read at each lookup
 REMOVED_BYTE = 18  # offset of the high byte of the flags
 REMOVED_BIT = 0x80  # flags bit 15: never set in an entry that leaves the store
 SINK_BYTES = 4 * 1024 * 1024  # merged entries are handed over in pieces of this size: bounds memory
 _U64_MASK = (1 << 64) - 1
+_PARTS = struct.Struct("<QQI")  # of an entry, as they lie in memory
+_REST_MASK = 0xFFFFFFFF ^ (REMOVED_BIT << 16)
+# Odd, so that multiplying loses nothing; from splitmix64 and the golden ratio.
+_KEY, _AUTHOR, _REST = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xBF58476D1CE4E5B9
+_STEP = 0x94D049BB133111EB
 
-# (users, offsets, entries), in memory or mapped
-Run = tuple[bytes | memoryview, bytes | memoryview, bytes | memoryview]
+Part = bytes | memoryview  # in memory or mapped
+Run = tuple[Part, Part, Part]  # (users, offsets, entries)
 
 
 class RunView(NamedTuple):
@@ -39,15 +47,22 @@ class RunView(NamedTuple):
     offsets: memoryview  # of u32
     entries: memoryview
     has_removed: bool
+    # empty in files of version 1
+    sums: memoryview = memoryview(b"")  # of u32, one a user
+    blocks: memoryview = memoryview(b"")  # of u32, one for each USERS_PER_BLOCK users
+    fences: bytes = b""  # u64 LE: the first user of each block, in memory and checked
 
 
 def build_runs(rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[int, bytes, bytes, bytes]]:
     """(day, users, offsets, entries) for each day, ascending, of (entries, recipients) rows.
 
     Every entry of a row goes to every recipient of it (an id array). Duplicates are written once.
+    Raises ValueError if a row is not made of whole entries and ids.
     """
     days: dict[int, dict[bytes, list[bytes]]] = {}
     for entries, recipients in rows:
+        if len(entries) % ENTRY_BYTES or len(recipients) % ID_BYTES:
+            raise ValueError(f"delivery: {len(entries)} bytes to {len(recipients)} bytes of ids")
         for at in range(0, len(entries), ENTRY_BYTES):
             entry = entries[at : at + ENTRY_BYTES]
             content_id = _U64_MASK - int.from_bytes(entry[:8], "big")
@@ -75,6 +90,7 @@ def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[by
     """Merges runs of one day: entries go to `sink` piece by piece; returns (users, offsets).
 
     The same content in several runs is written once. Users who have nothing left are left out.
+    Raises ValueError if offsets point outside their run.
     """
     cursors: dict[int, list[tuple[int, int]]] = {}
     opened = []
@@ -88,7 +104,7 @@ def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[by
         kept: dict[bytes, bytes] = {}
         for number, at in cursors[user]:
             offset_view, entry_view = opened[number]
-            first, end = offset_view[at] * ENTRY_BYTES, offset_view[at + 1] * ENTRY_BYTES
+            first, end = _bounds(offset_view, at, len(entry_view))
             live = live_entries(bytes(entry_view[first:end]))
             for place in range(0, len(live), ENTRY_BYTES):
                 kept.setdefault(live[place : place + 8], live[place : place + ENTRY_BYTES])
@@ -104,6 +120,14 @@ def merge_runs(runs: Sequence[Run], sink: Callable[[bytes], object]) -> tuple[by
     if pending:
         sink(bytes(pending))
     return out_users.tobytes(), out_offsets.tobytes()
+
+
+def _bounds(offsets: memoryview, at: int, size: int) -> tuple[int, int]:
+    """Bytes of a user's slice among `size` bytes of entries."""
+    first, end = offsets[at] * ENTRY_BYTES, offsets[at + 1] * ENTRY_BYTES
+    if first > end or end > size:
+        raise ValueError("a run's offsets point outside it")
+    return first, end
 
 
 def live_entries(entries: bytes) -> bytes:
@@ -128,10 +152,54 @@ def first_at_or_below(entries: bytes, at_or_below: int) -> int:
     return low
 
 
-class RunIndex:
-    """Looks users up in a set of mapped runs, newest day first. Holds the views it is given."""
+def run_sums(users: Part, offsets: Part, entries: Part) -> bytes:
+    """The sum of every user's slice. Raises ValueError if offsets point outside the run."""
+    places, text = memoryview(offsets).cast("B").cast("I"), memoryview(entries).cast("B")
+    sums = array("I")
+    for at, user in enumerate(memoryview(users).cast("B").cast("Q")):
+        first, end = _bounds(places, at, len(text))
+        sums.append(_slice_sum(user, text[first:end]))
+    return sums.tobytes()
 
-    def __init__(self, views: Sequence[RunView]) -> None:
+
+def run_blocks(users: Part) -> bytes:
+    """The sum of every block of users."""
+    ids = memoryview(users).cast("B").cast("Q")
+    starts = range(0, len(ids), USERS_PER_BLOCK)
+    return array("I", [_block_sum(ids[at : at + USERS_PER_BLOCK]) for at in starts]).tobytes()
+
+
+def _block_sum(users: memoryview) -> int:
+    """Factors are odd, so that no single change of a user is lost before the fold."""
+    found = len(users) + sum(user * (_KEY + 2 * at) for at, user in enumerate(users))
+    found &= _U64_MASK
+    return (found ^ found >> 32) & 0xFFFFFFFF
+
+
+def _slice_sum(user: int, entries: memoryview) -> int:
+    """Each step is one to one in each part of an entry, so that no single change of one is lost
+    before the 64 bits are folded into 32. The REMOVED bit does not count: it is set later.
+    """
+    found = user
+    for key, author, rest in _PARTS.iter_unpack(entries):
+        mixed = key * _KEY + author * _AUTHOR + (rest & _REST_MASK) * _REST
+        found = (found ^ (mixed & _U64_MASK)) * _STEP & _U64_MASK
+        found ^= found >> 29
+    return (found ^ found >> 32) & 0xFFFFFFFF
+
+
+class RunIndex:
+    """Looks users up in a set of mapped runs, newest day first. Holds the views it is given.
+
+    `damaged_run`: the newest of the runs that are left out since they are damaged, 0 if there is
+    none. `met_run`: a run in which a lookup met offsets that point outside it, or a block or a
+    slice without its sum, 0 if there is none; the lookup left that run out, so what it gave may
+    lack entries.
+    """
+
+    def __init__(self, views: Sequence[RunView], damaged_run: int = 0) -> None:
+        self.damaged_run = damaged_run
+        self.met_run = 0
         self._views = sorted(views, key=lambda view: (-view.day, view.run_id))
         self.newest_run = max((view.run_id for view in views), default=0)
 
@@ -148,7 +216,7 @@ class RunIndex:
                 have, longest, day = have + longest, 0, view.day
             if view.day < first_day or have >= limit:
                 break
-            entries = _slice(view, user_id)
+            entries = self._slice(view, user_id)
             if entries and view.day == last_day:
                 entries = entries[first_at_or_below(entries, at_or_below) * ENTRY_BYTES :]
             entries = entries[: limit * ENTRY_BYTES]
@@ -161,14 +229,30 @@ class RunIndex:
 
     def since(self, user_id: int, seen_run: int) -> list[bytes]:
         """The user's slices of runs that are newer than `seen_run`."""
-        found = [_slice(view, user_id) for view in self._views if view.run_id > seen_run]
+        found = [self._slice(view, user_id) for view in self._views if view.run_id > seen_run]
         return [entries for entries in found if entries]
 
-
-def _slice(view: RunView, user_id: int) -> bytes:
-    at = bisect_left(view.users, user_id)
-    if at == len(view.users) or view.users[at] != user_id:
-        return b""
-    start, end = view.offsets[at] * ENTRY_BYTES, view.offsets[at + 1] * ENTRY_BYTES
-    entries = bytes(view.entries[start:end])
-    return live_entries(entries) if view.has_removed else entries
+    def _slice(self, view: RunView, user_id: int) -> bytes:
+        low, high = 0, len(view.users)
+        if view.fences:
+            block = bisect_right(memoryview(view.fences).cast("Q"), user_id) - 1
+            if block < 0:
+                return b""
+            low = block * USERS_PER_BLOCK
+            high = min(low + USERS_PER_BLOCK, high)
+            if _block_sum(view.users[low:high]) != view.blocks[block]:
+                self.met_run = view.run_id
+                return b""
+        at = bisect_left(view.users, user_id, low, high)
+        if at == high or view.users[at] != user_id:
+            return b""
+        start, end = view.offsets[at] * ENTRY_BYTES, view.offsets[at + 1] * ENTRY_BYTES
+        if start > end or end > len(view.entries):
+            self.met_run = view.run_id
+            return b""
+        slice_of = view.entries[start:end]
+        if len(view.sums) and _slice_sum(user_id, slice_of) != view.sums[at]:
+            self.met_run = view.run_id
+            return b""
+        entries = bytes(slice_of)
+        return live_entries(entries) if view.has_removed else entries

@@ -94,6 +94,19 @@ class Store(FanoutPorts, Protocol):
     async def upkeep(self, now_ms: int) -> None:
         """What the fan-out process does about once a minute."""
 
+    def fault(self) -> str:
+        """What is wrong with this machine's part of the store and concerns every caller, with the
+        remedy; "" if nothing is. Cheap: asked once a second.
+        """
+
+    def note_failure(self, error: BaseException) -> None:
+        """Of a call that failed: what it says of the store is in `fault` from then on."""
+
+    async def repair(self, graph: GraphSource, now_ms: int) -> float:
+        """A step of deriving again what is damaged of the stored feeds, if anything is; how many
+        seconds to wait before the next. For the process that fans out.
+        """
+
     async def merge_all(self) -> int:
         """Stores everything that was delivered; how many items. For the process that fans out."""
 
@@ -180,7 +193,13 @@ def compose_over(
         resident=_resident(store, feed, clock, budget if collaborators == BUILT_IN else None),
         fanout=fanout,
         background=FanoutProcess(
-            fanout, store.signals, policy, store.upkeep, store.merge_all, clock
+            fanout,
+            store.signals,
+            policy,
+            store.upkeep,
+            lambda now_ms: store.repair(graph, now_ms),
+            store.merge_all,
+            clock,
         ),
     )
 

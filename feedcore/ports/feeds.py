@@ -14,12 +14,15 @@ class Window(NamedTuple):
     but not yet merged into it). `built`: False while nothing can be promised of the stored part
     (the user was inactive, or the feed is being rebuilt): the caller then pulls from every
     followee. `pending_authors`: authors followed so lately that their older posts are still on
-    their way: pull those too.
+    their way: pull those too. `damaged`: why the stored part lacks what it should have, "" if it
+    does not: the caller pulls then as well, but has nothing to ask for, since that is mended by
+    itself.
     """
 
     sources: list[bytes]
     built: bool
     pending_authors: tuple[int, ...]
+    damaged: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ NEWEST = USER_ID_MAX  # at or below this is every content id
 REASON_FOLLOWED, REASON_OWN, REASON_TRENDING = 1, 2, 3
 VIEW_FULL, VIEW_COMPACT, VIEW_IDS = 0, 1, 2
 _FEED, _TRENDING = 0, 1  # Cursor.origin
+_DAMAGED = "damaged: followees' posts are read instead until it is made anew"
 _SCORE = struct.Struct("<d")
 
 
@@ -305,15 +306,18 @@ class FeedService:
             receipt.report("stored", 0, str(error))
             scroll.trending = True
             return await self._trending_skeleton(scroll)
-        pulled, total = self._pull_sources(viewer, window.built, window.pending_authors)
+        whole = window.built and not window.damaged
+        pulled, total = self._pull_sources(viewer, whole, window.pending_authors)
         bounds = at_or_below, not_below, WINDOW_ENTRIES
         timelines = await self._timelines(scroll, pulled, *bounds)
         stored = native.merge_newest(window.sources, *bounds)
         entries = native.merge_newest([stored, *timelines], *bounds)
         if not receipt.names("stored"):
-            receipt.origin = Origin.STORED if window.built else Origin.REBUILT
+            receipt.origin = Origin.STORED if whole else Origin.REBUILT
             self._report_sources(receipt, entries, stored, timelines, at_or_below, not_below)
             receipt.pull_total, receipt.pull_considered = total, len(pulled) - 1
+        if window.damaged and not receipt.lacks("stored"):
+            receipt.report("stored", 0, _DAMAGED)
         receipt.candidates += len(entries) // ENTRY_BYTES
         return Skeleton(entries, window.built)
 

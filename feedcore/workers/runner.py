@@ -7,6 +7,7 @@
     policy      1 s                  authors between push and pull
     trending    5 s                  the cold-start feed
     upkeep      60 s                 retention, inactive users
+    repair      at once / 0.5 s      days of stored feeds that were damaged
 
 A loop that fails is logged and tried again after a pause that doubles up to 30 s: none ends the
 others.
@@ -44,6 +45,7 @@ class FanoutProcess:
         signals: SignalStore,
         policy: PolicyReview,
         upkeep: Callable[[int], Awaitable[None]],
+        repair: Callable[[int], Awaitable[float]],
         merge_all: Callable[[], Awaitable[int]],
         clock: Clock,
     ) -> None:
@@ -51,6 +53,7 @@ class FanoutProcess:
         self._signals = signals
         self._policy = policy
         self._upkeep = upkeep
+        self._repair = repair
         self._merge_all = merge_all
         self._clock = clock
 
@@ -63,6 +66,7 @@ class FanoutProcess:
                 ("policy", self._policy_step),
                 ("trending", self._trending_step),
                 ("upkeep", self._upkeep_step),
+                ("repair", self._repair_step),
             ):
                 group.create_task(self._loop(step, name, stop), name=name)
 
@@ -115,3 +119,6 @@ class FanoutProcess:
     async def _upkeep_step(self) -> float:
         await self._upkeep(self._clock.now_ms())
         return UPKEEP_EVERY_S
+
+    async def _repair_step(self) -> float:
+        return await self._repair(self._clock.now_ms())

@@ -23,10 +23,15 @@ from feedcore_pb.v1 import admin_pb2 as pb
 from feedcore_server.context import CallContext
 from feedcore_server.limits import REPLAY_JOBS_MAX
 from feedcore_server.registry import Handlers
+from feedcore_server.status import outcome_of
 
 # Values of a message, in the order of a row's columns.
 POST_FIELDS = attrgetter(*(one.name for one in pb.ImportPost.DESCRIPTOR.fields))
 INTERACTION_FIELDS = attrgetter(*(one.name for one in pb.ImportInteraction.DESCRIPTOR.fields))
+
+
+class StoreFault(FeedcoreError):
+    """What is wrong with the store, as status says it."""
 
 
 class AdminServices(NamedTuple):
@@ -37,6 +42,7 @@ class AdminServices(NamedTuple):
     audit: AuditService
     importing: ImportService
     clock: Clock
+    fault: Callable[[], str]
     figures: Callable[[], metrics.Figures] = metrics.figures
 
 
@@ -83,10 +89,13 @@ class AdminHandlers(Handlers):
     ) -> None:
         try:
             reply.components.add(name=name, detail=await read(reply), ok=True)
-        except FeedcoreError as error:
-            reply.components.add(name=name, ok=False, detail=str(error))
+        except Exception as error:
+            # What the machine says, too: the other components are to be seen in any case.
+            reply.components.add(name=name, ok=False, detail=outcome_of(error, "").message)
 
     async def _store_status(self, reply: pb.GetStatusResponse) -> str:
+        if fault := self._services.fault():
+            raise StoreFault(fault)
         counts = await self._admin.store_counts()
         for name, value in counts.items():
             reply.store[name] = value

@@ -1,8 +1,9 @@
 """grpc.health.v1.Health: is this worker serving, over all ("") and for each service; is it alive.
 
 Two questions, for two kinds of probes. Readiness ("" and the names of services): should calls come
-here? NOT_SERVING before serving and from the first moment of a drain. Liveness (`liveness`):
-SERVING whenever it is answered at all, also in a drain, so that nothing restarts a worker for it.
+here? NOT_SERVING before serving, from the first moment of a drain, and while the store has a fault
+that every caller meets. Liveness (`liveness`): SERVING whenever it is answered at all, also in a
+drain, so that nothing restarts a worker for it.
 
 Invariants: Watch sends the state at once and then on each change; it ends with the call, or when
 the worker does. A service that is not known is NOT_FOUND for Check and SERVICE_UNKNOWN for Watch,
@@ -41,6 +42,7 @@ class HealthHandlers(Handlers):
     def __init__(self) -> None:
         self._services = {"", LIVENESS}
         self._serving = False
+        self._fault = ""
         self._prebuilt: dict[bytes, bytes] = {}  # request -> reply of Check, for the state as it is
         self._ending = False
         self._changed = asyncio.Event()
@@ -59,9 +61,13 @@ class HealthHandlers(Handlers):
         """Changes the state and wakes every watcher."""
         if serving != self._serving:
             self._serving = serving
-            self._prebuild()
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._tell()
+
+    def set_fault(self, fault: str) -> None:
+        """What every caller meets, "" if nothing: readiness says the same as calls do."""
+        if bool(fault) != bool(self._fault):
+            self._fault = fault
+            self._tell()
 
     def end(self) -> None:
         """NOT_SERVING for good; watchers hear it and their calls end: a drain need not wait."""
@@ -108,6 +114,11 @@ class HealthHandlers(Handlers):
                     return
                 await changed.wait()
 
+    def _tell(self) -> None:
+        self._prebuild()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     def _prebuild(self) -> None:
         """Replies to the requests that every client sends: the shortest encodings."""
         self._prebuilt = {
@@ -120,5 +131,5 @@ class HealthHandlers(Handlers):
     def _response(self, service: str) -> pb.HealthCheckResponse:
         if service not in self._services:
             return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
-        serving = self._serving or service == LIVENESS
+        serving = (self._serving and not self._fault) or service == LIVENESS
         return pb.HealthCheckResponse(status=_SERVING if serving else _NOT_SERVING)

@@ -8,9 +8,12 @@ import resource
 import sys
 
 from feedcore.clock import SystemClock
-from feedcore.compose import Role, compose
+from feedcore.compose import Engine, Role, compose
 from feedcore.config import split_address
 from feedcore.observe import logs
+from feedcore.resilience import tasks
+from feedcore_server.handlers.health import HealthHandlers
+from feedcore_server.limits import STORE_WATCH_S
 from feedcore_server.processes.child import Child, run_child
 from feedcore_server.processes.serving import serving_of
 from feedcore_server.wiring import wire
@@ -38,12 +41,30 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
         gc.collect()
         gc.freeze()
         api.health.set_serving(True)
+        watch = tasks.start(_watch(engine, api.health), "store watch")
         child.ready(port)
         log = logs.get("worker")
         log.info("serving", port=port, transport=settings.server.transport, node=child.node)
         await stop.wait()
+        watch.cancel()
+        await asyncio.wait([watch])
         await api.drain(serving, settings.server.drain_grace_s)
         log.info("drained")
+
+
+async def _watch(engine: Engine, health: HealthHandlers) -> None:
+    """Lets health say what callers meet, and the log why. Raises StoreError if this process cannot
+    go on.
+    """
+    told = ""
+    while True:
+        fault = engine.store.fault()
+        health.set_fault(fault)
+        if fault != told:
+            log = logs.get("store")
+            log.error("not serving", detail=fault) if fault else log.warning("serving again")
+            told = fault
+        await asyncio.sleep(STORE_WATCH_S)
 
 
 def _allow_open_files() -> None:

@@ -59,10 +59,12 @@ from feedcore.clock import Clock, SystemClock
 from feedcore.codecs.epochs import EPOCHS_BYTES
 from feedcore.errors import Unavailable
 from feedcore.limits import SECOND_MS
+from feedcore.ports import GraphSource
 from feedcore.resilience import tasks
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0  # between attempts to reach the tables
 EXPORT_EVERY_S = 1.0  # between looks at counters: scrapes come every few seconds
+REPAIR_IDLE_S = 60.0  # there is nothing to repair
 INACTIVE_PER_CALL = 10_000  # users moved to the inactive ones in one turn of upkeep
 Waiting = Callable[[str], None]
 T = TypeVar("T")
@@ -192,6 +194,17 @@ class ClusterStore:
     async def upkeep(self, now_ms: int) -> None:
         """Inactive users; rows that are too old go by their TTL."""
         await self.graph.mark_inactive(now_ms, INACTIVE_PER_CALL)
+
+    async def repair(self, graph: GraphSource, now_ms: int) -> float:
+        """Nothing: CQL's own repair does it."""
+        return REPAIR_IDLE_S
+
+    def fault(self) -> str:
+        """None that is this machine's: calls say what an engine answers."""
+        return ""
+
+    def note_failure(self, error: BaseException) -> None:
+        """Nothing: engines are asked, not remembered."""
 
     async def merge_all(self) -> int:
         """Nothing: feeds are stored as they are delivered."""

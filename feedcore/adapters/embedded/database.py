@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import sqlite3
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from feedcore import native
+from feedcore.adapters.common.machine import fault_of
 from feedcore.adapters.embedded.epochs import Changes
 from feedcore.adapters.embedded.locks import FileLock
-from feedcore.errors import Overloaded, StoreError, StoreFull
+from feedcore.errors import MachineFault, Overloaded, StoreError, StoreFull
 from feedcore.limits import DISK_RESERVE_BYTES, WRITE_BATCH_MAX, WRITE_QUEUE_MAX
 
 T = TypeVar("T")
@@ -43,6 +43,25 @@ class Connection(sqlite3.Connection):
     """Notes which cached data of all processes its transaction changes."""
 
     changes: Changes
+    path: Path
+    file: tuple[int, int]  # device and inode of the file that was opened
+
+    def require_in_place(self) -> None:
+        """Raises MachineFault if the path does not name the file that was opened."""
+        if not is_file(self.path, self.file):
+            raise MachineFault(
+                f"{self.path} was removed or replaced under the server: nothing can be kept;"
+                " put it back, or restart the server"
+            )
+
+
+def is_file(path: Path, file: tuple[int, int]) -> bool:
+    """Whether the path names this file: (device, inode)."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return (status.st_dev, status.st_ino) == file
 
 
 def connect(path: Path, *, read_only: bool, epochs: native.Epochs | None = None) -> Connection:
@@ -58,7 +77,7 @@ def connect(path: Path, *, read_only: bool, epochs: native.Epochs | None = None)
         cached_statements=STATEMENTS_CACHED,
         factory=Connection,
     )
-    conn.changes = Changes(epochs)
+    conn.changes, conn.path = Changes(epochs), path
     try:
         conn.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         conn.execute("PRAGMA journal_mode = WAL")
@@ -70,9 +89,11 @@ def connect(path: Path, *, read_only: bool, epochs: native.Epochs | None = None)
             conn.execute("PRAGMA query_only = 1")
         else:
             conn.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KIB}")
-    except sqlite3.DatabaseError as error:
+        status = path.stat()
+        conn.file = status.st_dev, status.st_ino
+    except (sqlite3.DatabaseError, OSError) as error:
         conn.close()
-        raise StoreError(f"{path} is corrupt or unreadable: {error}; restore a backup") from error
+        raise fault_of(error) or StoreError(f"{path} cannot be opened: {error}") from error
     return conn
 
 
@@ -97,36 +118,31 @@ def write_pairs(conn: sqlite3.Connection, sql: str, pairs: list[tuple[int, int]]
         conn.execute(sql, (json.dumps(pairs[start : start + PAIRS_PER_STATEMENT]),))
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether the disk had no room for it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)
-
-
 @contextlib.contextmanager
 def transaction(conn: Connection, lock: FileLock) -> Iterator[Connection]:
     """One write transaction under the lock of all processes; what it changed is announced before
-    the lock is released. Disk full is raised as StoreFull.
+    the lock is released. What the machine says (a full disk, say) is raised as an error of ours,
+    and so is a store whose file is not there any more: what is written then is nowhere.
     """
     lock.acquire()
     try:
+        conn.require_in_place()
         conn.execute("BEGIN IMMEDIATE")
         try:
             yield conn
             conn.execute("COMMIT")
             conn.changes.announce()
+            conn.require_in_place()
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
             conn.changes.forget()
             raise
-    except (sqlite3.OperationalError, OSError) as error:
-        if is_disk_full(error):
-            raise StoreFull(
-                f"the disk of the store is full ({error}); free space and retry"
-            ) from error
-        raise
+    except (sqlite3.DatabaseError, OSError, MemoryError) as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        raise fault from error
     finally:
         lock.release()
 
@@ -250,7 +266,7 @@ def _apply(conn: Connection, operation: _Operation) -> None:
     try:
         operation.result = operation.work(conn)
     except Exception as error:
-        if is_disk_full(error) or not conn.in_transaction:
+        if _ends_all(error) or not conn.in_transaction:
             raise
         if conn.total_changes != before:
             raise _FailedLate from error
@@ -266,7 +282,7 @@ def _apply_in_savepoint(conn: Connection, operation: _Operation) -> None:
     try:
         operation.result = operation.work(conn)
     except Exception as error:
-        if is_disk_full(error) or not conn.in_transaction:
+        if _ends_all(error) or not conn.in_transaction:
             raise
         conn.execute("ROLLBACK TO one")
         operation.error = _translated(error)
@@ -274,9 +290,12 @@ def _apply_in_savepoint(conn: Connection, operation: _Operation) -> None:
 
 
 def _translated(error: Exception) -> Exception:
-    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
-        return StoreError(f"store.db is corrupt: {error}; restore a backup")
-    return error
+    return fault_of(error) or error
+
+
+def _ends_all(error: Exception) -> bool:
+    """Whether the disk had no room: then none of the batch will be written."""
+    return isinstance(fault_of(error), StoreFull)
 
 
 def _size_of(path: Path) -> int:

@@ -16,6 +16,7 @@ from feedcore.adapters.embedded.locks import FileLock
 from feedcore.codecs import epochs as layout
 
 _MAGIC = b"FEEDEPO1"
+_COUNTED_AT, _COUNTED_BYTES = 24, 16  # era and generation, between them nothing
 
 
 class Changes:
@@ -55,7 +56,9 @@ class Changes:
 
 
 class EpochMap:
-    """The file `epochs.map`, mapped. Derived: a missing or foreign one is made again."""
+    """The file `epochs.map`, mapped. Derived: a missing one is made. One that is torn or foreign is
+    mended where it lies, since other processes may have it mapped: all must share one.
+    """
 
     def __init__(self, directory: Path, store_id: bytes) -> None:
         path = directory / "epochs.map"
@@ -63,14 +66,25 @@ class EpochMap:
         try:
             # One process makes it: two files of one name would not know of each other's bumps.
             turn.acquire()
-            if not _is_ours(path, store_id):
+            if not path.exists():
                 _make(path, store_id)
             with path.open("r+b") as file:
+                _mend(file.fileno(), store_id)
                 self._map = mmap.mmap(file.fileno(), layout.EPOCHS_BYTES)
+                status = os.fstat(file.fileno())
         finally:
             turn.close()
         self.epochs = native.Epochs(memoryview(self._map))
         self.epochs.begin_era()
+        self._path, self._file = path, (status.st_dev, status.st_ino)
+
+    def is_in_place(self) -> bool:
+        """Whether a process that starts now would share this map; its length is mended."""
+        try:
+            status = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (status.st_dev, status.st_ino) == self._file
 
     def close(self) -> None:
         """Releases the map."""
@@ -78,20 +92,22 @@ class EpochMap:
         self._map.close()
 
 
-def _is_ours(path: Path, store_id: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            header = file.read(24)
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return False
-    return size == layout.EPOCHS_BYTES and header == _MAGIC + store_id
-
-
 def _make(path: Path, store_id: bytes) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        # allocated, not only as long: a write into a hole of a full disk would end the process
-        os.posix_fallocate(file.fileno(), 0, layout.EPOCHS_BYTES)
-        file.write(_MAGIC + store_id)
+    with draft.open("w+b") as file:
+        _mend(file.fileno(), store_id)
     draft.replace(path)
+
+
+def _mend(fd: int, store_id: bytes) -> None:
+    """Its length, allocated: a write into a hole of a full disk would end the process; and to whom
+    it belongs. Counters that are lost differ from those that were observed, which costs loads.
+    """
+    header = _MAGIC + store_id
+    if os.fstat(fd).st_size != layout.EPOCHS_BYTES:
+        os.ftruncate(fd, layout.EPOCHS_BYTES)
+        os.posix_fallocate(fd, 0, layout.EPOCHS_BYTES)
+        # era and generation: none that anybody may have observed
+        os.pwrite(fd, os.urandom(_COUNTED_BYTES), _COUNTED_AT)
+    if os.pread(fd, len(header), 0) != header:
+        os.pwrite(fd, header, 0)

@@ -13,7 +13,6 @@ from feedcore.adapters.embedded.replica import Replica
 from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, order_key
 from feedcore.domain.jobs import JobKind, Lane
-from feedcore.errors import StoreError
 from feedcore.ports import Delivery, Window
 
 _NOT_BUILT = (
@@ -25,9 +24,6 @@ _REBUILD_UNDER_WAY = (
     "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM inactive_users WHERE user_id = ?1)"
     " AND EXISTS (SELECT 1 FROM fanout_jobs WHERE user_id = ?1 AND author_id = 0"
     " AND kind = 'rebuild' AND state IN (0, 1))"
-)
-_REOPENS_MAX = (
-    5  # each means that a merge replaced a file within the microseconds since the refresh
 )
 
 
@@ -54,25 +50,22 @@ class EmbeddedFeedStore:
         at_or_below = min(at_or_below, ids.ID_MAX)
         days = ids.day(not_below), ids.day(at_or_below)
         sources = self._slices(user_id, days, at_or_below, limit)
+        damage = replica.damage(*days)
         if len(replica.overlay_authors):
             authors = native.ids_intersect(followees, replica.overlay_authors)
             if authors:
                 sources.append(replica.posts_of(authors))
-        return Window(sources, built, pending)
+        return Window(sources, built, pending, damage)
 
     def _slices(
         self, user_id: int, days: tuple[int, int], at_or_below: int, limit: int
     ) -> list[bytes]:
-        for _ in range(_REOPENS_MAX):
-            try:
-                index = self._replica.runs.index()
-                return index.window(user_id, *days, at_or_below, limit)
-            except FileNotFoundError as error:
-                missing = error
-                self._replica.reload_runs()
-        raise StoreError(
-            f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
-        )
+        index = self._replica.run_index()
+        while True:
+            slices = index.window(user_id, *days, at_or_below, limit)
+            if not index.met_run:
+                return slices
+            index = self._replica.run_index()  # each time without one run more
 
     def pulled_authors(self, user_id: int, followees: bytes) -> list[int]:
         """Followees in mode PULL or DRAINING, ascending."""

@@ -11,6 +11,12 @@ that come before a removal are left out of it. Both are idempotent.
 
 Compaction merges runs of one size class of a day, so that a day has few runs and each entry is
 rewritten a logarithmic number of times.
+
+Verification compares all runs with their checksums, a bounded number of bytes a second, and a run
+before it is merged. One that is damaged is set aside: its row goes, its file is renamed, its day is
+noted as damaged (`damage`), and everybody's memory of feeds is emptied, in this order. A delivery
+row that is not made of entries and ids goes, too; whom it was for cannot be known, so all days are
+noted.
 """
 
 from __future__ import annotations
@@ -18,18 +24,25 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from feedcore import native
+from feedcore.adapters.embedded.damage import note_damage
 from feedcore.adapters.embedded.database import connect, transaction
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.queue import drop_merged_jobs
-from feedcore.adapters.embedded.runfile import RunFile, RunRow, run_path, write_run
+from feedcore.adapters.embedded.runfile import DamagedRun, RunFile, RunRow, run_path, write_run
 from feedcore.clock import Clock, SystemClock
-from feedcore.codecs.runs import REMOVED_BIT, REMOVED_BYTE
+from feedcore.codecs.runs import ID_BYTES, REMOVED_BIT, REMOVED_BYTE
 from feedcore.domain.entry import ENTRY_BYTES
-from feedcore.limits import DAY_MS, MERGE_DELIVERIES_MAX, RETENTION_MS
+from feedcore.limits import (
+    DAY_MS,
+    MERGE_DELIVERIES_MAX,
+    RETENTION_MS,
+    RUN_CHECK_BYTES_PER_S,
+)
 
 MERGE_WAIT_S = (
     0.25  # deliveries gather this long: readers overlay posts anyway, and fewer runs are made
@@ -37,6 +50,7 @@ MERGE_WAIT_S = (
 MERGE_EAGER = 200_000  # deliveries that are merged at once
 POLL_S = 0.05
 CHECKPOINT_EVERY_S = 1.0
+VERIFY_EVERY_S = 1.0
 WAL_TRUNCATE_BYTES = 256 * 1024 * 1024  # a log this large is emptied as soon as no reader needs it
 FAILURE_WAIT_S = 1.0
 SMALL_RUN = (
@@ -58,6 +72,11 @@ class _Row(NamedTuple):
     entries: bytes
     recipients: bytes
 
+    def is_whole(self) -> bool:
+        """Whether it is made of whole entries and ids."""
+        parts = (self.entries, ENTRY_BYTES), (self.recipients, ID_BYTES)
+        return all(isinstance(part, bytes) and len(part) % size == 0 for part, size in parts)
+
 
 class Merger:
     """`run_once` and `compact_once` may be called by hand, or by the thread that `start` makes."""
@@ -75,7 +94,9 @@ class Merger:
         self._turn = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._verifying: Iterator[int] = iter(())
         self.last_error = ""
+        self.set_aside = 0  # damaged runs so far
         self._sweep()
 
     def start(self) -> None:
@@ -97,6 +118,10 @@ class Merger:
             rows = self._read(max_deliveries)
             if not rows:
                 return 0
+            unreadable = [row for row in rows if not row.is_whole()]
+            if unreadable:
+                self._drop_unreadable(unreadable)
+                return sum(row.items for row in unreadable)
             additions, removals = separate(rows)
             files = self._write_files(native.build_runs(additions))
             removed = self._mark_removed(removals)
@@ -113,6 +138,16 @@ class Merger:
                 if group:
                     self._merge_group(group)
                     return True
+            return False
+
+    def verify_some(self, max_bytes: int) -> bool:
+        """Verifies runs from where it stopped last, about so many bytes; False after the last."""
+        with self._turn:
+            for checked in self._verifying:
+                max_bytes -= checked
+                if max_bytes <= 0:
+                    return True
+            self._verifying = self._verify_all()
             return False
 
     def checkpoint(self) -> None:
@@ -161,24 +196,32 @@ class Merger:
         return row[0] + 1 if row else 1
 
     def _mark_removed(self, removals: list[tuple[int, bytes]]) -> dict[int, int]:
-        """Sets bits in the files; the number set, by run."""
+        """Sets bits in the files; how many are set there now, by run."""
         marked: dict[int, int] = {}
         if not removals:
             return marked
         for rows in self._days().values():
             for row in rows:
-                file = RunFile(run_path(self._feeds_dir, row.day, row.run_id), self._store_id, row)
-                places = [
-                    place
-                    for author_id, recipients in removals
-                    for user_id in memoryview(recipients).cast("Q")
-                    for place in _places(file, user_id, author_id)
-                ]
+                try:
+                    file = self._open(row)
+                    places = [
+                        place
+                        for author_id, recipients in removals
+                        for user_id in memoryview(recipients).cast("Q")
+                        for place in _places(file, user_id, author_id)
+                    ]
+                except (DamagedRun, FileNotFoundError) as error:
+                    self._put_aside(row, error)
+                    continue
                 if places:
-                    marked[row.run_id] = self._set_bits(row, places)
+                    fresh = [place for place in places if not place[1] & REMOVED_BIT]
+                    self._set_bits(row, fresh)
+                    marked[row.run_id] = row.removed + len(fresh)
+                    if len(fresh) < len(places):  # also by a merge that was killed
+                        marked[row.run_id] = file.count_removed()
         return marked
 
-    def _set_bits(self, row: RunRow, places: list[tuple[int, int]]) -> int:
+    def _set_bits(self, row: RunRow, places: list[tuple[int, int]]) -> None:
         fd = os.open(run_path(self._feeds_dir, row.day, row.run_id), os.O_RDWR)
         try:
             for at, byte in places:
@@ -186,7 +229,6 @@ class Merger:
             os.fdatasync(fd)
         finally:
             os.close(fd)
-        return len(places)
 
     def _commit(
         self,
@@ -202,7 +244,7 @@ class Merger:
                 conn.changes.viewers.extend(native.unpack_ids(recipients))
             conn.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", files)
             conn.executemany(
-                "UPDATE runs SET removed = removed + ? WHERE run_id = ?",
+                "UPDATE runs SET removed = ? WHERE run_id = ?",
                 [(count, run_id) for run_id, count in removed.items()],
             )
             conn.execute("DELETE FROM deliveries WHERE seq <= ?", (last,))
@@ -222,11 +264,9 @@ class Merger:
 
     def _merge_group(self, group: list[RunRow]) -> None:
         day = group[0].day
-        files = []
-        for row in group:
-            file = RunFile(run_path(self._feeds_dir, day, row.run_id), self._store_id, row)
-            file.check()
-            files.append(file)
+        files = [file for row in group if (file := self._verified(row)) is not None]
+        if len(files) < len(group):
+            return  # what is left is looked at again
         run_id = self._next_run_id()
         users, entries = write_run(
             run_path(self._feeds_dir, day, run_id),
@@ -245,6 +285,74 @@ class Merger:
         for row in group:
             run_path(self._feeds_dir, day, row.run_id).unlink(missing_ok=True)
 
+    # --- damage ----------------------------------------------------------------------------------
+
+    def _open(self, row: RunRow) -> RunFile:
+        return RunFile(run_path(self._feeds_dir, row.day, row.run_id), self._store_id, row)
+
+    def _verified(self, row: RunRow) -> RunFile | None:
+        """The run, whole; None if it was damaged and is set aside."""
+        try:
+            file = self._open(row)
+            for _ in self._verify(file):
+                continue
+            return file
+        except (DamagedRun, FileNotFoundError) as error:
+            self._put_aside(row, error)
+            return None
+
+    def _verify_all(self) -> Iterator[int]:
+        """All runs there are now, one after the other; those that go meanwhile are passed over."""
+        for (run_id,) in self._conn.execute("SELECT run_id FROM runs ORDER BY run_id").fetchall():
+            row = self._row(run_id)
+            if row is None:
+                continue
+            try:
+                yield from self._verify(self._open(row))
+            except (DamagedRun, FileNotFoundError) as error:
+                self._put_aside(row, error)
+
+    def _verify(self, file: RunFile) -> Iterator[int]:
+        marked = yield from file.verify()
+        if self._row(file.row.run_id) == file.row:  # nothing was removed while it was read
+            file.check_removed(marked)
+
+    def _row(self, run_id: int) -> RunRow | None:
+        sql = "SELECT run_id, day, users, entries, removed FROM runs WHERE run_id = ?"
+        found = self._conn.execute(sql, (run_id,)).fetchone()
+        return RunRow(*found) if found else None
+
+    def _put_aside(self, row: RunRow, error: Exception) -> None:
+        """Takes a run out of those that count, unless it is gone already."""
+        reason = f"{error.filename} is missing" if isinstance(error, OSError) else str(error)
+        with transaction(self._conn, self._write_lock) as conn:
+            if not conn.execute("DELETE FROM runs WHERE run_id = ?", (row.run_id,)).rowcount:
+                return
+            note_damage(conn, [row.day], reason)
+        self._forget_feeds()
+        self.set_aside += 1
+        log.error("run %d is set aside, day %d is derived again: %s", row.run_id, row.day, reason)
+        path = run_path(self._feeds_dir, row.day, row.run_id)
+        if path.exists():
+            path.replace(path.with_suffix(".damaged"))  # goes with its day
+
+    def _drop_unreadable(self, rows: list[_Row]) -> None:
+        last_day = self._clock.now_ms() // DAY_MS + 1
+        days = list(range(last_day - RETENTION_MS // DAY_MS - 1, last_day + 1))
+        with transaction(self._conn, self._write_lock) as conn:
+            conn.executemany("DELETE FROM deliveries WHERE seq = ?", [(row.seq,) for row in rows])
+            items = sum(row.items for row in rows)
+            conn.execute("UPDATE versions SET backlog = backlog - ?", (items,))
+            note_damage(conn, days, "a delivery could not be read")
+        self._forget_feeds()
+        log.error("%d deliveries cannot be read: all feeds are derived again", len(rows))
+
+    def _forget_feeds(self) -> None:
+        """What a process has in memory of feeds may come from what is damaged."""
+        epochs = self._conn.changes.epochs
+        if epochs is not None:
+            epochs.begin_era()
+
     def _sweep(self) -> None:
         """Removes files that no row speaks of: leftovers of a merge without its commit."""
         known = {(row.day, row.run_id) for rows in self._days().values() for row in rows}
@@ -255,7 +363,7 @@ class Merger:
     # --- the thread ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        waiting_since = last_merge = last_checkpoint = self._pace.monotonic()
+        waiting_since = last_merge = last_checkpoint = last_verify = self._pace.monotonic()
         while not self._stop.is_set():
             try:
                 now = self._pace.monotonic()
@@ -269,6 +377,9 @@ class Merger:
                 if now - last_checkpoint >= CHECKPOINT_EVERY_S:
                     self.checkpoint()
                     last_checkpoint = self._pace.monotonic()
+                if now - last_verify >= VERIFY_EVERY_S:
+                    self.verify_some(RUN_CHECK_BYTES_PER_S)
+                    last_verify = self._pace.monotonic()
                 self.last_error = ""
                 if not worked and backlog < MERGE_EAGER:
                     self._stop.wait(POLL_S)
@@ -279,14 +390,16 @@ class Merger:
 
 
 def _places(file: RunFile, user_id: int, author_id: int) -> list[tuple[int, int]]:
-    """(position in the file, byte there) of the author's flags in the user's feed."""
+    """(position in the file, byte there) of the author's flags in the user's feed; also where the
+    REMOVED bit is set already.
+    """
     start, end = file.slice_of(user_id)
     entries = file.bytes_at(start, end)
     author = author_id.to_bytes(8, "big")
     return [
         (start + at + REMOVED_BYTE, entries[at + REMOVED_BYTE])
         for at in range(0, len(entries), ENTRY_BYTES)
-        if entries[at + 8 : at + 16] == author and not entries[at + REMOVED_BYTE] & REMOVED_BIT
+        if entries[at + 8 : at + 16] == author
     ]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,11 +21,18 @@ from typing import NamedTuple
 from feedcore import native
 from feedcore.adapters.common.posted_authors import PostedAuthors, PublishedAuthors
 from feedcore.adapters.embedded.author_timelines import TimelineCache
+from feedcore.adapters.embedded.damage import read_damage
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
 from feedcore.ports.settings import JsonObject
 
 _JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE job_id > ?"
 _RUNS = "SELECT run_id, day, users, entries, removed FROM runs"
+
+
+# each means that a merge replaced a file within the moment since the refresh
+_REOPENS_MAX = 5
+
+log = logging.getLogger(__name__)
 
 
 class _Job(NamedTuple):
@@ -74,6 +82,8 @@ class Replica:
         self._held = False
         self.published = PublishedAuthors()  # for who loads ahead
         self.posted = PostedAuthors()
+        self.damaged_days: dict[int, str] = {}  # set aside, and not derived again yet
+        self._left_out: set[int] = set()  # runs, since when `reads` has changed
         self.reads = 0  # changes that were read so far
 
     @property
@@ -113,7 +123,34 @@ class Replica:
             # a commit between the two statements is read now and once more: harmless
             self._data_version = version
 
-    def reload_runs(self) -> None:
+    def run_index(self) -> native.RunIndex:
+        """Lookups in the runs that count and are whole; `damage` names the others."""
+        for _ in range(_REOPENS_MAX):
+            try:
+                return self._noted(self.runs.index())
+            except FileNotFoundError:
+                self._reload_runs()
+        return self._noted(self.runs.index(leave_out_missing=True))
+
+    def damage(self, first_day: int, last_day: int) -> str:
+        """Why nothing can be promised of the stored entries of these days; "" if it can."""
+        for days in (self.damaged_days, self.runs.damaged_days()):
+            for day, reason in days.items():
+                if first_day <= day <= last_day:
+                    return reason
+        return ""
+
+    def _noted(self, index: native.RunIndex) -> native.RunIndex:
+        """The log hears what is left out; a page machine that has an older index takes this."""
+        if set(self.runs.damaged) - self._left_out:
+            self.reads += 1
+            for run_id, reason in self.runs.damaged.items():
+                if run_id not in self._left_out:
+                    log.error("run %d is left out: %s; followees are read instead", run_id, reason)
+        self._left_out = set(self.runs.damaged)
+        return index
+
+    def _reload_runs(self) -> None:
         """Reads the runs anew after a file was gone: another process has merged or expired it."""
         if self._held:
             # the snapshot names files that are gone: take a later one
@@ -153,6 +190,7 @@ class Replica:
                 self._read_settings()
             if before.runs != now.runs:
                 self.runs.replace([RunRow(*row) for row in conn.execute(_RUNS)])
+                self.damaged_days = read_damage(conn)
             if before.trending != now.trending:
                 self._read_trending()
             self._versions = now

@@ -12,7 +12,6 @@ from feedcore.adapters.embedded.posts import EmbeddedContentSource
 from feedcore.adapters.embedded.preferences import filters_of
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.domain import ids
-from feedcore.errors import StoreError
 from feedcore.limits import DAY_MS, RETENTION_MS
 from feedcore.ports import Content, PreferenceKind
 from feedcore.ports.resident import ReplicaView, ViewerRow
@@ -27,7 +26,6 @@ _VIEWER = (
     " UNION ALL SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?1"
 )
 _LAST_DAY = ids.day(ids.ID_MAX)
-_REOPENS_MAX = 5  # each means that a merge replaced a file within the moment since the refresh
 
 
 class EmbeddedResidentSource:
@@ -69,7 +67,7 @@ class EmbeddedResidentSource:
             replica.pulled,
             replica.pulled_version,
             replica.tombstones,
-            self._index(),
+            self._replica.run_index(),
         )
 
     def take_published(self) -> list[int]:
@@ -86,13 +84,17 @@ class EmbeddedResidentSource:
         """
         rows = [self._conn.execute(_VIEWER, (one,)).fetchall() for one in user_ids]
         self._replica.refresh()
-        index = self._index()
+        index = self._replica.run_index()
         first_day = (now_ms - RETENTION_MS) // DAY_MS
         viewers = []
         for user_id, found in zip(user_ids, rows, strict=True):
             slices = index.window(user_id, first_day, _LAST_DAY, ids.ID_MAX, depth)
             entries = native.merge_newest(slices, ids.ID_MAX, 0, depth)
             viewers.append(_viewer_of(found, entries, index.newest_run, now_ms))
+        if index.met_run:
+            self._replica.run_index()
+        if self._replica.damage(first_day, _LAST_DAY):
+            return [viewer._replace(built=False) for viewer in viewers]
         return viewers
 
     async def timelines(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
@@ -103,17 +105,6 @@ class EmbeddedResidentSource:
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
         """One query."""
         return await self._contents.contents(content_ids)
-
-    def _index(self) -> native.RunIndex:
-        for _ in range(_REOPENS_MAX):
-            try:
-                return self._replica.runs.index()
-            except FileNotFoundError as error:
-                missing = error
-                self._replica.reload_runs()
-        raise StoreError(
-            f"{missing.filename} is missing: the feeds were changed; run 'feedcore rebuild'"
-        )
 
 
 def _viewer_of(

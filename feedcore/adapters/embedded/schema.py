@@ -13,9 +13,10 @@ import secrets
 import sqlite3
 from pathlib import Path
 
+from feedcore.adapters.common.machine import RESTORE
 from feedcore.adapters.embedded.database import connect, transaction
 from feedcore.adapters.embedded.locks import FileLock
-from feedcore.errors import StoreError
+from feedcore.errors import StoreDamaged, StoreError
 from feedcore.limits import USER_ID_MAX
 
 APPLICATION_ID = 0x66656564  # "feed"
@@ -224,7 +225,7 @@ def stored_version(path: Path) -> int:
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise StoreError(f"{path} is corrupt or not a store: no database header; restore a backup")
+        raise StoreDamaged(f"{path} is corrupt or not a store: no database header; {RESTORE}")
     application = int.from_bytes(header[68:72], "big")
     version = int.from_bytes(header[60:64], "big")
     if application != APPLICATION_ID:
@@ -276,9 +277,8 @@ def _check_length(path: Path, header: bytes, size: int) -> None:
     page_bytes = 65536 if page_bytes == 1 else page_bytes
     pages = int.from_bytes(header[28:32], "big")
     if pages * page_bytes > size:
-        raise StoreError(
-            f"{path} is corrupt: {size} bytes, its header says {pages * page_bytes}; "
-            "restore a backup"
+        raise StoreDamaged(
+            f"{path} is corrupt: {size} bytes, its header says {pages * page_bytes}; {RESTORE}"
         )
 
 

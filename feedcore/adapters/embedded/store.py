@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from feedcore.adapters.common.machine import RESTORE, fault_of
 from feedcore.adapters.common.page_cache import NoPageCache
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded import retention
@@ -33,14 +34,17 @@ from feedcore.adapters.embedded.merger import Merger
 from feedcore.adapters.embedded.posts import EmbeddedContentSource, EmbeddedPostStore
 from feedcore.adapters.embedded.preferences import EmbeddedPreferenceStore
 from feedcore.adapters.embedded.queue import EmbeddedFanoutQueue
+from feedcore.adapters.embedded.rebuild import Repair
 from feedcore.adapters.embedded.replica import Replica
 from feedcore.adapters.embedded.resident import EmbeddedResidentSource
 from feedcore.adapters.embedded.runfile import RunSet, sync_directory
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, check_ids, migrate, stored_version
 from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
 from feedcore.adapters.embedded.signals import EmbeddedSignalStore
+from feedcore.adapters.embedded.watch import StoreWatch
 from feedcore.clock import Clock
-from feedcore.errors import StoreError
+from feedcore.errors import StoreDamaged, StoreError
+from feedcore.ports import GraphSource
 
 _INACTIVE_PER_CALL = 10_000  # users moved to the inactive ones in one commit
 
@@ -95,6 +99,7 @@ class EmbeddedStore:
         self._runs, self.replica = runs, Replica(conn, runs)
         self.validation = LocalCacheValidation()
         self.page_cache = NoPageCache(self.validation)
+        self.watch = StoreWatch(data_dir, conn)
         self.feeds = EmbeddedFeedStore(conn, writer, self.replica)
         self.posts = EmbeddedPostStore(conn, writer, self.replica, clock)
         self.contents = EmbeddedContentSource(conn)
@@ -106,6 +111,7 @@ class EmbeddedStore:
         self.preferences = EmbeddedPreferenceStore(conn, writer, behind)
         self.signals = EmbeddedSignalStore(conn, writer, self._engagement, behind)
         self.resident = EmbeddedResidentSource(conn, self.replica, self.contents, self._engagement)
+        self._repair: Repair | None = None
         if writer_role:
             self.merger = Merger(data_dir, self.store_id, clock, epochs)
 
@@ -176,9 +182,36 @@ class EmbeddedStore:
         return total
 
     async def upkeep(self, now_ms: int) -> None:
-        """Retention and inactive users: what the fan-out process does about once a minute."""
+        """Retention, inactive users, and whether store.db is whole: what the fan-out process does
+        about once a minute.
+        """
+        await asyncio.to_thread(self.watch.check_when_due, now_ms)
+        damaged = self._engagement.mend(self.connection)
+        if damaged:
+            log.error("engagement.map is made again: %d slots of it were damaged", damaged)
         await self.expire(now_ms)
         await self.upkeep_inactive(now_ms)
+
+    def fault(self) -> str:
+        """What is wrong with the directory or store.db, with the remedy; "" if nothing is. Raises
+        StoreError if this process does not share its epochs with the others any more.
+        """
+        fault = self.watch.fault()
+        if not fault and not self._epoch_map.is_in_place():
+            raise StoreError("epochs.map was removed under the server: this process starts anew")
+        return fault
+
+    def note_failure(self, error: BaseException) -> None:
+        """Of a call that failed, whatever it was: damage to store.db is remembered."""
+        self.watch.note(error)
+
+    async def repair(self, graph: GraphSource, now_ms: int) -> float:
+        """A step of deriving damaged days again, with the followers that `graph` knows; how many
+        seconds to wait before the next.
+        """
+        if self._repair is None:
+            self._repair = Repair(self, graph)
+        return await self._repair.step(now_ms)
 
     async def upkeep_inactive(self, now_ms: int) -> int:
         """Marks users inactive who were not seen for INACTIVE_AFTER_MS; how many."""
@@ -259,9 +292,9 @@ def _identity(conn: sqlite3.Connection, data_dir: Path) -> tuple[bytes, bytes]:
         rows = dict(conn.execute("SELECT key, value FROM meta").fetchall())
         return rows["store_id"], rows["secret"]
     except (sqlite3.DatabaseError, KeyError) as error:
-        raise StoreError(
-            f"{data_dir / 'store.db'} is corrupt: {error}; restore a backup"
-        ) from error
+        path = data_dir / "store.db"
+        fault = fault_of(error)
+        raise fault or StoreDamaged(f"{path} is corrupt ({error}); {RESTORE}") from error
 
 
 def _take_locks(directory: Path, *, writer_role: bool, exclusive: bool) -> list[FileLock]:
@@ -323,7 +356,9 @@ def _migrate(path: Path, version: int) -> None:
     try:
         migrate(conn, version)
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path} cannot be migrated: {error}; nothing was changed") from error
+        raise StoreError(
+            f"{path} cannot be made or migrated: {fault_of(error) or error}; nothing was changed"
+        ) from error
     finally:
         conn.close()
 

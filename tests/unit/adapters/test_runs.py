@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -118,3 +119,63 @@ def test_engagement_table_holds_the_newest_and_twins_agree(sets: int) -> None:
     native.engagement_store(one, newest, 1.5)
     assert struct.unpack("<f", native.engagement_lookup(one, entry.pack(newest, 1))) == (1.5,)
     assert native.engagement_lookup(one, entry.pack(START, 1)) == b"\0\0\0\0"
+
+
+@given(rows(), st.data())
+def test_sums_are_those_of_the_twin_and_tell_of_any_flip(
+    deliveries: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    for _, users, offsets, entries in native.build_runs(deliveries):
+        sums = native.run_sums(users, offsets, entries)
+        assert sums == runs.run_sums(users, offsets, entries)
+        assert native.run_blocks(users) == runs.run_blocks(users)
+        if not users:
+            continue
+        at = data.draw(st.integers(0, len(entries) * 8 - 1))
+        flipped = bytearray(entries)
+        flipped[at // 8] ^= 1 << at % 8
+        removed = at // 8 % 20 == runs.REMOVED_BYTE and at % 8 == 7
+        assert (native.run_sums(users, offsets, bytes(flipped)) == sums) == removed
+        at = data.draw(st.integers(0, len(users) * 8 - 1))
+        flipped = bytearray(users)
+        flipped[at // 8] ^= 1 << at % 8
+        assert native.run_blocks(bytes(flipped)) != native.run_blocks(users)
+
+
+@pytest.mark.parametrize("offsets", [(0, 9), (2, 1), (2**32 - 1, 2**32 - 1)])
+@pytest.mark.parametrize("module", [native, runs])
+def test_offsets_that_point_outside_are_refused(module: Any, offsets: tuple[int, int]) -> None:
+    users, entries = struct.pack("<Q", 7), entry.pack(START, 1) * 3
+    run = users, struct.pack("<2I", *offsets), entries
+    for use in (lambda: module.run_sums(*run), lambda: module.merge_runs([run], [].append)):
+        with pytest.raises(ValueError, match="outside"):
+            use()
+    views = [memoryview(part) for part in run]
+    view = runs.RunView(3, ids.day(START), views[0].cast("Q"), views[1].cast("I"), views[2], False)
+    index = module.RunIndex([view])
+    assert index.since(7, 0) == [] and index.met_run == 3
+    index = module.RunIndex([view])
+    assert index.window(7, 0, 2**40, ids.ID_MAX, 10) == [] and index.met_run == 3
+
+
+def test_deliveries_of_broken_parts_are_refused() -> None:
+    for row in ((b"x" * 19, b"y" * 8), (b"x" * 20, b"y" * 9)):
+        for module in (native, runs):
+            with pytest.raises(ValueError, match="delivery"):
+                module.build_runs([row])
+
+
+def test_a_value_without_its_check_counts_for_nothing() -> None:
+    table = memoryview(bytearray(engagement.SET_BYTES * 4))
+    post = entry.pack(START, 1)
+    for module in (native, engagement):
+        module.engagement_store(table, START, 0.5)
+        (at,) = [at for at in range(0, len(table), 16) if table[at : at + 8] != bytes(8)]
+        assert module.engagement_lookup(table, post) == struct.pack("<f", 0.5)
+        assert module.engagement_damaged(table) == 0
+        for bit in range(64):
+            table[at + 8 + bit // 8] ^= 1 << bit % 8
+            for other in (native, engagement):
+                assert other.engagement_lookup(table, post) == bytes(4)
+                assert other.engagement_damaged(table) == 1
+            table[at + 8 + bit // 8] ^= 1 << bit % 8

@@ -277,6 +277,8 @@ cdef class PageMaker:
             return GENERIC
         followees = viewer.followee_ids()
         stored = self._stored(viewer, followees, draft.depth)
+        if stored is None:
+            return GENERIC
         not_below = <uint64_t>max(draft.now_ms - RETENTION_MS - EPOCH_MS, 0) << TIME_SHIFT
         if draft.scroll.newer_than >= not_below:
             not_below = draft.scroll.newer_than + 1
@@ -322,12 +324,16 @@ cdef class PageMaker:
         return viewer
 
     cdef bytes _stored(self, Viewer viewer, bytes followees, Py_ssize_t depth):
-        """The window, brought up to date with the newest runs."""
+        """The window, brought up to date with the newest runs; None if one of those is damaged."""
         cdef bytes entries = viewer.window_entries(followees)
         cdef list slices
+        if self.index.met_run or self.index.damaged_run > viewer.seen_run:
+            return None
         if self.index.newest_run <= viewer.seen_run:
             return entries
         slices = self.index.slices_since(viewer.user_id, viewer.seen_run)
+        if self.index.met_run:
+            return None
         if slices:
             if viewer.entries > depth:
                 depth = viewer.entries

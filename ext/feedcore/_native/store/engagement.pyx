@@ -4,6 +4,7 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 cdef enum:
     ENTRY = 20
@@ -11,10 +12,22 @@ cdef enum:
 
 cdef uint64_t MULTIPLIER = 0x9E3779B97F4A7C15
 
+cdef uint64_t STEP = 0xD1B54A32D192ED03
+
 cdef struct Slot:
     uint64_t content_id
-    float value
-    uint32_t unused
+    uint64_t word  # the value, and in the high half its check: read and written at once
+
+
+cdef inline uint64_t _word(uint64_t content_id, uint32_t bits) noexcept nogil:
+    cdef uint64_t mixed = (content_id ^ (bits * STEP)) * MULTIPLIER
+    return (mixed >> 32 << 32) | bits
+
+
+cdef inline float _value(uint32_t bits) noexcept nogil:
+    cdef float value
+    memcpy(&value, &bits, sizeof(value))
+    return value
 
 
 cdef inline uint64_t _content_id(const uint8_t* entry) noexcept nogil:
@@ -55,7 +68,7 @@ cdef bytes _lookup(const Slot* slots, Py_ssize_t size, bytes entries):
     cdef const uint8_t* entry = <const uint8_t*>PyBytes_AS_STRING(entries)
     cdef bytes result = PyBytes_FromStringAndSize(NULL, count * 4)
     cdef float* out = <float*>PyBytes_AS_STRING(result)
-    cdef uint64_t content_id
+    cdef uint64_t content_id, word
     cdef const Slot* slot
     for n in range(count):
         content_id = _content_id(entry + n * ENTRY)
@@ -63,7 +76,9 @@ cdef bytes _lookup(const Slot* slots, Py_ssize_t size, bytes entries):
         out[n] = 0.0
         for i in range(SET_SLOTS):
             if slot[i].content_id == content_id:
-                out[n] = slot[i].value
+                word = slot[i].word
+                if word == _word(content_id, <uint32_t>word):
+                    out[n] = _value(<uint32_t>word)
                 break
     return result
 
@@ -82,15 +97,36 @@ cdef bint _store(Slot* slots, Py_ssize_t size, uint64_t content_id, float value)
     cdef size_t sets = size // (sizeof(Slot) * SET_SLOTS)
     cdef Slot* slot = slots + _first_slot(sets, _shift(sets), content_id)
     cdef int i, place = 0
+    cdef uint32_t bits
+    cdef uint64_t word
+    memcpy(&bits, &value, sizeof(bits))
+    word = _word(content_id, bits)
     for i in range(SET_SLOTS):
         if slot[i].content_id == content_id:
-            slot[i].value = value
+            slot[i].word = word
             return True
         if slot[i].content_id < slot[place].content_id:
             place = i
     if slot[place].content_id > content_id:
         return False
     slot[place].content_id = 0
-    slot[place].value = value
+    slot[place].word = word
     slot[place].content_id = content_id
     return True
+
+
+def engagement_damaged(table not None):
+    """See the twin."""
+    cdef Py_buffer view
+    cdef size_t i, count, found = 0
+    cdef const Slot* slots
+    PyObject_GetBuffer(table, &view, PyBUF_SIMPLE)
+    try:
+        slots, count = <const Slot*>view.buf, view.len // sizeof(Slot)
+        with nogil:
+            for i in range(count):
+                if slots[i].content_id:
+                    found += slots[i].word != _word(slots[i].content_id, <uint32_t>slots[i].word)
+        return found
+    finally:
+        PyBuffer_Release(&view)

@@ -1,10 +1,15 @@
 from collections.abc import Sequence
 
-from feedcore.codecs.runs import RunView
+from feedcore.codecs.runs import Part, RunView
+
+def run_sums(users: Part, offsets: Part, entries: Part) -> bytes: ...
+def run_blocks(users: Part) -> bytes: ...
 
 class RunIndex:
     newest_run: int
-    def __init__(self, views: Sequence[RunView]) -> None: ...
+    damaged_run: int
+    met_run: int
+    def __init__(self, views: Sequence[RunView], damaged_run: int = 0) -> None: ...
     def window(
         self, user_id: int, first_day: int, last_day: int, at_or_below: int, limit: int
     ) -> list[bytes]: ...

@@ -141,6 +141,8 @@ def build_runs(rows):
     cdef Py_ssize_t at
     cdef uint64_t content_id
     for entries, recipients in rows:
+        if PyBytes_GET_SIZE(entries) % ENTRY or PyBytes_GET_SIZE(recipients) % 8:
+            raise ValueError(f"delivery: {len(entries)} bytes to {len(recipients)} bytes of ids")
         for at in range(0, PyBytes_GET_SIZE(entries), ENTRY):
             entry = entries[at:at + ENTRY]
             content_id = ~_big(<const uint8_t*>PyBytes_AS_STRING(entry))
@@ -166,6 +168,7 @@ cdef struct Cursor:
     const uint32_t* offsets
     const uint8_t* entries
     size_t count
+    size_t entry_count
     size_t at
     const uint8_t* head  # next entry of the user at hand
     const uint8_t* end
@@ -199,16 +202,20 @@ cdef int _grow(Output* out) noexcept nogil:
 
 
 cdef int _merge_user(Cursor* cursors, int k, uint64_t user, Output* out) noexcept nogil:
-    """Appends the user's entries; -1: no memory."""
-    cdef size_t need = 0, start = out.written
+    """Appends the user's entries; -1: no memory, -2: offsets point outside their run."""
+    cdef size_t need = 0, start = out.written, first, end
     cdef int i, best
     cdef uint8_t* grown
     cdef uint8_t* last = NULL
     for i in range(k):
         if cursors[i].at < cursors[i].count and cursors[i].users[cursors[i].at] == user:
-            cursors[i].head = cursors[i].entries + <size_t>cursors[i].offsets[cursors[i].at] * ENTRY
+            first = cursors[i].offsets[cursors[i].at]
             cursors[i].at += 1
-            cursors[i].end = cursors[i].entries + <size_t>cursors[i].offsets[cursors[i].at] * ENTRY
+            end = cursors[i].offsets[cursors[i].at]
+            if first > end or end > cursors[i].entry_count:
+                return -2
+            cursors[i].head = cursors[i].entries + first * ENTRY
+            cursors[i].end = cursors[i].entries + end * ENTRY
             need += cursors[i].end - cursors[i].head
         else:
             cursors[i].head = cursors[i].end = NULL
@@ -245,9 +252,9 @@ cdef int _merge_user(Cursor* cursors, int k, uint64_t user, Output* out) noexcep
 
 
 cdef int _merge_until_full(Cursor* cursors, int k, Output* out) noexcept nogil:
-    """1: buffer full, call again; 0: all done; -1: no memory."""
+    """1: buffer full, call again; 0: all done; below 0: see `_merge_user`."""
     cdef uint64_t user
-    cdef int i
+    cdef int i, failed
     cdef bint found
     while out.entry_bytes < SINK:
         found = False
@@ -259,8 +266,9 @@ cdef int _merge_until_full(Cursor* cursors, int k, Output* out) noexcept nogil:
                     found = True
         if not found:
             return 0
-        if _merge_user(cursors, k, user, out) < 0:
-            return -1
+        failed = _merge_user(cursors, k, user, out)
+        if failed < 0:
+            return failed
     return 1
 
 
@@ -291,11 +299,16 @@ def merge_runs(runs, sink):
             cursors[i].users = <const uint64_t*>held[parts - 3].buf
             cursors[i].offsets = <const uint32_t*>held[parts - 2].buf
             cursors[i].entries = <const uint8_t*>held[parts - 1].buf
+            cursors[i].entry_count = held[parts - 1].len // ENTRY
+            if held[parts - 2].len < <Py_ssize_t>((cursors[i].count + 1) * 4):
+                raise ValueError("a run's offsets are too few")
         while state == 1:
             with nogil:
                 state = _merge_until_full(cursors, k, &out)
-            if state < 0:
+            if state == -1:
                 raise MemoryError()
+            if state < 0:
+                raise ValueError("a run's offsets point outside it")
             if out.entry_bytes:
                 sink(PyBytes_FromStringAndSize(<char*>out.entries, out.entry_bytes))
                 out.entry_bytes = 0
