@@ -1,7 +1,7 @@
 """`doctor`: what works, what does not, and how to mend it.
 
-Not for the probes: each engine's are beside its adapter (`adapters/*/probe.py`). Here they are put
-together for a profile, and shown.
+Not for the probes: each engine's are beside its adapter (`adapters/*/probe.py`), and
+`feedcore.compose.probes` puts those of a profile together. Here they are shown.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from feedcore.adapters.common.probing import Finding, Probe, State, run_probes
-from feedcore.adapters.embedded import probe as embedded_probe
 from feedcore.cli.client import examples, out
 from feedcore.cli.cluster import quiet_drivers
 from feedcore.cli.serving import settings_options
-from feedcore.clock import Clock, SystemClock
-from feedcore.compose import stores
-from feedcore.config import Loaded, Settings
+from feedcore.clock import SystemClock
+from feedcore.compose.probes import diagnose
+from feedcore.config import Loaded
+from feedcore.ports.finding import Finding, State
 
 TIMEOUT_S_DEFAULT = 2.0
 TIMEOUT_S_MAX = 60.0
@@ -58,40 +57,13 @@ def doctor(timeout_s: float, as_json: bool, loaded: Loaded) -> int:
     """
     settings = loaded.settings
     quiet_drivers()
-    findings = asyncio.run(run_probes(probes_of(settings, SystemClock(), timeout_s), timeout_s))
+    findings = asyncio.run(diagnose(settings, SystemClock(), timeout_s))
     if as_json:
         click.echo(json.dumps(document(settings.store.profile, findings), indent=2))
     else:
         out.print(table(findings))
         out.print(verdict(findings))
     return EXIT_DOWN if any(one.state is State.DOWN for one in findings) else 0
-
-
-def probes_of(settings: Settings, clock: Clock, timeout_s: float) -> list[Probe]:
-    """Of everything that the profile needs. Raises ConfigError if a client library is missing."""
-    found: list[Probe] = []
-    if settings.store.profile == "embedded":
-        found += embedded_probe.probes(settings.store.data_dir)
-    else:
-        options = stores.cluster_options(settings, settings.ids.node_base)
-        from feedcore.adapters.cql.schema import probe as cql_probe
-        from feedcore.adapters.kafka import probe as kafka_probe
-        from feedcore.adapters.redis import probe as redis_probe
-
-        redis = options.redis
-        found += cql_probe.probes(options.cql, clock, timeout_s)
-        found += redis_probe.probes(redis.urls, redis.cluster, settings.redis.nodes, clock)
-        found += kafka_probe.probes(options.kafka, clock)
-    others = settings.collaborators
-    wanted = {"content": others.content, "graph": others.graph, "ranking": others.ranking}
-    if any(wanted.values()):
-        from feedcore.adapters.collaborators import probe as collaborators_probe
-
-        for name, addresses in wanted.items():
-            found += collaborators_probe.probes(
-                name, addresses, others.deadline_ms, clock, timeout_s
-            )
-    return found
 
 
 def table(findings: Sequence[Finding]) -> Table:

@@ -28,7 +28,7 @@ from feedcore.ports import (
 from feedcore.ports.events import EventSink
 from feedcore.ports.limiter import Limiter
 from feedcore.ports.resident import ResidentSource
-from feedcore.services.admin import AdminService
+from feedcore.services.admin import AdminService, Diagnosis, finds_nothing
 from feedcore.services.audit import AuditService
 from feedcore.services.explain import ExplainService
 from feedcore.services.feed import FeedService
@@ -135,6 +135,7 @@ class Engine:
 
     async def close(self) -> None:
         """Ends what the engine does behind calls; the store and the collaborators stay open."""
+        await self.admin.close()
         if self.resident is not None:
             await self.resident.close()
 
@@ -148,11 +149,12 @@ def compose_over(
     node: int = 0,
     budget: CacheBudget | None = None,
     collaborators: Collaborators = BUILT_IN,
+    diagnosis: Diagnosis = finds_nothing,
 ) -> Engine:
     """An engine over an open store, which the caller closes after the engine. `node` must differ
     between all processes that publish. `budget`: what a process that serves feeds may keep in
     memory. With collaborators pages are not made by compiled code, which knows the store and the
-    formula only.
+    formula only. `diagnosis` finds out about what is behind the store, for status.
     """
     contents = collaborators.contents or store.contents
     graph = collaborators.graph or store.graph
@@ -181,7 +183,7 @@ def compose_over(
         preferences=PreferenceService(store.preferences, store.signals, clock),
         graph=GraphService(graph, clock, store.feeds if collaborators.graph else None),
         admin=AdminService(
-            settings, store.queue, store.feeds, validation, hot, store.counts, clock
+            settings, store.queue, store.feeds, validation, hot, store.counts, clock, diagnosis
         ),
         explain=ExplainService(feed, store.feeds, store.posts, store.signals, validation, clock),
         audit=AuditService(feed, store.posts, graph, validation, clock),

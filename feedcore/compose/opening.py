@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from feedcore.adapters.embedded import EmbeddedStore
@@ -23,6 +24,7 @@ from feedcore.adapters.embedded.locks import FileLock
 from feedcore.clock import Clock
 from feedcore.compose.collaborators import BUILT_IN, open_collaborators
 from feedcore.compose.engine import Engine, Store, compose_over
+from feedcore.compose.probes import diagnose
 from feedcore.compose.stores import Waiting, open_store
 from feedcore.config import CacheSettings, FanoutSettings, Settings
 from feedcore.domain.ids import time_ms
@@ -32,6 +34,8 @@ from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
 
 MEGABYTE = 1 << 20
+# Somebody waits for status; an engine that takes longer than this is as good as away.
+STATUS_PROBES_S = 2.0
 
 
 class Role(StrEnum):
@@ -73,6 +77,7 @@ async def compose(
             node=node,
             budget=_budget(settings.cache) if role == Role.API else None,
             collaborators=collaborators,
+            diagnosis=partial(diagnose, settings, clock, STATUS_PROBES_S),
         )
         opened.push_async_callback(engine.close)
         yield engine

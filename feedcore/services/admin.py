@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Unpack
 
@@ -18,11 +19,20 @@ from feedcore.ports import (
     QueueLag,
     SettingsStore,
 )
+from feedcore.ports.finding import Finding
 from feedcore.services.admission import check_id
 from feedcore.services.hot import Hot, HotChanges, HotSettings
 from feedcore.services.viewer import RANKING
 
 DEAD_LETTERS_DEFAULT = 100
+# Probes open connections: tools that ask for status again and again must not make a load of it.
+FINDINGS_KEPT_S = 2.0
+Diagnosis = Callable[[], Awaitable[list[Finding]]]
+
+
+async def finds_nothing() -> list[Finding]:
+    """The diagnosis of an engine over a store that its caller has opened, and looks after."""
+    return []
 
 
 class AdminService:
@@ -37,6 +47,7 @@ class AdminService:
         hot: Hot,
         store_counts: Callable[[], Awaitable[dict[str, int]]],
         clock: Clock,
+        diagnosis: Diagnosis,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -44,6 +55,9 @@ class AdminService:
         self._validation = validation
         self._hot = hot
         self._clock = clock
+        self._diagnosis = diagnosis
+        self._diagnosing: asyncio.Task[list[Finding]] | None = None
+        self._diagnosed_s = -FINDINGS_KEPT_S
         self.store_counts = store_counts
 
     async def get_ranking(self, version: int = 0) -> RankingConfig:
@@ -107,6 +121,29 @@ class AdminService:
             lane: (lag, hot.fanout_paused or (lane is Lane.REST and hot.rest_lane_paused))
             for lane, lag in lags.items()
         }
+
+    async def findings(self) -> list[Finding]:
+        """What was found out about all that the engine needs, at most FINDINGS_KEPT_S ago. Callers
+        that ask meanwhile get the same findings.
+        """
+        task = self._diagnosing
+        if task is None or (task.done() and self._age_s() >= FINDINGS_KEPT_S):
+            task = self._diagnosing = asyncio.create_task(self._diagnose(), name="diagnosis")
+        return await asyncio.shield(task)
+
+    def _age_s(self) -> float:
+        return self._clock.monotonic() - self._diagnosed_s
+
+    async def _diagnose(self) -> list[Finding]:
+        found = await self._diagnosis()
+        self._diagnosed_s = self._clock.monotonic()
+        return found
+
+    async def close(self) -> None:
+        """Ends a diagnosis that is under way."""
+        if self._diagnosing is not None:
+            self._diagnosing.cancel()
+            await asyncio.wait([self._diagnosing])
 
     def backlog(self) -> int:
         """Deliveries that are durable but not merged yet."""

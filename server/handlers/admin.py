@@ -13,7 +13,9 @@ from feedcore.clock import Clock
 from feedcore.domain.experiments import Arm, RankingConfig
 from feedcore.domain.ranking import RankingParameters
 from feedcore.errors import FeedcoreError, InvalidField
+from feedcore.limits import LIST_PAGE_MAX
 from feedcore.observe import metrics
+from feedcore.ports.finding import State
 from feedcore.services.admin import AdminService
 from feedcore.services.audit import AuditReport, AuditService
 from feedcore.services.explain import ExplainService
@@ -79,6 +81,10 @@ class AdminHandlers(Handlers):
             detail = f"{sum(figures.connections)} open; by worker: {spread}"
             reply.components.add(name="connections", ok=True, detail=detail)
         reply.components.add(name="timeline cache", ok=True, detail=_cache_detail(figures))
+        for one in await self._admin.findings():
+            detail = f"{one.detail} -> {one.mend}" if one.mend else one.detail
+            name = f"{one.engine}: {one.what}"
+            reply.components.add(name=name, ok=one.state is not State.DOWN, detail=detail)
         return reply
 
     async def _report(
@@ -99,7 +105,9 @@ class AdminHandlers(Handlers):
         counts = await self._admin.store_counts()
         for name, value in counts.items():
             reply.store[name] = value
-        return f"{counts.get('posts', 0)} posts, {counts.get('follows', 0)} follows"
+        if "posts" not in counts:
+            return "answers; its tables are too large to count"
+        return f"{counts['posts']} posts, {counts['follows']} follows"
 
     async def _feeds_status(self, reply: pb.GetStatusResponse) -> str:
         reply.merge_backlog = self._admin.backlog()
@@ -110,7 +118,7 @@ class AdminHandlers(Handlers):
             reply.lanes.add(
                 name=lane.name.lower(), jobs=lag.jobs, lag_ms=lag.oldest_ms, paused=paused
             )
-        reply.dead_letters = reply.store["dead_letters"]
+        reply.dead_letters = len(await self._admin.dead_letters(LIST_PAGE_MAX))
         jobs = sum(lane.jobs for lane in reply.lanes)
         return f"{jobs} jobs, {reply.dead_letters} dead letters"
 

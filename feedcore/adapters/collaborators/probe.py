@@ -14,8 +14,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from feedcore.adapters.collaborators.service import OPTIONS
-from feedcore.adapters.common.probing import Finding, Probe, State
+from feedcore.adapters.common.probing import Probe
 from feedcore.clock import Clock
+from feedcore.ports.finding import Finding, State
 from feedcore_pb.collaborators.v1 import (
     content_pb2,
     content_pb2_grpc,

@@ -1,12 +1,7 @@
-"""What `doctor` finds out about an engine: probes that are bounded, and judged in one way.
+"""How `doctor` and status find out about an engine: probes that are bounded, and judged in one way.
 
-    ok     as it should be
-    warn   works, but not as it should: to be looked at by day
-    down   does not work: `mend` says what to do, and what callers notice until then
-
-Invariants: a probe never raises and never takes longer than its bound; all run concurrently; no
-finding has a secret in it (details are addresses, names, numbers, and messages of errors). Not for
-serving: nothing here decides what a server does.
+Invariants: a probe never raises and never takes longer than its bound; all run concurrently. Not
+for what a finding is: `feedcore.ports.finding` says that.
 """
 
 from __future__ import annotations
@@ -15,31 +10,12 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 from feedcore.clock import Clock
+from feedcore.ports.finding import Finding, State
 
 PROBES_MAX = 64  # at once: nodes of a large cluster
-
-
-class State(StrEnum):
-    """Of one finding."""
-
-    OK = "ok"
-    WARN = "warn"
-    DOWN = "down"
-
-
-class Finding(NamedTuple):
-    """One line. `ms`: how long it took, where that says something."""
-
-    engine: str
-    what: str
-    state: State
-    detail: str
-    mend: str = ""
-    ms: float | None = None
 
 
 class Probe(NamedTuple):

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from feedcore.adapters.common.probing import Finding, Probe, State
+from feedcore.adapters.common.probing import Probe
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.runfile import run_path
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, stored_version
 from feedcore.limits import DISK_RESERVE_BYTES
+from feedcore.ports.finding import Finding, State
 
 ENGINE = "store"
 DISK_WARN_BYTES = 16 * DISK_RESERVE_BYTES  # 1 GiB: an hour of posts at 100 a second

@@ -11,13 +11,14 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from feedcore.adapters.common.probing import Finding, Probe, State, reach
+from feedcore.adapters.common.probing import Probe, reach
 from feedcore.adapters.kafka.lag import LagReader
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.topics import IN_SYNC_MIN
 from feedcore.clock import Clock
 from feedcore.limits import MINUTE_MS
 from feedcore.ports import Lane, QueueLag
+from feedcore.ports.finding import Finding, State
 
 ENGINE = "kafka"
 LAG_WARN_MS = MINUTE_MS  # a push takes seconds

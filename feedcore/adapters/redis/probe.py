@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feedcore.adapters.common.probing import Finding, Probe, State, skew
+from feedcore.adapters.common.probing import Probe, skew
 from feedcore.adapters.redis.nodes import SLOTS, Nodes
 from feedcore.clock import Clock
+from feedcore.ports.finding import Finding, State
 
 ENGINE = "redis"
 PING_WARN_MS = 20  # a page waits for one

@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from feedcore.adapters.common.probing import Finding, Probe, State, run_probes, skew
+from feedcore.adapters.common.probing import Probe, run_probes, skew
 from feedcore.adapters.cql.schema.probe import Peer, judge_replicas, judge_sweep
 from feedcore.adapters.embedded.probe import judge_disk
 from feedcore.adapters.kafka.options import KafkaOptions
 from feedcore.adapters.kafka.probe import judge_lag, judge_topic
 from feedcore.adapters.redis.probe import judge_memory, judge_node, judge_slots
-from feedcore.cli.doctor import document, probes_of, table, verdict
+from feedcore.cli.doctor import document, table, verdict
 from feedcore.clock import ManualClock
+from feedcore.compose.probes import probes_of
 from feedcore.config import load
 from feedcore.ports import Lane, QueueLag
+from feedcore.ports.finding import Finding, State
 
 OPTIONS = KafkaOptions(("a:1",), "x.", partitions=2, replication=3)
 BROKERS = {1: "a:1", 2: "b:1", 3: "c:1"}

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from feedcore.adapters.common.probing import Finding, Probe, State, reach, skew
+from feedcore.adapters.common.probing import Probe, reach, skew
 from feedcore.adapters.cql.driver.connect import open_session
 from feedcore.adapters.cql.driver.options import CqlSettings, tls_context
 from feedcore.adapters.cql.driver.session import Consistency, SchemaSession, Statement
 from feedcore.adapters.cql.schema.migrate import COMMAND, check
 from feedcore.clock import Clock
 from feedcore.errors import StoreError
+from feedcore.ports.finding import Finding, State
 from feedcore.resilience.gather import gather_bounded
 
 ENGINE = "cql"
