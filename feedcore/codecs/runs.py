@@ -26,7 +26,9 @@ ID_BYTES = 8
 USERS_PER_BLOCK = 64  # one fence each in memory; all of them are read at each lookup
 REMOVED_BYTE = 18  # offset of the high byte of the flags
 REMOVED_BIT = 0x80  # flags bit 15: never set in an entry that leaves the store
-SINK_BYTES = 4 * 1024 * 1024  # merged entries are handed over in pieces of this size: bounds memory
+# Merged entries are handed over in pieces of this size: it bounds memory, and the time between two
+# pauses of a merge (about a millisecond).
+SINK_BYTES = 512 * 1024
 _U64_MASK = (1 << 64) - 1
 _PARTS = struct.Struct("<QQI")  # of an entry, as they lie in memory
 _REST_MASK = 0xFFFFFFFF ^ (REMOVED_BIT << 16)

@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
     ENTRY = 20
-    SINK = 4194304
+    SINK = 524288
     REMOVED_AT = 18
     REMOVED = 0x80
 
