@@ -20,6 +20,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
+from feedcore.observe import allocated
+
+allocated.install()
 MULTIPROCESS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 # From half a microsecond (a cached page) to 10 s (a bulk batch), three steps a decade, and the

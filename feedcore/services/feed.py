@@ -16,6 +16,7 @@ written behind.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from feedcore.domain import ids
 from feedcore.domain.entry import ENTRY_BYTES, content_ids, key_at
 from feedcore.domain.receipt import Origin, Receipt
 from feedcore.domain.visibility import Verdict
-from feedcore.errors import InvalidField, Overloaded, Unavailable
+from feedcore.errors import InvalidField, Overloaded, StoreFull, StoreReadOnly, Unavailable
 from feedcore.limits import (
     CHECK_NEW_COUNT_MAX,
     CLOCK_AHEAD_MAX_MS,
@@ -174,7 +175,9 @@ class FeedService:
             rebuild_due = await self.fill(scroll)
             items = await self._hydrate(scroll, view)
         if rebuild_due:
-            await self._feeds.request_rebuild(user_id, scroll.now_ms)
+            # The page is whole without it; a store that takes no writes is asked again next time.
+            with contextlib.suppress(StoreFull, StoreReadOnly):
+                await self._feeds.request_rebuild(user_id, scroll.now_ms)
         self._preferences.seen(user_id, scroll.now_ms)
         if self._validation.is_bypassed(user_id):
             scroll.receipt.note_bypass()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from feedcore.clock import SystemClock
 from feedcore.domain import entry
 from feedcore.errors import StoreFull
 from tests.contract.engine import ALL, fan_out, post
+from tests.support.smalldisk import small_disk
 
 DISK_MB = 56  # 24 of them are the maps
 RESERVE_BYTES = 4 * 1024 * 1024  # of this small disk
@@ -23,16 +22,8 @@ RESERVE_BYTES = 4 * 1024 * 1024  # of this small disk
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of DISK_MB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small disk")
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(mount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    with small_disk(tmp_path / "disk", DISK_MB) as mounted:
+        yield mounted
 
 
 async def _fill(store: EmbeddedStore, clock: SystemClock) -> list[int]:

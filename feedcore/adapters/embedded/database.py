@@ -199,8 +199,9 @@ class Writer:
 
     def require_room(self) -> None:
         """Raises StoreFull if new data should be refused, so that deletes and merges can still go
-        on.
+        on; MachineFault if there is no place for it any more.
         """
+        self._conn.require_in_place()
         status = os.statvfs(self._directory)
         free = status.f_bavail * status.f_frsize
         # a checkpoint may have to add all of the log to the database

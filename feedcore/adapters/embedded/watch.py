@@ -3,7 +3,7 @@
     fault                                   seen by                     ends when
     store.db is damaged                     a statement, or a check     a later check finds nothing
     directory removed, store.db replaced    the inode that was opened   the process starts anew
-    file system read-only                   statvfs                     it is writable again
+    file system read-only                   a touch of write.lock       it is writable again
 
 Damage is kept in the file DAMAGED of the directory, so that all processes, `doctor` and the next
 start know of it; `feedcore restore` takes it away, and so does a start whose check finds nothing.
@@ -13,6 +13,7 @@ Not for derived data, which is mended without anybody: `damage`, `rebuild`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -45,11 +46,16 @@ class StoreWatch:
                 f"{self._conn.path} was removed or replaced under the server: put it back, or"
                 " restart the server"
             )
-        if os.statvfs(self._directory).f_flag & os.ST_RDONLY:
-            return (
-                f"the file system of {self._directory} is read-only: look at the disk and at the"
-                " kernel's log, then remount it"
-            )
+        try:
+            # Asks the file system itself: one that gave up after an error is not mounted read-only.
+            os.utime(self._directory / "write.lock")
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                return (
+                    f"the file system of {self._directory} is read-only: look at the disk and at"
+                    " the kernel's log, then remount it"
+                )
+            return f"{error.filename} cannot be written: {error.strerror}"
         return read_marker(self._directory) or self._damage
 
     def note(self, error: BaseException) -> None:
