@@ -1,16 +1,20 @@
 """FanoutQueue: job rows. A row stays until all it delivered is merged: while it is there, readers
 overlay it.
 
-States: 0 to do -> 1 done, waits for the merge -> gone; 0 -> 2 dead letter -> 0 by replay.
+States: 0 to do -> 1 done, waits for the merge -> gone; 0 -> 2 dead letter -> 0 by replay. A row
+that cannot be read as a job is a dead letter as soon as it is met: it never stops the others, nor
+fails what lists, counts or overlays jobs.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable
 
 from feedcore.adapters.embedded.database import Connection, Writer, bump, marks
 from feedcore.adapters.embedded.feeds import last_delivery, merged_delivery
+from feedcore.adapters.embedded.job_rows import LANES, Unreadable, job_of
 from feedcore.limits import FANOUT_ATTEMPTS_MAX
 from feedcore.ports import DeadLetter, FanoutJob, JobKind, Lane, QueueLag
 
@@ -20,6 +24,8 @@ _COLUMNS = (
 )
 _ORDERED = "kind IN ('remove', 'backfill')"
 DROPS_KEPT = 10_000  # a process that slept through more compares with the whole table instead
+
+log = logging.getLogger(__name__)
 
 
 class EmbeddedFanoutQueue:
@@ -35,14 +41,30 @@ class EmbeddedFanoutQueue:
         """
         sql = (
             f"SELECT {_COLUMNS} FROM fanout_jobs j"
-            f" WHERE state = 0 AND lane IN ({marks(len(lanes))})"
+            f" WHERE state = 0 AND (lane IN ({marks(len(lanes))}) OR lane NOT IN ({LANES}))"
             f" AND NOT (j.{_ORDERED} AND EXISTS (SELECT 1 FROM fanout_jobs o WHERE"
             " o.user_id = j.user_id AND o.user_id <> 0 AND o.author_id = j.author_id"
             f" AND o.{_ORDERED} AND o.state = 0 AND o.job_id < j.job_id))"
             " ORDER BY served, job_id LIMIT ?"
         )
-        rows = self._conn.execute(sql, (*map(int, lanes), limit))
-        return [_job(row) for row in rows]
+        rows = self._conn.execute(sql, (*map(int, lanes), limit)).fetchall()
+        jobs = []
+        for row in rows:
+            try:
+                jobs.append(job_of(row))
+            except Unreadable as error:
+                await self._bury(row[0], error)
+        return jobs
+
+    async def _bury(self, job_id: int, error: Unreadable) -> None:
+        log.error("fan-out job %d is a dead letter: %s", job_id, error)
+        sql = (
+            "UPDATE fanout_jobs SET state = 2, error = ?, failed_ms = CASE typeof(created_ms)"
+            " WHEN 'integer' THEN created_ms ELSE 0 END WHERE job_id = ? AND state = 0"
+        )
+        await self._writer.run(
+            lambda conn: conn.execute(sql, (f"Unreadable: {error}", job_id)), replicated=False
+        )
 
     async def advance(self, progress: list[tuple[FanoutJob, int, int]], now_ms: int) -> None:
         """New continuations; finished jobs wait for the merge of all that is delivered by now."""
@@ -70,7 +92,7 @@ class EmbeddedFanoutQueue:
             " ORDER BY job_id LIMIT ?"
         )
         rows = self._conn.execute(sql, (limit,))
-        return [DeadLetter(_job(row[:11]), row[11], row[12]) for row in rows]
+        return [DeadLetter(_shown(row[:11]), str(row[11]), row[12]) for row in rows]
 
     async def replay(self, job_ids: list[int], now_ms: int) -> int:
         """Attempts begin again; the continuation stays."""
@@ -91,7 +113,8 @@ class EmbeddedFanoutQueue:
     async def lag(self, now_ms: int) -> dict[Lane, QueueLag]:
         """Of jobs to do."""
         sql = (
-            "SELECT lane, count(*), min(created_ms) FROM fanout_jobs WHERE state = 0 GROUP BY lane"
+            "SELECT lane, count(*), min(created_ms) FROM fanout_jobs WHERE state = 0"
+            f" AND lane IN ({LANES}) AND typeof(created_ms) = 'integer' GROUP BY lane"
         )
         found = {Lane(lane): (count, oldest) for lane, count, oldest in self._conn.execute(sql)}
         return {
@@ -102,21 +125,12 @@ class EmbeddedFanoutQueue:
         }
 
 
-def _job(row: tuple) -> FanoutJob:
-    job_id, kind, lane, content_id, author, user, entry, after, delivered, attempts, created = row
-    return FanoutJob(
-        job_id=job_id,
-        kind=JobKind(kind),
-        lane=Lane(lane),
-        content_id=content_id,
-        author_id=author,
-        user_id=user,
-        entry=entry,
-        after=after,
-        delivered=delivered,
-        attempts=attempts,
-        created_ms=created,
-    )
+def _shown(row: tuple) -> FanoutJob:
+    """For people: what of an unreadable job can be read."""
+    try:
+        return job_of(row)
+    except Unreadable:
+        return FanoutJob(row[0], JobKind.POST)
 
 
 def _next_turn(conn: sqlite3.Connection) -> int:

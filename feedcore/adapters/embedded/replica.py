@@ -19,10 +19,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from feedcore import native
+from feedcore.adapters.common.machine import RESTORE
 from feedcore.adapters.common.posted_authors import PostedAuthors, PublishedAuthors
 from feedcore.adapters.embedded.author_timelines import TimelineCache
 from feedcore.adapters.embedded.damage import read_damage
+from feedcore.adapters.embedded.job_rows import Unreadable, check_job
 from feedcore.adapters.embedded.runfile import RunRow, RunSet
+from feedcore.errors import StoreDamaged
 from feedcore.ports.settings import JsonObject
 
 _JOBS = "SELECT job_id, kind, author_id, user_id, entry FROM fanout_jobs WHERE job_id > ?"
@@ -244,6 +247,10 @@ class Replica:
     def _add_jobs(self, rows: sqlite3.Cursor) -> None:
         for job_id, kind, author_id, user_id, entry in rows:
             self._last_job = max(self._last_job, job_id)
+            try:
+                check_job(kind, author_id, user_id, entry)
+            except Unreadable:
+                continue  # a dead letter, when it is claimed
             self._jobs[job_id] = _Job(kind, author_id, user_id)
             if kind == "post":
                 if author_id not in self._posts:
@@ -306,6 +313,14 @@ class Replica:
     def _read_settings(self) -> None:
         sql = "SELECT name, max(version), document FROM settings GROUP BY name"
         self.settings = {
-            name: (version, json.loads(document))
+            name: (version, _document(name, document))
             for name, version, document in self._conn.execute(sql)
         }
+
+
+def _document(name: str, text: str) -> JsonObject:
+    try:
+        found: JsonObject = json.loads(text)
+    except ValueError as error:
+        raise StoreDamaged(f"store.db is corrupt (setting {name}: {error}); {RESTORE}") from error
+    return found

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from feedcore import native
 from feedcore.adapters.common.write_behind import WriteBehind
@@ -180,7 +181,10 @@ class EmbeddedSignalStore:
         counts: dict[int, list[int]] = {}
         tastes: dict[int, dict[int, float]] = {}
         authors: dict[int, int] = {}
-        for _, user, content, kind, delta in rows:
+        for seq, user, content, kind, delta in rows:
+            if not _is_readable(user, content, kind, delta):
+                log.error("row %d of counter_log cannot be read and is left out", seq)
+                continue
             if content not in authors:
                 row = conn.execute(
                     "SELECT author_id FROM posts WHERE content_id = ?", (content,)
@@ -283,3 +287,9 @@ def _stored_entry(conn: sqlite3.Connection, content_id: int, author: int) -> byt
         return b""  # older than retention
     at = row[0].find(entries_of.order_key(content_id))
     return row[0][at : at + entries_of.ENTRY_BYTES] if at % entries_of.ENTRY_BYTES == 0 else b""
+
+
+def _is_readable(user: Any, content: Any, kind: Any, delta: Any) -> bool:
+    """What is not must not stop the rows behind it."""
+    numbers = all(isinstance(one, int) for one in (user, content, kind, delta))
+    return numbers and 1 <= kind <= len(_COLUMNS)
