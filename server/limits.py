@@ -27,6 +27,13 @@ SHED_LASTING_S = 0.5  # a pause, or a crowd that comes at once, is served late, 
 SHED_RELIEF_S = 2.0  # ten retry hints: callers that were sent away have come back
 SHED_RETRY_MS = 200  # ten times that: the pile is gone when callers come back
 STREAMS_PER_CONNECTION_MAX = 256  # one connection cannot take more than a quarter of a worker
+# Streams that wait, for a message of their caller (Import, reflection) or for news to tell it
+# (Health.Watch): they do no work, so they are no calls at work and have budgets of their own. The
+# first of each connection always has its place, since every gRPC client may watch health.
+WAITING_PER_CONNECTION_MAX = 128  # half of its streams: the others are left to its calls
+WAITING_PER_WORKER_MAX = 4_096  # beyond the first of each connection: at 12 KB each 50 MB
+STREAM_IDLE_S = 900.0  # between two messages of a stream: a loader may read its source so long
+WATCHERS_PER_TURN = 256  # told of one change of health; at some 10 us each a turn is below 5 ms
 CONTENTS_BATCH_MAX = 500  # ids of one BatchGetContents
 REPLAY_JOBS_MAX = 10_000  # ids of one ReplayDeadLetters; none at all means every one
 DEADLINE_MAX_S = 365 * 24 * 3600.0  # grpc.aio says "no deadline" with one in the far future
@@ -58,10 +65,15 @@ READ_BUFFER_BYTES = 64 * 1024  # one a worker; then other connections have their
 
 # --- connections ---------------------------------------------------------------------------------
 CONNECTIONS_PER_WORKER_MAX = 16_000  # at 24 KB each 400 MB; below the usual limit of open files
-OPEN_FILES_RESERVE = 512  # of the limit of open files: for the store and for what is not ours
-ACCEPT_BACKLOG = 4_096  # a rolling restart sends every client here within moments
-ACCEPTS_PER_TURN = 64  # then the supervisor looks after its children again
-ACCEPT_RETRY_S = 0.05  # after a moment without descriptors, or with every worker's queue full
+# Of the limit of open files, for the store and for what is not ours; a quarter of lower limits.
+OPEN_FILES_RESERVE = 512
+OPEN_FILES_MIN = 256  # a process has 20 to 40 itself: with fewer it has no room for callers
+OPEN_FILES_COUNTED_MAX = 1_000  # connections: up to here descriptors are counted, in 0.5 ms
+# A rolling restart sends every client here within moments. What finds this queue full is not lost:
+# the caller's kernel tries again, first after a second. (net.core.somaxconn may be lower.)
+ACCEPT_BACKLOG = 4_096
+ACCEPTS_PER_TURN = 64  # then the supervisor looks after its children, a worker after its calls
+ACCEPT_RETRY_S = 0.01  # with every worker's queue full, or no descriptor free: then again
 ACCEPT_REPORT_S = 0.02  # how stale the acceptor's knowledge of closed connections may be
 KEEPALIVE_TIME_MS = 60_000  # notices a peer that vanished within a minute and a bit
 KEEPALIVE_TIMEOUT_MS = 20_000  # the default of gRPC
@@ -77,7 +89,8 @@ LINGER_S = 1.0  # after our end of file the peer has so long to read the last fr
 TLS_HANDSHAKE_S = 10.0
 OPENING_S = 10.0  # preface, SETTINGS and the acknowledgement of ours
 HEADERS_S = 10.0  # one header block, from its first frame to its last
-REQUEST_STALL_S = 30.0  # between two pieces of a request that one message makes, or of a message
+# Between two pieces of a message, and until the first one of a call, a stream's, too.
+REQUEST_STALL_S = 30.0
 SEND_STALL_S = 60.0  # a reply is ready and the peer gives its stream no room
 WRITE_STALL_S = 20.0  # the peer's socket takes nothing at all
 
@@ -93,6 +106,12 @@ GLITCH_BURST, GLITCHES_PER_S = 4_000, 200
 USELESS_FRAMES_BURST, USELESS_FRAMES_PER_S = 1_000, 100
 OUTBOUND_FRAMES_MAX = 10_000  # answers waiting to be sent after one read: ten for each stream
 
+# --- metrics over HTTP --------------------------------------------------------------------------
+METRICS_CONNECTIONS_MAX = 32  # scrapers are one or two; more are a fault, or no scrapers
+METRICS_HEADER_BYTES_MAX = 8 * 1024  # what scrapers send is below 1 KB
+METRICS_REQUEST_S = 5.0  # a scraper sends its request at once
+METRICS_REPLY_S = 10.0  # Prometheus itself gives up after 10 s
+
 # --- life of processes ---------------------------------------------------------------------------
 LAME_DUCK_S = (
     0.25  # between NOT_SERVING and refusing calls: a watching balancer hears it in this time
@@ -104,13 +123,15 @@ RESTART_BACKOFF_MAX_S = 10.0  # one that cannot stay up does not burn the machin
 RESTART_FORGIVE_S = 30.0  # alive for so long: the next death counts as the first
 PORT_WAIT_S = 3.0  # workers of a killed supervisor release the port within moments
 PORT_RETRY_S = 0.05
-# how long health may say that a worker serves whose store is gone; a look costs microseconds
-STORE_WATCH_S = 1.0
-METRICS_REFRESH_S = 1.0  # how often the fan-out process writes its gauges
+# How long health may say that a worker serves whose store is gone, or that is full; a look costs
+# microseconds. As often a process writes its gauges.
+METRICS_REFRESH_S = 1.0
+FULL_LASTS = 2  # looks in a row before a full worker is not ready: a burst is served late
 
 assert PAGE_SIZE_MAX * BODY_CHARS_MAX * 4 <= RESPONSE_BYTES_MAX
 assert REQUEST_BYTES_MAX <= RECEIVE_BYTES_PER_CONNECTION <= RECEIVE_BYTES_PER_WORKER
 assert RESPONSE_BYTES_MAX <= SEND_BYTES_PER_CONNECTION <= SEND_BYTES_PER_WORKER
 assert STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES
 assert STREAMS_PER_CONNECTION_MAX <= CALLS_PER_WORKER_MAX
+assert WAITING_PER_CONNECTION_MAX < STREAMS_PER_CONNECTION_MAX
 assert RESTART_BACKOFF_MIN_S < RESTART_BACKOFF_MAX_S < RESTART_FORGIVE_S

@@ -16,6 +16,10 @@ interceptors.
 A unary method may have a *fast* handler, too: `(raw request) -> encoded reply, or None to decline`.
 A transport that can tries it at once, while it reads, with no task, no context and no interceptors;
 declined calls go to the ordinary handler, so that a fast handler is never the only one.
+
+A server stream that tells of changes may have a *standing* handler: `(request, watcher) -> function
+that ends it`. A transport that can calls it in place of the ordinary one: the stream then
+waits without a task, and past the interceptors, until the watcher is told something.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import keyword
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -40,6 +44,19 @@ UnaryHandler = Callable[[Any, CallContext], Awaitable[Reply]]
 FastHandler = Any  # Callable[[bytes], bytes | None], or a compiled handler of the native transport
 BatchHandler = Callable[[list[bytes]], Awaitable[list[bytes | None]]]
 StreamHandler = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Reply]]
+
+
+class Watcher(Protocol):
+    """The caller of a standing handler."""
+
+    def tell(self, reply: bytes) -> None:
+        """Sends the newest reply; one that the caller has no room for is replaced by the next."""
+
+    def end(self) -> None:
+        """Nothing more will be told: the call ends with success."""
+
+
+StandingHandler = Callable[[Any, Watcher], Callable[[], None]]
 
 
 class Kind(Enum):
@@ -79,6 +96,7 @@ class Method(NamedTuple):
     handler: Any
     fast: FastHandler | None = None
     batched: BatchHandler | None = None
+    standing: StandingHandler | None = None
 
 
 class Handlers:
@@ -107,18 +125,19 @@ class Registry:
         *,
         fast: Mapping[str, FastHandler] | None = None,
         batched: Mapping[str, BatchHandler] | None = None,
+        standing: Mapping[str, StandingHandler] | None = None,
         name: str = "",
         prefix: str = "",
         bounds: Policy = REQUESTS,
     ) -> None:
         """Adds all methods of a service; `handlers` by method name, `fast` and `batched` for some
-        unary ones.
+        unary ones, `standing` for some server streams.
 
         `name` overrides the service's full name (two reflection packages share one set of
         messages); `prefix` keeps operations of two services with equal method names apart;
         `bounds` are those of requests. Raises Unbounded.
         """
-        fast, batched = fast or {}, batched or {}
+        fast, batched, standing = fast or {}, batched or {}, standing or {}
         service = name or descriptor.full_name
         missing = {method.name for method in descriptor.methods} ^ set(handlers)
         if missing:
@@ -136,8 +155,12 @@ class Registry:
             parser = Parser(GetMessageClass(method.input_type), bounds)
             if (quick is not None or many is not None) and parser.plan.lists:
                 raise ValueError(f"{path}: a request with lists must be counted before it is read")
+            stands = standing.get(method.name)
+            if stands is not None and kind is not Kind.SERVER_STREAM:
+                raise ValueError(f"{path}: only a server stream can have a standing handler")
+            operation, handler = prefix + method.name, handlers[method.name]
             self._methods[path] = Method(
-                path, prefix + method.name, kind, parser, handlers[method.name], quick, many
+                path, operation, kind, parser, handler, quick, many, stands
             )
 
     def get(self, path: str) -> Method | None:

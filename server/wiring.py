@@ -138,7 +138,13 @@ def add_standard(registry: Registry, health: HealthHandlers) -> None:
     reflection = ReflectionHandlers()
     health.add(registry.services())
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
-    registry.add_service(health_service, health.table(), fast=health.fast_table(), prefix="Health")
+    registry.add_service(
+        health_service,
+        health.table(),
+        fast=health.fast_table(),
+        standing=health.standing_table(),
+        prefix="Health",
+    )
     reflection_service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     registry.add_service(reflection_service, reflection.table())
     registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)

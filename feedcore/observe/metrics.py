@@ -76,6 +76,11 @@ SENT_BYTES_HELD = Gauge(
     "Bytes of replies that wait for their readers.",
     multiprocess_mode="livesum",
 )
+STREAMS_WAITING = Gauge(
+    "feedcore_streams_waiting",
+    "Open streams that wait for a message or for news (Import, reflection, Health.Watch).",
+    multiprocess_mode="livesum",
+)
 PROCESSES = Gauge(
     "feedcore_processes",
     "Processes that are alive, by role.",
@@ -87,6 +92,25 @@ STARTED = Gauge(
     "When the oldest process of the role started, in seconds since 1970.",
     ["role"],
     multiprocess_mode="min",
+)
+
+RESTARTS = Counter("feedcore_restarts_total", "Processes started in place of dead ones.", ["role"])
+NOT_READY = Gauge(
+    "feedcore_not_ready",
+    "Workers whose health says NOT_SERVING although they serve, by what is wrong.",
+    ["reason"],
+    multiprocess_mode="livesum",
+)
+OPEN_FILES_SHORT = Gauge(
+    "feedcore_open_files_short",
+    "Processes that are at, or near, their limit of open files.",
+    multiprocess_mode="livesum",
+)
+OPEN_FILES_LIMIT = Gauge(
+    "feedcore_open_files_limit",
+    "Limit of open files of each process.",
+    ["role"],
+    multiprocess_mode="livemin",
 )
 
 FEED_PAGES = Counter(
@@ -348,13 +372,9 @@ class Figures(NamedTuple):
     timeline_hits: int
     timeline_misses: int
     connections: list[int]  # open on each worker of the native transport
-
-
-def restarts(registry: CollectorRegistry) -> Counter:
-    """The supervisor's own counter: it lives in the supervisor's memory, beside the merged ones."""
-    return Counter(
-        "feedcore_restarts_total", "Child processes started again.", ["role"], registry=registry
-    )
+    not_ready: dict[str, int]  # workers that serve and are not ready, by what is wrong
+    files_short: int  # processes with too few open files
+    files_limit: int  # the lowest of all processes; 0 if none says
 
 
 def shared_registry(directory: str) -> CollectorRegistry:
@@ -403,6 +423,10 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
     for sample in found["feedcore_timeline_reads_total"]:
         reads[sample.labels["result"]] += int(sample.value)
     started = [one.value for one in found["feedcore_start_time_seconds"] if one.value > 0]
+    not_ready = {
+        one.labels["reason"]: int(one.value) for one in found["feedcore_not_ready"] if one.value > 0
+    }
+    files = [one.value for one in found["feedcore_open_files_limit"]]
     return Figures(
         operations,
         int(sum(one.value for one in found["feedcore_processes"])),
@@ -411,6 +435,9 @@ def summarize(metrics: Iterable[Metric]) -> Figures:
         reads["hit"],
         reads["miss"],
         sorted(int(one.value) for one in found["feedcore_connections"]),
+        not_ready,
+        int(sum(one.value for one in found["feedcore_open_files_short"])),
+        int(min(files, default=0.0)),
     )
 
 

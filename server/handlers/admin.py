@@ -80,6 +80,7 @@ class AdminHandlers(Handlers):
             spread = ", ".join(str(count) for count in figures.connections)
             detail = f"{sum(figures.connections)} open; by worker: {spread}"
             reply.components.add(name="connections", ok=True, detail=detail)
+        _report_files(reply, figures)
         reply.components.add(name="timeline cache", ok=True, detail=_cache_detail(figures))
         for one in await self._admin.findings():
             detail = f"{one.detail} -> {one.mend}" if one.mend else one.detail
@@ -263,6 +264,21 @@ def _parameters(message: pb.RankingParameters) -> RankingParameters:
 def settings_message(hot: HotSettings) -> pb.HotSettings:
     """Hot settings as they are sent."""
     return pb.HotSettings(**asdict(hot))
+
+
+def _report_files(reply: pb.GetStatusResponse, figures: metrics.Figures) -> None:
+    """What workers say of themselves: callers would be refused."""
+    full = figures.not_ready.get("calls", 0)
+    if full:
+        detail = f"{full} workers refuse calls: as many are at work as may be"
+        reply.components.add(name="calls", ok=False, detail=detail)
+    detail = f"limit {figures.files_limit} a process"
+    if figures.files_short:
+        detail = (
+            f"{figures.files_short} processes have too few; limit {figures.files_limit}: raise the"
+            " hard limit (ulimit -Hn, LimitNOFILE= of systemd)"
+        )
+    reply.components.add(name="open files", ok=not figures.files_short, detail=detail)
 
 
 def _cache_detail(figures: metrics.Figures) -> str:

@@ -6,16 +6,25 @@ worker. A message down is one accepted connection; a message up is what the work
 has been handed in all, and how many are open. A worker's load is what it says is open plus what is
 still on its way to it.
 
-Invariants: a connection is handed over once or left in the kernel's queue, where it waits: nothing
-is accepted while no worker can take it; at most ACCEPTS_PER_TURN are accepted before others get
-their turn. Not for: bytes of connections, TLS, limits of a worker (the worker refuses). Why not
-SO_REUSEPORT: it spreads by a hash of addresses, so that a handful of connections may all land on
-one worker, and closing one listener resets what waits in its queue (ADR 7).
+Where a connection waits while workers are busy, in the order in which it came, and none is closed:
+
+    the worker's channel    some 280: what the kernel keeps of a SOCK_SEQPACKET pair
+    in hand                 one, accepted, for which no channel has room
+    the kernel's queue      ACCEPT_BACKLOG, not accepted
+    the caller's kernel     the rest: its SYN is dropped, and sent again after 1, 3, 7, ... s
+
+Invariants: a connection is handed over once; nothing is accepted while one is in hand, or while
+there is no worker; at most ACCEPTS_PER_TURN are accepted before others get their turn. A connection
+in hand is closed only by the end of the server. Not for: bytes of connections, TLS, limits of a
+worker (the worker refuses). Why not SO_REUSEPORT: it spreads by a hash of addresses, so that a
+handful of connections may all land on one worker, and closing one listener resets what waits in its
+queue (ADR 7).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -28,6 +37,9 @@ from feedcore_server import limits
 
 _REPORT = struct.Struct("<QI")  # connections handed to the worker so far; open now
 _CONNECTION = b"c"
+# The channel takes no more now: its queue is full, or as many descriptors as this process may have
+# open are under way in all.
+_FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS, errno.ENOMEM})
 
 
 class Channel:
@@ -50,11 +62,14 @@ class Channel:
         return self._ours.fileno()
 
     def hand_over(self, accepted: socket.socket) -> bool:
-        """Gives a connection to the worker; False if it cannot take one now."""
+        """Gives a connection to the worker; False if its queue is full. Raises OSError if the
+        worker has gone."""
         try:
             socket.send_fds(self._ours, [_CONNECTION], [accepted.fileno()])
-        except OSError:  # its queue is full, or it has gone: the keeper sees to that
-            return False
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            raise
         self._handed += 1
         return True
 
@@ -85,6 +100,9 @@ class Acceptor:
         self._listeners: list[socket.socket] = []
         self._channels: list[Channel] = []
         self._listening = False
+        self._in_hand: socket.socket | None = None
+        self._waits = ""  # what accepting waits for; "" while it goes on
+        self._waits_since_s = 0.0
         self._retry: asyncio.TimerHandle | None = None
         self._unix_path: Path | None = None
         self.accepted = 0
@@ -143,6 +161,9 @@ class Acceptor:
     def close(self) -> None:
         """Accepts no more; connections that were handed over live on."""
         self._pause()
+        if self._in_hand is not None:
+            self._in_hand.close()
+            self._in_hand = None
         for channel in list(self._channels):
             self.remove(channel)
         for listener in self._listeners:
@@ -157,7 +178,11 @@ class Acceptor:
             self.remove(channel)
 
     def _resume(self) -> None:
-        self._retry = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._in_hand is not None and not self._hand_over(self._in_hand):
+            return
         if not self._listening and self._channels:
             self._listening = True
             for listener in self._listeners:
@@ -182,26 +207,45 @@ class Acceptor:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors or memory: it may pass
-                logs.get("acceptor").error("cannot accept", detail=error.strerror)
-                self._wait_a_moment()
+                self._wait_for(error.strerror or str(error))
                 return
-            self._hand_over(accepted)
-
-    def _hand_over(self, accepted: socket.socket) -> None:
-        """To the worker with the least load that takes it; then our copy is closed."""
-        with accepted:
             if accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for channel in sorted(self._channels, key=_load):
-                if channel.hand_over(accepted):
-                    self.accepted += 1
-                    return
-        logs.get("acceptor").warning("no worker takes a connection: it is closed")
-        self._wait_a_moment()
+            if not self._hand_over(accepted):
+                return
 
-    def _wait_a_moment(self) -> None:
+    def _hand_over(self, accepted: socket.socket) -> bool:
+        """To the worker with the least load that takes it; then our copy is closed. Else it is in
+        hand, and accepting waits."""
+        for channel in sorted(self._channels, key=_load):
+            try:
+                taken = channel.hand_over(accepted)
+            except OSError:  # the worker has gone, and the keeper is about to see that
+                self.remove(channel)
+                continue
+            if taken:
+                accepted.close()
+                self._in_hand = None
+                self.accepted += 1
+                self._go_on()
+                return True
+        self._in_hand = accepted
+        self._wait_for("a worker that takes connections")
+        return False
+
+    def _wait_for(self, what: str) -> None:
+        """Accepts nothing for a moment; the log has the beginning and the end of it."""
         self._pause()
         self._retry = self._loop.call_later(limits.ACCEPT_RETRY_S, self._resume)
+        if what != self._waits:
+            self._waits, self._waits_since_s = what, self._loop.time()
+            logs.get("acceptor").warning("new connections wait", waits_for=what)
+
+    def _go_on(self) -> None:
+        if self._waits:
+            took_ms = round((self._loop.time() - self._waits_since_s) * 1_000)
+            logs.get("acceptor").info("connections wait no more", took_ms=took_ms)
+            self._waits = ""
 
 
 class Intake:
@@ -223,22 +267,26 @@ class Intake:
         self._report_due = False
         loop.add_reader(fd, self.take)
 
-    def take(self) -> None:
-        """Every connection that has been handed over up to now."""
-        while True:
+    def take(self) -> bool:
+        """Connections that have been handed over, as many as one turn may take; whether there may
+        be more."""
+        for _ in range(limits.ACCEPTS_PER_TURN):
             try:
                 data, fds, _, _ = socket.recv_fds(self._channel, 1, 1)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 data, fds = b"", []
             if not data:  # the supervisor has gone: this process is about to end, too
                 self._loop.remove_reader(self._channel.fileno())
-                return
+                return False
             self._received += 1
+            if not fds:  # the reserve of descriptors (open_files) is there so that this is not so
+                logs.get("acceptor").error("a connection is lost: no descriptor was free for it")
             for fd in fds:
                 self._serve(socket.socket(fileno=fd))
             self.changed()
+        return True
 
     def changed(self) -> None:
         """The number of open connections is another one: it is reported soon."""
@@ -249,7 +297,8 @@ class Intake:
     def close(self) -> None:
         """Takes what is still on its way, then no more."""
         if self._channel.fileno() >= 0:
-            self.take()
+            while self.take():
+                pass
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
 

@@ -25,6 +25,7 @@ from feedcore.config import Settings
 from feedcore.errors import FeedcoreError
 from feedcore.observe import logs, metrics
 from feedcore.resilience.tasks import FATAL
+from feedcore_server.processes.open_files import raise_limit
 
 _STDIN = 0  # used as a descriptor: a daemon thread must not hold a lock of sys.stdin at exit
 EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h: starting again will not help
@@ -44,6 +45,9 @@ class Child:
     port: int
     channel_fd: int
     status_fd: int
+    listen_fd: int = -1  # of the exporter: where it serves
+    metrics_dir: str = ""  # of the exporter: the files that it merges
+    restarted: bool = False  # it takes the place of one that has died
 
     def waiting(self, what: str) -> None:
         """Tells the supervisor what this process waits for."""
@@ -72,11 +76,14 @@ def run_child(role: str, run: Run) -> int:
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the supervisor decides
     child = _read(role)
+    raise_limit()
     config = child.settings.logging
     logs.configure(config.level, config.format, role=role, worker=child.index, pid=os.getpid())
     threading.Thread(target=_exit_with_supervisor, name="supervisor-pipe", daemon=True).start()
     metrics.PROCESSES.labels(role).set(1)
     metrics.STARTED.labels(role).set_to_current_time()
+    if child.restarted:
+        metrics.RESTARTS.labels(role).inc()
     return uvloop.run(_main(child, run))
 
 
@@ -121,6 +128,9 @@ def _read(role: str) -> Child:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--channel-fd", type=int, default=-1)
     parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, default=-1)
+    parser.add_argument("--metrics-dir", default="")
+    parser.add_argument("--restarted", action="store_true")
     options = parser.parse_args()
     with open(_STDIN, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
@@ -135,6 +145,9 @@ def _read(role: str) -> Child:
         options.port,
         options.channel_fd,
         options.status_fd,
+        options.listen_fd,
+        options.metrics_dir,
+        options.restarted,
     )
 
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -21,8 +22,12 @@ from feedcore.observe import metrics
 from feedcore_server import limits
 from feedcore_server.processes.acceptor import Channel
 
-API, FANOUT = "api", "fanout"
-MODULES = {API: "feedcore_server.processes.worker", FANOUT: "feedcore_server.processes.fanout"}
+API, FANOUT, METRICS = "api", "fanout", "metrics"
+MODULES = {
+    API: "feedcore_server.processes.worker",
+    FANOUT: "feedcore_server.processes.fanout",
+    METRICS: "feedcore_server.processes.exporter",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,19 @@ class Spec:
 
     role: str
     index: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a child is given: the node of its ids, where it listens (a port that is shared, a
+    channel that brings connections, or a socket that listens), the directory of metrics."""
+
+    node: int
+    port: int
+    channel: Channel | None
+    listener: socket.socket | None
+    metrics_dir: str
+    restarted: bool
 
 
 class Child:
@@ -96,25 +114,31 @@ class Child:
             await self.process.wait()
 
 
-async def start_child(
-    spec: Spec, node: int, settings: Settings, port: int, channel: Channel | None, metrics_dir: str
-) -> Child:
+async def start_child(spec: Spec, settings: Settings, start: Start) -> Child:
     """Starts a child; `until_ready` says whether it serves. Raises OSError if there can be no
     process."""
     read_fd, write_fd = os.pipe()
-    arguments = ["-m", MODULES[spec.role], "--index", str(spec.index), "--node", str(node)]
-    arguments += ["--port", str(port), "--status-fd", str(write_fd)]
+    arguments = ["-m", MODULES[spec.role], "--index", str(spec.index), "--node", str(start.node)]
+    arguments += ["--port", str(start.port), "--status-fd", str(write_fd)]
     pass_fds = [write_fd]
-    if channel is not None:
-        arguments += ["--channel-fd", str(channel.theirs.fileno())]
-        pass_fds.append(channel.theirs.fileno())
+    environment = {**os.environ, metrics.MULTIPROCESS_DIR_VARIABLE: start.metrics_dir}
+    if start.channel is not None:
+        arguments += ["--channel-fd", str(start.channel.theirs.fileno())]
+        pass_fds.append(start.channel.theirs.fileno())
+    if spec.role == METRICS and start.listener is not None:
+        arguments += ["--listen-fd", str(start.listener.fileno())]
+        arguments += ["--metrics-dir", start.metrics_dir]
+        pass_fds.append(start.listener.fileno())
+        del environment[metrics.MULTIPROCESS_DIR_VARIABLE]  # it merges, and writes none itself
+    if start.restarted:
+        arguments.append("--restarted")
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             pass_fds=tuple(pass_fds),
-            env={**os.environ, metrics.MULTIPROCESS_DIR_VARIABLE: metrics_dir},
+            env=environment,
         )
     except OSError:
         os.close(read_fd)
@@ -123,7 +147,7 @@ async def start_child(
         os.close(write_fd)
     assert process.stdin is not None
     process.stdin.write(settings.model_dump_json(context=REVEAL).encode() + b"\n")
-    return Child(spec, node, process, channel, read_fd)
+    return Child(spec, start.node, process, start.channel, read_fd)
 
 
 @contextlib.asynccontextmanager

@@ -13,12 +13,14 @@ import signal
 from collections.abc import Callable
 
 import uvloop
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY
 
 from feedcore.clock import SystemClock
 from feedcore.compose import Role, compose
 from feedcore.config import Settings, split_address
 from feedcore.observe import logs
+from feedcore_server import metrics_http
+from feedcore_server.processes.open_files import raise_limit
 from feedcore_server.transports.grpcio import GrpcioTransport
 from feedcore_server.wiring import wire_collaborators
 
@@ -27,6 +29,7 @@ def run(settings: Settings, echo: Callable[[str], None]) -> int:
     """Serves until SIGTERM or SIGINT; `echo` prints a line. Raises StoreError and OSError if it
     cannot start.
     """
+    raise_limit()
     logs.configure(settings.logging.level, settings.logging.format, role="collaborators")
     return uvloop.run(_serve(settings, echo))
 
@@ -36,6 +39,7 @@ async def _serve(settings: Settings, echo: Callable[[str], None]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     clock = SystemClock()
+    exporter: metrics_http.MetricsServer | None = None
     async with compose(settings, Role.COLLABORATORS, clock) as engine:
         api = wire_collaborators(engine, clock)
         transport = GrpcioTransport(api.dispatcher, clock, tls=settings.server)
@@ -43,11 +47,15 @@ async def _serve(settings: Settings, echo: Callable[[str], None]) -> int:
         bound = await transport.start(host, port)
         if settings.server.metrics:
             address, wanted = split_address(settings.server.metrics)
-            exporter, _ = start_http_server(wanted, address)
-            echo(f"feedcore metrics on http://{address}:{exporter.server_port}/metrics")
+            listener = metrics_http.listen(address, wanted)
+            echo(f"feedcore metrics on http://{address}:{listener.getsockname()[1]}/metrics")
+            exporter = metrics_http.MetricsServer(REGISTRY)
+            await exporter.start(listener)
         api.health.set_serving(True)
         echo(f"feedcore ready on {host}:{bound} (collaborators)")
         await stop.wait()
         api.health.end()
         await transport.stop(settings.server.drain_grace_s)
+        if exporter is not None:
+            await exporter.stop()
     return 0

@@ -15,6 +15,7 @@ from feedcore.limits import LIST_PAGE_MAX
 from feedcore.observe import logs, metrics
 from feedcore_server.limits import METRICS_REFRESH_S
 from feedcore_server.processes.child import Child, run_child
+from feedcore_server.processes.open_files import OpenFiles
 
 
 async def work(child: Child, stop: asyncio.Event) -> None:
@@ -35,6 +36,7 @@ async def _export(engine: Engine, stop: asyncio.Event) -> None:
     """Writes gauges about once a second, and once more at the end."""
     stats, merger = engine.fanout.stats, engine.store.merger
     deliveries = failures = 0
+    files = OpenFiles("fanout")
     while True:
         stopping = stop.is_set()
         metrics.FANOUT_DELIVERIES.inc(stats.deliveries - deliveries)
@@ -45,6 +47,7 @@ async def _export(engine: Engine, stop: asyncio.Event) -> None:
             metrics.MERGE_FAILING.set(bool(merger and merger.last_error))
         except Exception:  # a store that does not answer must not end the fan-out with its metrics
             logs.get("fanout").warning("gauges not read", exc_info=True)
+        files.look(0)
         if stopping:
             return
         try:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import resource
 import socket
-from typing import Any
+from typing import Any, Protocol
 
 from feedcore.clock import Clock
 from feedcore.config import ServerSettings
@@ -20,14 +19,25 @@ from feedcore_server import limits
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.processes.acceptor import Intake
 from feedcore_server.processes.child import Child
+from feedcore_server.processes.open_files import OpenFiles
 from feedcore_server.transports import NATIVE, Transport
 
 
-def serving_of(child: Child, dispatcher: Dispatcher, clock: Clock) -> Transport:
+class Serving(Transport, Protocol):
+    """A transport that says how it fares."""
+
+    def open_connections(self) -> int:
+        """Connections that are open."""
+
+    def is_full(self) -> bool:
+        """Whether the next call would be refused."""
+
+
+def serving_of(child: Child, dispatcher: Dispatcher, clock: Clock, files: OpenFiles) -> Serving:
     """The transport that the settings name; the supervisor has chosen already. Raises
     ConfigError."""
     if child.settings.server.transport == NATIVE:
-        return HandedOver(child, dispatcher, clock)
+        return HandedOver(child, dispatcher, clock, files)
     from feedcore_server.transports.grpcio import GrpcioTransport
 
     return GrpcioTransport(dispatcher, clock, tls=child.settings.server)
@@ -36,14 +46,22 @@ def serving_of(child: Child, dispatcher: Dispatcher, clock: Clock) -> Transport:
 class HandedOver:
     """The native transport on connections that the supervisor has accepted."""
 
-    def __init__(self, child: Child, dispatcher: Dispatcher, clock: Clock) -> None:
+    def __init__(
+        self,
+        child: Child,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        files: OpenFiles,
+        bounds: Any = None,
+    ) -> None:
         # Only where it was chosen: its compiled modules may be missing elsewhere.
         from feedcore_server.transports.native import NativeTransport
 
         server = child.settings.server
         self._child = child
+        self._files = files
         self._transport = NativeTransport(
-            dispatcher, clock, certificates_of(server), bounds_of(server)
+            dispatcher, clock, certificates_of(server), bounds or bounds_of(server)
         )
         self._adopting: set[asyncio.Task[None]] = set()
         self._intake: Intake | None = None
@@ -54,7 +72,7 @@ class HandedOver:
         loop = asyncio.get_running_loop()
         worker = self._transport.worker
         self._transport.prepare()
-        self._intake = Intake(self._child.channel_fd, loop, self._adopt, self._open)
+        self._intake = Intake(self._child.channel_fd, loop, self._adopt, self.open_connections)
         worker.on_change = self._intake.changed
         self._telemetry = tasks.start(self._publish(), "transport metrics")
         return port
@@ -72,15 +90,23 @@ class HandedOver:
         await asyncio.wait([self._telemetry])
         self._transport.worker.counters.publish()
 
-    def _open(self) -> int:
+    def is_full(self) -> bool:
+        """See Serving."""
+        return self._transport.worker.calls.full
+
+    def open_connections(self) -> int:
         """Connections, those whose handshake is under way included: callers far away shake hands
         for a while, and the next one that comes must not find this worker empty."""
         return len(self._transport.worker.connections) + len(self._adopting)
 
     def _adopt(self, accepted: socket.socket) -> None:
-        worker = self._transport.worker
-        if self._open() >= worker.bounds.connections_max:
-            worker.counters.cut_off("too_many_connections")
+        worker, refusal = self._transport.worker, ""
+        if not self._files.admits(accepted.fileno()):
+            refusal = "too_few_open_files"
+        elif self.open_connections() >= worker.bounds.connections_max:
+            refusal = "too_many_connections"
+        if refusal:
+            worker.counters.cut_off(refusal)
             accepted.close()
             return
         task = asyncio.get_running_loop().create_task(self._serve(accepted))
@@ -108,11 +134,7 @@ def bounds_of(server: ServerSettings) -> Any:
     """Bounds with what the settings change."""
     from feedcore_server.transports.native import Bounds
 
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Bounds(
-        connections_max=max(
-            1, min(limits.CONNECTIONS_PER_WORKER_MAX, files - limits.OPEN_FILES_RESERVE)
-        ),
         age_s=server.max_connection_age_s or math.inf,
         age_grace_s=server.max_connection_age_grace_s or math.inf,
         idle_s=server.max_connection_idle_s or math.inf,

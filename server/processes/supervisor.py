@@ -15,14 +15,13 @@ spare one), since both give out ids for a while. SIGTERM or SIGINT drains; the s
 everything at once.
 
 Invariants: the ready line is printed once, when every child serves; connections are accepted here
-and handed over (acceptor) unless grpc.aio serves, which listens itself. Not for serving calls: it
-serves metrics only.
+and handed over (acceptor) unless grpc.aio serves, which listens itself. Not for serving: not calls,
+and not metrics, which a child of their own serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -31,15 +30,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
-
 from feedcore.clock import SystemClock
 from feedcore.config import Settings, fanout_node, split_address
 from feedcore.errors import ConfigError
-from feedcore.observe import metrics
-from feedcore_server import limits
+from feedcore.observe import logs, metrics
+from feedcore_server import limits, metrics_http
 from feedcore_server.processes.acceptor import Acceptor, Channel
-from feedcore_server.processes.children import API, FANOUT, Child, Spec, start_child
+from feedcore_server.processes.children import (
+    API,
+    FANOUT,
+    METRICS,
+    Child,
+    Spec,
+    Start,
+    start_child,
+)
+from feedcore_server.processes.open_files import raise_limit
 from feedcore_server.transports import NATIVE, choose
 
 METRICS_PREFIX = "metrics-"  # directory below data_dir, named by the supervisor's pid
@@ -62,6 +68,9 @@ class Slot:
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit code: 0 after a drain, 1 if it could not start."""
+    raise_limit()
+    config = settings.logging
+    logs.configure(config.level, config.format, role="supervisor", pid=os.getpid())
     try:
         choice = choose(settings.server.transport)
         if choice.name != NATIVE and settings.server.listen_unix is not None:
@@ -89,6 +98,8 @@ class Supervisor:
         self._slots = [Slot(Spec(FANOUT, 0), fanout_node(settings))] if role != API else []
         if role != FANOUT:
             self._slots += [Slot(Spec(API, i), base + i) for i in range(workers)]
+        if settings.server.metrics:
+            self._slots.append(Slot(Spec(METRICS, 0), 0))
         self._spare_node = base + workers
         self._children: set[Child] = set()
         self._acceptor: Acceptor | None = None
@@ -101,8 +112,7 @@ class Supervisor:
         self._signals = 0
         data_dir = settings.store.data_dir
         self._metrics_dir = data_dir / f"{METRICS_PREFIX}{os.getpid()}"
-        registry = CollectorRegistry()
-        self._registry, self._restarts = registry, metrics.restarts(registry)
+        self._metrics_listener: socket.socket | None = None
 
     @property
     def _serves(self) -> bool:
@@ -129,10 +139,12 @@ class Supervisor:
                 holder.close()
             if self._acceptor is not None:
                 self._acceptor.close()
+            if self._metrics_listener is not None:
+                self._metrics_listener.close()
             shutil.rmtree(self._metrics_dir, ignore_errors=True)
 
     async def _supervise(self) -> int:
-        metrics_line = self._serve_metrics()
+        metrics_line = self._listen_for_metrics()
         # Embedded: the fan-out process first and alone; it may have to make or migrate the store.
         keepers = [
             asyncio.create_task(self._keep(slot), name=str(slot.spec)) for slot in self._slots
@@ -177,11 +189,12 @@ class Supervisor:
     async def _keep(self, slot: Slot) -> None:
         """Fills one slot again and again until the supervisor stops."""
         backoff_s = limits.RESTART_BACKOFF_MIN_S
+        restarted = False
         if slot.spec.role == API:
             await self._store_ready.wait()
         while not self._stop.is_set():
             began_s = self._clock.monotonic()
-            child = await self._start(slot.spec, slot.node)
+            child = await self._start(slot.spec, slot.node, restarted)
             if child.error and not self._all_serving.is_set():
                 raise CannotStart(child.error)
             if not child.error:
@@ -192,22 +205,25 @@ class Supervisor:
                 slot.child = None
             if self._stop.is_set():
                 return
+            restarted = not slot.ending_on_purpose
             if slot.ending_on_purpose:
                 slot.ending_on_purpose = False
                 continue
             if self._clock.monotonic() - began_s >= limits.RESTART_FORGIVE_S:
                 backoff_s = limits.RESTART_BACKOFF_MIN_S
             _log("restarting", f"{child.name} ended with {code}", wait_s=backoff_s)
-            self._restarts.labels(slot.spec.role).inc()
             try:
                 await asyncio.wait_for(self._stop.wait(), backoff_s)
             except TimeoutError:
                 backoff_s = min(2 * backoff_s, limits.RESTART_BACKOFF_MAX_S)
 
-    async def _start(self, spec: Spec, node: int) -> Child:
+    async def _start(self, spec: Spec, node: int, restarted: bool = False) -> Child:
         channel = Channel() if spec.role == API and self._acceptor is not None else None
         directory = str(self._metrics_dir.absolute())
-        child = await start_child(spec, node, self._settings, self._port, channel, directory)
+        start = Start(
+            node, self._port, channel, self._metrics_listener, directory, restarted=restarted
+        )
+        child = await start_child(spec, self._settings, start)
         if channel is not None:
             channel.theirs.close()  # the child has its own copy, and its end must be noticed
         self._children.add(child)
@@ -221,7 +237,8 @@ class Supervisor:
         slot.child, slot.node = child, child.node
         if child.channel is not None and self._acceptor is not None:
             self._acceptor.add(child.channel)
-        self._store_ready.set()
+        if child.spec.role != METRICS:
+            self._store_ready.set()
         if all(slot.child is not None for slot in self._slots):
             self._all_serving.set()
 
@@ -269,7 +286,7 @@ class Supervisor:
         serve."""
         old = slot.child
         assert old is not None
-        if slot.spec.role == FANOUT:
+        if slot.spec.role != API:
             # One a data directory: it is stopped first. Posts are visible without it.
             slot.ending_on_purpose = True
             slot.child = None
@@ -308,7 +325,9 @@ class Supervisor:
         the fan-out."""
         if self._acceptor is not None:
             self._acceptor.close()
-        for role, patience_s in ((API, self._drain_patience_s()), (FANOUT, limits.DRAIN_EXTRA_S)):
+        patience = {API: self._drain_patience_s()}
+        for role in (API, FANOUT, METRICS):
+            patience_s = patience.get(role, limits.DRAIN_EXTRA_S)
             async with asyncio.TaskGroup() as group:
                 for child in [child for child in self._children if child.spec.role == role]:
                     group.create_task(child.end_within(patience_s))
@@ -374,19 +393,19 @@ class Supervisor:
             if not _alive(left):
                 shutil.rmtree(left, ignore_errors=True)
         self._metrics_dir.mkdir()
-        metrics.add_shared(self._registry, str(self._metrics_dir))
 
-    def _serve_metrics(self) -> str:
-        """Serves Prometheus metrics if an address is set; says where. Raises OSError."""
+    def _listen_for_metrics(self) -> str:
+        """Listens for scrapers if an address is set; says where. Raises OSError."""
         if not self._settings.server.metrics:
             return ""
         host, port = split_address(self._settings.server.metrics)
         try:
-            server, _ = start_http_server(port, host, registry=self._registry)
+            self._metrics_listener = metrics_http.listen(host, port)
         except OSError as error:
             where = self._settings.server.metrics
             raise OSError(f"server.metrics {where}: {error.strerror}") from error
-        return f"feedcore metrics on http://{_address(host, server.server_port)}/metrics"
+        port = self._metrics_listener.getsockname()[1]
+        return f"feedcore metrics on http://{_address(host, port)}/metrics"
 
 
 def _log_waiting(name: str, what: str) -> None:
@@ -394,9 +413,8 @@ def _log_waiting(name: str, what: str) -> None:
 
 
 def _log(event: str, detail: str, level: str = "warning", **fields: Any) -> None:
-    """One JSON line, as the children's logs are."""
-    line = {"event": event, "level": level, "detail": detail, **fields}
-    print(json.dumps(line), file=sys.stderr, flush=True)
+    """One line, as the children's are."""
+    getattr(logs.get("supervisor"), level)(event, detail=detail, **fields)
 
 
 def _address(host: str, port: int) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import sys
 
 from feedcore.clock import SystemClock
-from feedcore.compose import Engine, Role, compose
+from feedcore.compose import Role, compose
 from feedcore.config import split_address
 from feedcore.observe import logs
 from feedcore.resilience import tasks
-from feedcore_server.handlers.health import HealthHandlers
-from feedcore_server.limits import STORE_WATCH_S
 from feedcore_server.processes.child import Child, run_child
+from feedcore_server.processes.open_files import OpenFiles
+from feedcore_server.processes.readiness import Readiness
 from feedcore_server.processes.serving import serving_of
 from feedcore_server.wiring import wire
 
@@ -26,7 +25,6 @@ SWITCH_INTERVAL_S = 0.0005
 async def serve(child: Child, stop: asyncio.Event) -> None:
     """Serves until `stop`, then drains. Raises StoreError and OSError if it cannot start."""
     clock = SystemClock()
-    _allow_open_files()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = child.settings
     opening = compose(settings, Role.API, clock, node=child.node, waiting=child.waiting)
@@ -34,14 +32,18 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
         api = wire(engine, settings.server, clock)
         if engine.resident is not None:
             engine.resident.start()
-        serving = serving_of(child, api.dispatcher, clock)
+        files = OpenFiles(child.role)
+        serving = serving_of(child, api.dispatcher, clock, files)
+        readiness = Readiness(
+            api.health, engine.store.fault, files, serving.open_connections, serving.is_full
+        )
         host, _ = split_address(settings.server.listen)
         port = await serving.start(host, child.port)
         # What start-up has made stays: looking at it in a full collection stops calls for 100 ms.
         gc.collect()
         gc.freeze()
         api.health.set_serving(True)
-        watch = tasks.start(_watch(engine, api.health), "store watch")
+        watch = tasks.start(readiness.run(), "readiness")
         child.ready(port)
         log = logs.get("worker")
         log.info("serving", port=port, transport=settings.server.transport, node=child.node)
@@ -50,27 +52,6 @@ async def serve(child: Child, stop: asyncio.Event) -> None:
         await asyncio.wait([watch])
         await api.drain(serving, settings.server.drain_grace_s)
         log.info("drained")
-
-
-async def _watch(engine: Engine, health: HealthHandlers) -> None:
-    """Lets health say what callers meet, and the log why. Raises StoreError if this process cannot
-    go on.
-    """
-    told = ""
-    while True:
-        fault = engine.store.fault()
-        health.set_fault(fault)
-        if fault != told:
-            log = logs.get("store")
-            log.error("not serving", detail=fault) if fault else log.warning("serving again")
-            told = fault
-        await asyncio.sleep(STORE_WATCH_S)
-
-
-def _allow_open_files() -> None:
-    """As many descriptors as the system allows: each connection is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -83,6 +83,14 @@ class GrpcioTransport:
         """Refuses new calls, waits for those under way, cancels what is left after `grace_s`."""
         await self._server.stop(grace_s)
 
+    def open_connections(self) -> int:
+        """grpc.aio does not say."""
+        return 0
+
+    def is_full(self) -> bool:
+        """grpc.aio does not say."""
+        return False
+
 
 class _Handlers(grpc.GenericRpcHandler):
     """Looks methods up by path; what is not in the table is UNIMPLEMENTED, answered by grpc

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import select
 import socket
 import time
@@ -15,14 +14,14 @@ from grpc_health.v1 import health_pb2
 
 from feedcore.clock import SystemClock
 from feedcore.config import Settings
-from feedcore_server import limits
 from feedcore_server.context import CallContext
 from feedcore_server.dispatch import Dispatcher
 from feedcore_server.processes.acceptor import Channel
 from feedcore_server.processes.child import Child
+from feedcore_server.processes.open_files import OpenFiles
 from feedcore_server.processes.serving import HandedOver
 from feedcore_server.registry import Registry
-from feedcore_server.transports.native import Certificates, NativeTransport, TlsFiles
+from feedcore_server.transports.native import Bounds, Certificates, NativeTransport, TlsFiles
 from tests.support.certificates import Authority
 from tests.support.rawframes import PREFACE, SETTINGS, call, frame
 from tests.support.tls import context, eager
@@ -78,12 +77,8 @@ async def test_handshakes_under_way_have_the_bound_of_connections(tmp_path: Path
     )
     channel = Channel()
     child = Child(settings, "api", 0, 0, 0, os.dup(channel.theirs.fileno()), -1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limits.OPEN_FILES_RESERVE + 3, hard))
-    try:
-        serving = HandedOver(child, Dispatcher(Registry(), []), SystemClock())
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    dispatcher, clock, files = Dispatcher(Registry(), []), SystemClock(), OpenFiles("api")
+    serving = HandedOver(child, dispatcher, clock, files, Bounds(connections_max=3))
     await serving.start("127.0.0.1", 0)
     ours: list[socket.socket] = []
     try:

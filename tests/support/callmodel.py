@@ -74,6 +74,7 @@ class Model:
             request_bytes_max=REQUEST_MAX,
             header_bytes_max=8_000,
             request_stall_s=stall_s,
+            stream_idle_s=stall_s,
             send_stall_s=stall_s,
             ping_interval_s=0.0,
             **never,
@@ -300,9 +301,12 @@ class Model:
 
     def _owes(self, call: ModelCall) -> bool:
         """Whether bytes of a request are due and late."""
-        late = self.now - call.touched > self.bounds.request_stall_s
         held_back = call.taken < len(call.requests)  # by the handler, who has yet to take them
-        due = call.one_request or (bool(call.body) and not held_back)
+        bound_s = self.bounds.request_stall_s
+        due = call.one_request or not held_back
+        if not call.one_request and call.requests and not call.body:
+            bound_s, due = self.bounds.stream_idle_s, due and call.waits
+        late = self.now - call.touched > bound_s
         return late and due and call.begun and not call.whole and call.cause is None
 
     def handle(self, events: list[tuple[int, Any]] | None) -> None:

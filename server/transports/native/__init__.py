@@ -5,6 +5,7 @@ around them.
     library      is the libnghttp2 of this machine good enough
     lifecycle    keepalive, age, idleness, drain: a state table without I/O
     calls        handlers at work
+    waiting      streams that wait: budgets, and calls without a task
     connection   an asyncio protocol: turns of reading and writing
     tls          context, client identity, reload
     transport    listeners and the worker they belong to

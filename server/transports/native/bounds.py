@@ -22,6 +22,8 @@ class Bounds:
     # calls
     streams_max: int = limits.STREAMS_PER_CONNECTION_MAX
     calls_max: int = limits.CALLS_PER_WORKER_MAX
+    waiting_per_connection_max: int = limits.WAITING_PER_CONNECTION_MAX
+    waiting_per_worker_max: int = limits.WAITING_PER_WORKER_MAX
     shed_after_s: float = limits.SHED_AFTER_S
     shed_lasting_s: float = limits.SHED_LASTING_S
     shed_relief_s: float = limits.SHED_RELIEF_S
@@ -52,6 +54,7 @@ class Bounds:
     opening_s: float = limits.OPENING_S
     headers_s: float = limits.HEADERS_S
     request_stall_s: float = limits.REQUEST_STALL_S
+    stream_idle_s: float = limits.STREAM_IDLE_S
     send_stall_s: float = limits.SEND_STALL_S
     write_stall_s: float = limits.WRITE_STALL_S
     # guards

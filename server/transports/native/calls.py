@@ -1,9 +1,15 @@
 """Handlers at work: one task a call, from the session's CALL event to the call's one status.
 
-Invariants: a task is in `Calls.tasks` from its start until it is done, so that their number is the
-number of calls at work and the worker can await them all; cancellation reaches a handler once, by
-the session's CLOSED event or by `cancel_all`; what a handler does after that changes nothing on the
-wire.
+Invariants: a task is in `Calls.tasks` from its start until it is done, so that the worker can await
+them all; `at_work` is their number without those of streams that wait for a message; cancellation
+reaches a handler once, by the session's CLOSED event or by `cancel_all`; what a handler does after
+that changes nothing on the wire.
+
+    call                                   counts as
+    unary, server stream                   at work, from its start to its end
+    stream of requests, without a message  waiting (module waiting), from its start
+    the same, with one                     waiting, and at work until it asks for the next one
+    standing (Health.Watch)                waiting; it has no task
 
 Calls of a method with a batched handler wait for the end of the loop's turn, and all of them are
 one task; the calls that it declines go to their ordinary handlers. They count as calls at work.
@@ -20,19 +26,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from feedcore._native.http2.grpcframe import BadMetadata
 from feedcore._native.http2.h2stream import Row, Stream
-from feedcore.errors import Overloaded, ReplyTooLarge
+from feedcore.errors import FeedcoreError, Overloaded, ReplyTooLarge
 from feedcore.observe import logs
 from feedcore.observe.metrics import Durations
 from feedcore_server.context import CallContext
 from feedcore_server.status import outcome_of
 from feedcore_server.transports.native.bounds import Bounds
+from feedcore_server.transports.native.waiting import Standing, Waiting
 
 if TYPE_CHECKING:
     from feedcore_server.transports.native.connection import Connection
 
 
 INTERNAL, UNAVAILABLE = 13, 14  # of the statuses of gRPC; no error of a handler comes here
-Waiting = tuple["Connection", Stream, bytes]  # a call of a batch, and its request
+InBatch = tuple["Connection", Stream, bytes]  # a call of a batch, and its request
 
 
 class Calls:
@@ -40,38 +47,98 @@ class Calls:
 
     def __init__(self, bounds: Bounds) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
-        self.refused: Counter[str] = Counter()  # calls by operation that found the worker full
+        self.refused: Counter[tuple[str, str]] = Counter()  # by operation and status: not begun
         # Calls by operation that a batch answered.
         self.batched: defaultdict[str, Durations] = defaultdict(Durations)
+        self.stood: Counter[tuple[str, str]] = Counter()  # standing calls by operation and status
+        self.waiting = Waiting(bounds)
+        self.resting = 0  # tasks of streams that wait for a message
         self._bounds = bounds
-        self._batches: dict[str, list[Waiting]] = {}  # path -> calls of this turn
+        self._batches: dict[str, list[InBatch]] = {}  # path -> calls of this turn
         self._in_batches = 0
         self._log = logs.get("transport")
+
+    @property
+    def at_work(self) -> int:
+        """Calls at work."""
+        return len(self.tasks) - self.resting + self._in_batches
+
+    @property
+    def full(self) -> bool:
+        """Whether the next call would be refused."""
+        return self.at_work >= self._bounds.calls_max
+
+    def check_room(self) -> None:
+        """For one call more. Raises Overloaded."""
+        if self.full:
+            raise Overloaded("the number of calls at work", f"{self._bounds.calls_max} a worker")
 
     def start(self, connection: Connection, stream: Stream) -> None:
         """Starts the handler of a call, or refuses it if the worker is full."""
         if stream.closed or stream.ended:
             return
-        if len(self.tasks) + self._in_batches >= self._bounds.calls_max:
-            full = Overloaded("the number of calls at work", f"{self._bounds.calls_max} a worker")
-            self.refused[stream.row.method.operation] += 1
-            self._fail(stream, connection.context(stream), full)
-            return
-        if stream.row.one_request and stream.row.one_reply:
-            request = stream.take_request()
-            if request is None:
-                return
-            if stream.row.method.batched is not None:
-                self._wait_for_batch(connection, stream, request)
+        row = stream.row
+        try:
+            if row.method.standing is not None:
+                self._stand(connection, stream)
+            elif not row.one_request:
+                self._wait_for_messages(connection, stream)
             else:
-                self._begin(connection, stream, request)
+                self.check_room()
+                self._work(connection, stream)
+        except FeedcoreError as error:
+            self.refused[row.method.operation, error.status] += 1
+            self._fail(stream, connection.context(stream), error)
+
+    def _work(self, connection: Connection, stream: Stream) -> None:
+        """A call whose one request is here."""
+        if not stream.row.one_reply:
+            self._stream(connection, stream, StreamedCall(connection, stream, self, self._bounds))
             return
-        streamed = StreamedCall(connection, stream, self._bounds)
+        request = stream.take_request()
+        if request is None:
+            return
+        if stream.row.method.batched is not None:
+            self._wait_for_batch(connection, stream, request)
+        else:
+            self._begin(connection, stream, request)
+
+    def _wait_for_messages(self, connection: Connection, stream: Stream) -> None:
+        """A stream of requests begins. Raises Overloaded."""
+        self.waiting.enter(connection)
+        streamed = StreamedCall(connection, stream, self, self._bounds)
+        streamed.rest()
+        self._stream(connection, stream, streamed)
+
+    def _stream(self, connection: Connection, stream: Stream, streamed: StreamedCall) -> None:
         task = connection.loop.create_task(self._handle(connection, stream, b"", streamed))
         streamed.task = task
         stream.owner = streamed
         self.tasks.add(task)
         connection.session.started()
+
+    def _stand(self, connection: Connection, stream: Stream) -> None:
+        """A standing call, from here to its end or its handler's word. Raises Overloaded."""
+        method = stream.row.method
+        request = stream.take_request()
+        if request is None:
+            return
+        self.waiting.enter(connection)
+
+        def done(status: str) -> None:
+            stream.owner = None
+            self.stood[method.operation, status] += 1
+            self.waiting.leave(connection)
+            connection.session.ended()
+
+        standing = Standing(connection, stream, done)
+        stream.owner, stream.standing = standing, True
+        connection.session.started()
+        try:
+            standing.begin(method.standing(method.parser.parse(request), standing))
+        except FeedcoreError as error:  # of the request
+            done(error.status)
+            self._fail(stream, connection.context(stream), error)
 
     def _begin(self, connection: Connection, stream: Stream, request: bytes) -> None:
         """Runs the ordinary handler of a unary call."""
@@ -98,7 +165,7 @@ class Calls:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer_batch(self, row: Row, batch: list[Waiting], began_s: float) -> None:
+    async def _answer_batch(self, row: Row, batch: list[InBatch], began_s: float) -> None:
         replies: list[bytes | None] = []
         try:
             replies = await row.method.batched([request for _, _, request in batch])
@@ -109,7 +176,7 @@ class Calls:
             self._end_batch(row, batch, replies, began_s)
 
     def _end_batch(
-        self, row: Row, batch: list[Waiting], replies: list[bytes | None], began_s: float
+        self, row: Row, batch: list[InBatch], replies: list[bytes | None], began_s: float
     ) -> None:
         """Answers, or begins the ordinary call; without replies each call ends."""
         self._in_batches -= len(batch)
@@ -139,12 +206,16 @@ class Calls:
         owner = stream.owner
         if owner is None:
             return
+        if isinstance(owner, Standing):
+            owner.cancel()
+            return
         task = owner
+        streamed = None
         if isinstance(owner, StreamedCall):
             owner.cancelled = True
-            task = owner.task
+            task, streamed = owner.task, owner
         if not stream.begun:
-            self._done(connection, stream, task)
+            self._done(connection, stream, task, streamed)
         task.cancel()
 
     async def _handle(
@@ -176,11 +247,20 @@ class Calls:
             self._fail(stream, call, error)  # does nothing unless the handler cancelled itself
             raise
         finally:
-            self._done(connection, stream, task)
+            self._done(connection, stream, task, streamed)
             connection.flush_soon()
 
-    def _done(self, connection: Connection, stream: Stream, task: asyncio.Task[None]) -> None:
+    def _done(
+        self,
+        connection: Connection,
+        stream: Stream,
+        task: asyncio.Task[None],
+        streamed: StreamedCall | None,
+    ) -> None:
         stream.owner = None
+        if streamed is not None and not stream.row.one_request:
+            streamed.work()
+            self.waiting.leave(connection)
         if not stream.ended:  # a fault of ours on the way to a status: the caller must not wait
             stream.finish(INTERNAL, "the call ended without a status", [], [])
         self.tasks.discard(task)
@@ -207,16 +287,42 @@ class Calls:
 class StreamedCall:
     """The handler's side of a call with more than one request or reply: reads and writes wait."""
 
-    __slots__ = ("_bounds", "_connection", "_stream", "_waiter", "call", "cancelled", "task")
+    __slots__ = (
+        "_bounds",
+        "_calls",
+        "_connection",
+        "_resting",
+        "_stream",
+        "_waiter",
+        "call",
+        "cancelled",
+        "task",
+    )
 
-    def __init__(self, connection: Connection, stream: Stream, bounds: Bounds) -> None:
+    def __init__(
+        self, connection: Connection, stream: Stream, calls: Calls, bounds: Bounds
+    ) -> None:
         self._connection = connection
         self._stream = stream
+        self._calls = calls
         self._bounds = bounds
+        self._resting = False
         self._waiter: asyncio.Future[None] | None = None
         self.cancelled = False
         self.task: Any = None
         self.call: Any = None
+
+    def rest(self) -> None:
+        """The call waits for a message: it is not at work."""
+        if not self._resting:
+            self._resting = True
+            self._calls.resting += 1
+
+    def work(self) -> None:
+        """It has one, or comes to its end."""
+        if self._resting:
+            self._resting = False
+            self._calls.resting -= 1
 
     def wake(self) -> None:
         """What the handler waits for has come."""
@@ -238,18 +344,25 @@ class StreamedCall:
 
     async def _all(self) -> AsyncIterator[bytes]:
         stream = self._stream
+        first = True
         while True:
             message = stream.take()
             if message is not None:
+                if first:  # as a unary call: what has begun goes on, whatever comes after it
+                    self._calls.check_room()
+                first = False
+                self.work()
                 self.call.request_compressed = stream.request_compressed
                 self._connection.flush_soon()  # the message's bytes are credited to the caller
                 yield message
             elif stream.ended:
                 await self._over()
             elif stream.request_done:
+                self.work()
                 return
             else:
                 stream.wants_message = True
+                self.rest()
                 await self._wait()
 
     async def send(self, reply: bytes) -> None:

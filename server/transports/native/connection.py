@@ -56,6 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         "host",
         "loop",
         "session",
+        "waiting",
     )
 
     def __init__(self, worker: Worker) -> None:
@@ -70,6 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         self._over = False
         self._stall_until = math.inf  # while paused: when a socket that takes nothing is given up
         self._unsent = 0  # bytes the socket had still to take when that was last looked at
+        self.waiting = 0  # streams that wait (module waiting)
         self.host = ""
         self._peer = ""
         self._identity = ""

@@ -1,9 +1,10 @@
 """What the native transport counts of itself, and how that becomes metrics.
 
 Sessions and rows count in plain integers; `publish` adds what is new to the metrics of the process,
-about once a second, so that no call pays for it. Calls that a fast or batched handler answered, and
-those that found the worker full, never reach the interceptors: they are counted here. The handlers
-of the first time themselves (server/handlers/feed_counters.py); refused calls have no duration.
+about once a second, so that no call pays for it. Calls that a fast or batched handler answered,
+standing ones when they end, and those that found the worker full never reach the interceptors: they
+are counted here. The handlers of the first time themselves (server/handlers/feed_counters.py);
+standing and refused calls have no duration.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ class Counters:
         metrics.SENT_BYTES_HELD.set(worker.sent.held)
         for why, count in self.cut.items():
             totals.add(metrics.CONNECTIONS_CUT.labels(why), count)
-        for operation, count in worker.calls.refused.items():
-            totals.add(metrics.CALLS.labels(operation, "resource_exhausted"), count, "refused")
+        metrics.STREAMS_WAITING.set(worker.calls.waiting.open)
+        for (operation, status), count in worker.calls.refused.items():
+            totals.add(metrics.CALLS.labels(operation, status), count, "refused")
+        for (operation, status), count in worker.calls.stood.items():
+            totals.add(metrics.CALLS.labels(operation, status), count, "stood")
         for operation, took in worker.calls.batched.items():
             totals.add(metrics.CALLS.labels(operation, "ok"), sum(took.counts), "batched")
             durations = metrics.CALL_DURATION.labels(operation)

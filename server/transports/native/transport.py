@@ -46,7 +46,8 @@ class Worker:
         self.rules = Rules(bounds)
         self.received = Account(bounds.received_per_worker)
         self.sent = Account(bounds.sent_per_worker)
-        self.read_buffer = bytearray(limits.READ_BUFFER_BYTES)
+        # A view: asyncio's TLS fills it in slices, and a slice of a bytearray would be a copy.
+        self.read_buffer = memoryview(bytearray(limits.READ_BUFFER_BYTES))
         self.methods = table(dispatcher)
         self.calls = Calls(bounds)
         self.counters = Counters(self)

@@ -129,7 +129,7 @@ def test_a_thousand_calls_before_the_limit_is_known(server: Server) -> None:
     # A client may open what it likes until it has the server's SETTINGS: the rest is refused, and
     # the client tries again.
     client = Client(server, PREFACE + raw_frame(SETTINGS, 0, 0))
-    client.send(Calls(INPUT)(1_000, lambda s: b""))
+    client.send(Calls(UNARY)(1_000, lambda s: b""))
     client.read_until(lambda: len(client.refused) == 1_000 - STREAMS_MAX)
     client.send(SETTINGS_ACK)
     client.still_served()

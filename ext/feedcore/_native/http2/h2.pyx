@@ -22,8 +22,8 @@ from libc.string cimport memcpy
 
 from feedcore._native.http2 cimport nghttp2 as h2
 from feedcore._native.http2.guards cimport PREFACE_BYTES, fill_bucket, spend, unknown_frames
-from feedcore._native.http2.grpcframe cimport STATUS_CANCELLED, STATUS_DEADLINE_EXCEEDED
-from feedcore._native.http2.grpcframe cimport STATUS_RESOURCE_EXHAUSTED
+from feedcore._native.http2.grpcframe cimport (
+    STATUS_CANCELLED, STATUS_DEADLINE_EXCEEDED, STATUS_RESOURCE_EXHAUSTED)
 from feedcore._native.http2.h2head cimport RequestHead
 from feedcore._native.http2.h2stream cimport (
     CALL, CLOSED, FAST_FAILED, FAULT, MESSAGE, ROOM, Account, Link, Row, Rules, Stream,
@@ -32,10 +32,8 @@ from feedcore._native.http2.nghttp2 cimport nghttp2_frame, nghttp2_frame_hd, ssi
 from feedcore._native.http2.nghttp2 cimport nghttp2_session
 
 EVENT_FAULT, EVENT_CALL, EVENT_MESSAGE = FAULT, CALL, MESSAGE
-EVENT_ROOM, EVENT_CLOSED = ROOM, CLOSED
-EVENT_FAST_FAILED = FAST_FAILED
-GOAWAY_NO_ERROR = h2.NGHTTP2_NO_ERROR
-GOAWAY_CALM = h2.NGHTTP2_ENHANCE_YOUR_CALM
+EVENT_ROOM, EVENT_CLOSED, EVENT_FAST_FAILED = ROOM, CLOSED, FAST_FAILED
+GOAWAY_NO_ERROR, GOAWAY_CALM = h2.NGHTTP2_NO_ERROR, h2.NGHTTP2_ENHANCE_YOUR_CALM
 GOAWAY_INTERNAL = h2.NGHTTP2_INTERNAL_ERROR
 GOAWAY_SETTINGS_TIMEOUT = h2.NGHTTP2_SETTINGS_TIMEOUT
 RESET_CANCEL = h2.NGHTTP2_CANCEL
@@ -46,6 +44,7 @@ cdef enum:
     FRAME_EARNS = 2  # useless frames that one frame of ours pays for: two WINDOW_UPDATEs
     PING_STRIKES_MAX = 2  # the third ping that comes too soon ends the connection (gRFC A8)
     STALL_CHECK_S = 1  # how often stalls are looked for while calls are open
+    QUIET_CHECK_S = 15  # the same while all of them only wait to be told something
 
 # One buffer for all sessions of the process: pull runs to its end before anything else does.
 cdef uint8_t OUT[PULL_BYTES + 32768]
@@ -73,9 +72,7 @@ cdef class Session(Link):
         self.received = received
         self.sent = sent
         self.now = self.last_read = self.idle_since = now
-        self.events = []
-        self.ready = []
-        self.streams = {}
+        self.events, self.ready, self.streams = [], [], {}
         self.head = RequestHead(rules.header_bytes_max)
         self.last_ping = -1e18
         self.next_due = float("inf")
@@ -211,7 +208,7 @@ cdef class Session(Link):
         sweep again (infinity: not before there are calls). Events, or None."""
         cdef Stream stream
         self.now = now
-        due = float("inf")
+        due, quiet = float("inf"), True
         for stream in list(self.streams.values()):
             if stream.deadline and stream.deadline <= now:
                 if not stream.ended:
@@ -221,13 +218,15 @@ cdef class Session(Link):
                     stream.reset(h2.NGHTTP2_CANCEL)
             elif stream.deadline and stream.deadline < due:
                 due = stream.deadline
+            if stream.queued or not stream.standing:
+                quiet = False
             if stream.stalled(now):
                 if stream.queued:
                     stream.reset(h2.NGHTTP2_CANCEL)
                 else:
                     stream.abort(STATUS_CANCELLED, "request: its next bytes did not come in time")
-        if self.streams and now + STALL_CHECK_S < due:
-            due = now + STALL_CHECK_S
+        if self.streams:
+            due = min(due, now + (QUIET_CHECK_S if quiet else STALL_CHECK_S))
         self.next_due = due
         return self.take_events()
 

@@ -20,7 +20,7 @@ cdef class Rules:
     cdef readonly double reset_burst, reset_rate, glitch_burst, glitch_rate
     cdef readonly double useless_burst, useless_rate, ping_interval_s
     cdef readonly size_t outbound_frames_max
-    cdef readonly double headers_s, request_stall_s, send_stall_s
+    cdef readonly double headers_s, request_stall_s, stream_idle_s, send_stall_s
 
 
 cdef class Account:
@@ -58,11 +58,13 @@ cdef class Stream:
     cdef readonly Row row
     cdef public object owner
     cdef public bint wants_message, wants_room, begun
+    cdef public bint standing  # waits without a task: it owes us nothing, nor we it
     cdef readonly bint closed, ended, request_done, request_compressed
     cdef readonly double deadline
     # the request's headers
     cdef bytes packed
     cdef bint accepts_gzip, gzip_requests
+    cdef bint any_message  # of a stream of requests
     # the request's messages
     cdef reader_t reader
     cdef bytes request

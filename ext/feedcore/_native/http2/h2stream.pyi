@@ -22,6 +22,7 @@ class Rules:
     outbound_frames_max: int
     headers_s: float
     request_stall_s: float
+    stream_idle_s: float
     send_stall_s: float
     def __init__(self, bounds: Any) -> None: ...
 
@@ -64,6 +65,7 @@ class Stream:
     begun: bool
     wants_message: bool
     wants_room: bool
+    standing: bool
     closed: bool
     ended: bool
     request_done: bool

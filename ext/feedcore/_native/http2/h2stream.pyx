@@ -73,6 +73,7 @@ cdef class Rules:
         self.outbound_frames_max = bounds.outbound_frames_max
         self.headers_s = bounds.headers_s
         self.request_stall_s = bounds.request_stall_s
+        self.stream_idle_s = bounds.stream_idle_s
         self.send_stall_s = bounds.send_stall_s
 
 
@@ -240,6 +241,7 @@ cdef class Stream:
             self.request = body
             self.request_compressed = compressed
             return 0
+        self.any_message = True
         if self.messages is None:
             self.messages = deque()
         self.messages.append((body,) if compressed else body)
@@ -326,9 +328,11 @@ cdef class Stream:
             return now - self.touched > self.link.rules.send_stall_s
         if self.ended or self.request_done or self.row is None:
             return False
-        # while messages wait for the handler, it is we who hold the peer back
-        owes = self.row.one_request or (reader_within(&self.reader) and not self.messages)
-        return owes and now - self.touched > self.link.rules.request_stall_s
+        if self.messages:
+            return False  # while messages wait for the handler, it is we who hold the peer back
+        if self.any_message and not reader_within(&self.reader):
+            return self.wants_message and now - self.touched > self.link.rules.stream_idle_s
+        return now - self.touched > self.link.rules.request_stall_s
 
     # --- the reply ----------------------------------------------------------------------------
     cdef int answer(self, bytes reply) except -1:
