@@ -36,10 +36,14 @@ build: .venv/.compiled
 
 build-bench: .venv/.compiled-bench
 
-# The environment: made again only when what is installed changes.
-.venv/.installed: pyproject.toml setup.py scripts/bootstrap.sh
+# The environment: made again only when what is installed changes, whatever the dates of the files say.
+WANTED := $(shell cat pyproject.toml setup.py scripts/bootstrap.sh | cksum | cut -d' ' -f1)
+ifneq ($(WANTED),$(shell cat .venv/.installed 2>/dev/null))
+.PHONY: .venv/.installed
+endif
+.venv/.installed:
 	@sh scripts/bootstrap.sh .venv
-	@touch $@
+	@echo $(WANTED) >$@
 
 # Compiled modules and protobuf code. setup.py compiles only what changed.
 .venv/.compiled: .venv/.installed $(SOURCES) $(PROTOS) scripts/generate_protos.py scripts/compiling.py

@@ -51,6 +51,8 @@ def requirements() -> list[str]:
         f"grpcio>={grpc},<2",
         f"grpcio-health-checking>={grpc},<2",
         f"grpcio-reflection>={grpc},<2",
+        f"grpcio-status>={grpc},<2",
+        "googleapis-common-protos>=1.66,<2",
         f"protobuf>={protobuf},<{int(protobuf.split('.')[0]) + 1}",
         "uvloop>=0.20,<1",
         "click>=8.1,<9",

@@ -21,13 +21,16 @@ class Fault(StrEnum):
 class FeedcoreError(Exception):
     """Base of all errors the engine raises on purpose.
 
-    `status` is the lower-case name of a gRPC status; `retriable` says whether the same call may
-    succeed later.
+    `status` is the lower-case name of a gRPC status; `reason` a word that code can match, finer
+    than the status, and never given another meaning (docs/api.md has them all); `retriable` says
+    whether the same call may succeed later, `retry_after_ms` when, where that is known.
     """
 
     fault = Fault.ENGINE
     retriable = False
     status = "internal"
+    reason = "INTERNAL_FAULT"
+    retry_after_ms: int | None = None
 
 
 class InvalidField(FeedcoreError):
@@ -35,6 +38,7 @@ class InvalidField(FeedcoreError):
 
     fault = Fault.CALLER
     status = "invalid_argument"
+    reason = "FIELD_INVALID"
 
     def __init__(self, field: str, seen: str, bound: str) -> None:
         super().__init__(f"{field}: {seen}; {bound}")
@@ -44,11 +48,14 @@ class InvalidField(FeedcoreError):
 
 
 class InvalidCursor(InvalidField):
-    """A cursor or head token that cannot be served: `reason` is a word a caller may switch on."""
+    """A cursor or head token that cannot be served; `flaw`: malformed, forged, foreign, version or
+    expired.
+    """
 
-    def __init__(self, reason: str, seen: str, *, field: str = "cursor") -> None:
-        super().__init__(field, f"{reason} ({seen})", "load the first page again, with no cursor")
-        self.reason = reason
+    def __init__(self, flaw: str, seen: str, *, field: str = "cursor") -> None:
+        super().__init__(field, f"{flaw} ({seen})", "load the first page again, with no cursor")
+        self.flaw = flaw
+        self.reason = f"CURSOR_{flaw.upper()}"
 
 
 class NotFound(FeedcoreError):
@@ -56,6 +63,7 @@ class NotFound(FeedcoreError):
 
     fault = Fault.CALLER
     status = "not_found"
+    reason = "NOT_FOUND"
 
 
 class NotPermitted(FeedcoreError):
@@ -63,6 +71,7 @@ class NotPermitted(FeedcoreError):
 
     fault = Fault.CALLER
     status = "permission_denied"
+    reason = "NOT_PERMITTED"
 
 
 class IdempotencyConflict(FeedcoreError):
@@ -70,6 +79,7 @@ class IdempotencyConflict(FeedcoreError):
 
     fault = Fault.CALLER
     status = "already_exists"
+    reason = "IDEMPOTENCY_KEY_REUSED"
 
 
 class FailedPrecondition(FeedcoreError):
@@ -77,6 +87,7 @@ class FailedPrecondition(FeedcoreError):
 
     fault = Fault.CALLER
     status = "failed_precondition"
+    reason = "PRECONDITION_FAILED"
 
 
 class Overloaded(FeedcoreError):
@@ -84,6 +95,8 @@ class Overloaded(FeedcoreError):
 
     retriable = True
     status = "resource_exhausted"
+    reason = "OVERLOADED"
+    retry_after_ms: int
 
     def __init__(self, what: str, bound: str, retry_after_ms: int = 100) -> None:
         super().__init__(f"{what} is full ({bound}); retry after {retry_after_ms} ms")
@@ -92,6 +105,8 @@ class Overloaded(FeedcoreError):
 
 class Behind(Overloaded):
     """More work waits here than can be done in time: reads are refused until it is done."""
+
+    reason = "SERVER_BEHIND"
 
     def __init__(self, behind_ms: float, retry_after_ms: int) -> None:
         FeedcoreError.__init__(
@@ -105,6 +120,7 @@ class RequestTooLarge(FeedcoreError):
 
     fault = Fault.CALLER
     status = "resource_exhausted"
+    reason = "REQUEST_TOO_LARGE"
 
     def __init__(self, seen_bytes: int, bytes_max: int) -> None:
         super().__init__(f"request: {seen_bytes} bytes; at most {bytes_max}")
@@ -114,6 +130,7 @@ class ReplyTooLarge(FeedcoreError):
     """A reply that callers would not take: ask for less."""
 
     status = "resource_exhausted"
+    reason = "REPLY_TOO_LARGE"
 
     def __init__(self, seen_bytes: int, bytes_max: int) -> None:
         super().__init__(f"reply: {seen_bytes} bytes; at most {bytes_max}; ask for less at once")
@@ -124,6 +141,7 @@ class StoreFull(FeedcoreError):
 
     retriable = True
     status = "resource_exhausted"
+    reason = "STORE_FULL"
 
 
 class Unavailable(FeedcoreError):
@@ -132,6 +150,7 @@ class Unavailable(FeedcoreError):
     fault = Fault.DEPENDENCY
     retriable = True
     status = "unavailable"
+    reason = "DEPENDENCY_UNAVAILABLE"
 
 
 class BadAnswer(Unavailable):
@@ -140,6 +159,7 @@ class BadAnswer(Unavailable):
     """
 
     retriable = False
+    reason = "DEPENDENCY_FAILED"
 
 
 class ClockWentBack(FeedcoreError):
@@ -147,24 +167,28 @@ class ClockWentBack(FeedcoreError):
 
     retriable = True
     status = "unavailable"
+    reason = "CLOCK_WENT_BACK"
 
 
 class StoreError(FeedcoreError):
     """A store that cannot be opened: newer, foreign, corrupt, or in use. Nothing was changed."""
 
     status = "failed_precondition"
+    reason = "STORE_UNUSABLE"
 
 
 class StoreDamaged(StoreError):
     """The system of record is damaged: what it held there is lost unless there is a backup."""
 
     status = "data_loss"
+    reason = "STORE_DAMAGED"
 
 
 class StoreReadOnly(StoreError):
     """Nothing can be written; what there is can be read. Nothing was changed."""
 
     status = "unavailable"
+    reason = "STORE_READ_ONLY"
     retriable = True
 
 
@@ -172,6 +196,7 @@ class MachineFault(FeedcoreError):
     """The machine below gave up: a disk that does not read, a directory that is gone."""
 
     status = "unavailable"
+    reason = "MACHINE_FAULT"
     retriable = True
 
 
@@ -179,6 +204,7 @@ class OutOfResources(FeedcoreError):
     """No memory or no descriptors are left for this call; others may end and give some back."""
 
     status = "resource_exhausted"
+    reason = "OUT_OF_RESOURCES"
     retriable = True
 
 
@@ -187,3 +213,4 @@ class ConfigError(FeedcoreError):
 
     fault = Fault.CALLER
     status = "failed_precondition"
+    reason = "CONFIG_INVALID"

@@ -97,7 +97,7 @@ def describe(error: BaseException) -> str:
             return (
                 f"no answer from the server: {error.details()} (is `feedcore serve` running there?)"
             )
-        return f"{error.code().name.lower()}: {error.details()}"
+        return f"{error.code().name.lower()}: {error.details()}{_reason(error)}"
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(describe(inner) for inner in error.exceptions)
     if isinstance(error, FeedcoreError):
@@ -105,3 +105,19 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _reason(error: grpc.RpcError) -> str:
+    """The word that code can match, from the details of the server's status."""
+    from google.rpc.error_details_pb2 import ErrorInfo
+    from grpc_status import rpc_status
+
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # details of something else between us and the server
+        return ""
+    info = ErrorInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info):
+            return f" [{info.reason}]"
+    return ""

@@ -38,6 +38,7 @@ class TooManyServices(FeedcoreError):
     """More services than one reply may list: ask for each by its name."""
 
     status = "resource_exhausted"
+    reason = "TOO_MANY_SERVICES"
 
 
 class _Watch:

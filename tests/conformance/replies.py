@@ -10,7 +10,7 @@ import pytest
 from hyperframe.frame import DataFrame, SettingsFrame
 
 from feedcore_server import limits
-from feedcore_server.status import MESSAGE_CHARS_MAX
+from feedcore_server.status import MESSAGE_CHARS_MAX_WIDE
 from tests.conformance.harness import (
     DUPLEX,
     EMPTY,
@@ -128,7 +128,7 @@ class ReplyCases(Harness):
     async def test_17_long_messages_are_cut_between_characters(self, agree: Agree) -> None:
         async with self.serving() as served, served.raw() as client:
             state = await client.finished(await client.call(UNARY, failing(2, "☺" * 5_000)))
-            agree(state.message, "☺" * MESSAGE_CHARS_MAX)
+            agree(state.message, "☺" * MESSAGE_CHARS_MAX_WIDE)
 
     @pytest.mark.parametrize(
         ("path", "message"),

@@ -38,6 +38,7 @@ from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.registry import Registry
 from feedcore_server.transports import Transport
+from tests.support.details import details_of
 from tests.support.roomy import ROOMY
 
 PUBLISH = "/feedcore.v1.PublishService/Publish"
@@ -174,11 +175,14 @@ class TransportSuite:
             assert got.code().name == status
             late = "the deadline passed before the answer was ready"
             assert got.details() == (str(error) or late)
+            reason = getattr(error, "reason", "DEADLINE_PASSED")
+            assert details_of(got)[:2] == (reason, "feedcore")
 
     async def test_overload_carries_a_retry_hint(self) -> None:
         async with self.serving() as (_, channel, _):
             got = await failure(self.publish(channel, "busy"))
             assert dict(got.trailing_metadata())["retry-after-ms"] == "125"
+            assert details_of(got).retry_ms == 125
 
     async def test_a_bug_does_not_leak(self) -> None:
         async with self.serving() as (_, channel, _):
@@ -186,6 +190,7 @@ class TransportSuite:
             assert got.code().name == "UNKNOWN"
             assert "house" not in got.details() and "KeyError" not in got.details()
             assert PARENT.split("-")[1] in got.details()
+            assert details_of(got).reason == "BUG"
 
     @pytest.mark.parametrize(
         ("request_bytes", "expected"),

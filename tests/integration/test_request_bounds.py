@@ -21,6 +21,7 @@ import feedcore_server.wiring  # noqa: F401 - brings all descriptors
 from feedcore.codecs.protowire import bytes_field, uint_field, varint
 from feedcore_pb.v1 import feed_pb2
 from feedcore_server.request_bounds import FIELDS, REQUESTS
+from tests.support.details import details_of
 from tests.support.server import ServerProcess
 
 SERVICES = (
@@ -156,8 +157,10 @@ def server(
         yield server
 
 
-def outcome(server: ServerProcess, case: Case, compression: grpc.Compression) -> tuple[str, str]:
-    """(status, message) of the call."""
+def outcome(
+    server: ServerProcess, case: Case, compression: grpc.Compression
+) -> tuple[str, str, str]:
+    """(status, message, reason) of the call."""
     method = case.method
     path = f"/{method.containing_service.full_name}/{method.name}"
     channel = server.channel
@@ -170,8 +173,8 @@ def outcome(server: ServerProcess, case: Case, compression: grpc.Compression) ->
         else:
             channel.unary_unary(path)(case.request, compression=compression)
     except grpc.RpcError as error:
-        return error.code().name, error.details()
-    return "OK", ""
+        return error.code().name, error.details(), details_of(error).reason
+    return "OK", "", ""
 
 
 def peak_bytes(server: ServerProcess) -> int:
@@ -193,14 +196,16 @@ def test_lists_and_strings_beyond_their_bounds(
     before = peak_bytes(server)
     for case in CASES:
         most = REQUESTS.plan(case.method.input_type).bytes_max
-        status, message = outcome(server, case, packed)
+        status, message, reason = outcome(server, case, packed)
         where = f"{case.method.full_name}, {case.name}: {status}: {message}"
         if len(case.request) > most:
             # grpc.aio refuses by itself what no method may have, in words of its own
-            said = f"at most {most}" in message or f"vs. {most}" in message
-            assert status == TOO_LARGE and said, where
+            own = f"vs. {most}" in message
+            assert status == TOO_LARGE and (own or f"at most {most}" in message), where
+            assert own or reason == "REQUEST_TOO_LARGE", where
         else:
             assert status == BAD and re.search(case.says, message), where
+            assert reason == "FIELD_INVALID", where
     transport = "grpcio" if "grpcio" in server.flags else "native"
     assert peak_bytes(server) - before < GROWTH_BYTES_MAX[transport]
     assert server.feed.GetFeed(feed_pb2.GetFeedRequest(user_id=1)).receipt is not None

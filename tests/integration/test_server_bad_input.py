@@ -16,6 +16,7 @@ from feedcore.codecs.cursor import Cursor, encode_cursor, encode_head
 from feedcore.limits import CURSOR_AGE_MAX_MS
 from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
+from tests.support.details import details_of
 from tests.support.server import ServerProcess
 
 AUTHOR, READER, STRANGER, COLLEAGUE = 1001, 1002, 1003, 1004
@@ -441,6 +442,9 @@ def test_bad_input(world: World, row: Row) -> None:
     assert error.code().name == row.status, error.details()
     for part in row.says:
         assert part in error.details(), error.details()
+    told = details_of(error)
+    field = error.details().partition(":")[0] if row.status == BAD else ""
+    assert told.field == field and told.reason, told
     assert state(world) == before
 
 

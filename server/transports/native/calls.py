@@ -30,7 +30,7 @@ from feedcore.errors import FeedcoreError, Overloaded, ReplyTooLarge
 from feedcore.observe import logs
 from feedcore.observe.metrics import Durations
 from feedcore_server.context import CallContext
-from feedcore_server.status import outcome_of
+from feedcore_server.status import outcome_of, refusal_trailers
 from feedcore_server.transports.native.bounds import Bounds
 from feedcore_server.transports.native.waiting import Standing, Waiting
 
@@ -188,7 +188,8 @@ class Calls:
             if stream.closed or stream.ended:
                 continue
             if not replies:
-                stream.finish(UNAVAILABLE, "the server is stopping", [], [])
+                text, why = "the server is stopping", "SERVER_STOPPING"
+                stream.finish(UNAVAILABLE, text, refusal_trailers(UNAVAILABLE, text, why), [])
                 continue
             reply = replies[place]
             if reply is None or len(reply) > self._bounds.reply_bytes_max:
@@ -262,7 +263,8 @@ class Calls:
             streamed.work()
             self.waiting.leave(connection)
         if not stream.ended:  # a fault of ours on the way to a status: the caller must not wait
-            stream.finish(INTERNAL, "the call ended without a status", [], [])
+            text, why = "the call ended without a status", "INTERNAL_FAULT"
+            stream.finish(INTERNAL, text, refusal_trailers(INTERNAL, text, why), [])
         self.tasks.discard(task)
         connection.session.ended()
 

@@ -24,7 +24,7 @@ from feedcore.errors import Behind
 from feedcore.observe import logs
 from feedcore_server import limits
 from feedcore_server.dispatch import Dispatcher
-from feedcore_server.status import outcome_of
+from feedcore_server.status import outcome_of, refusal_trailers
 from feedcore_server.transports.native.bounds import Bounds
 from feedcore_server.transports.native.calls import Calls
 from feedcore_server.transports.native.connection import Connection
@@ -43,7 +43,7 @@ class Worker:
         self.bounds = bounds
         self.now = clock.monotonic
         self.spread = random.random
-        self.rules = Rules(bounds)
+        self.rules = Rules(bounds, refusal_trailers)
         self.received = Account(bounds.received_per_worker)
         self.sent = Account(bounds.sent_per_worker)
         # A view: asyncio's TLS fills it in slices, and a slice of a bytearray would be a copy.

@@ -39,7 +39,7 @@ def reason(text: str, key: bytes = KEY, owner: int = 42, now_ms: int = NOW_MS) -
         decode_cursor(text, key, owner, now_ms)
     assert caught.value.field == "cursor"
     assert len(text) < 40 or text not in str(caught.value), "never echoed"
-    return caught.value.reason
+    return caught.value.flaw
 
 
 @given(CURSORS)
@@ -127,7 +127,7 @@ def test_signed_nonsense_is_an_error_of_its_kind(
     try:
         decode_cursor(cursors._seal(header + code, KEY), KEY, 42, NOW_MS)
     except InvalidCursor as error:
-        assert error.reason == "malformed"
+        assert error.flaw == "malformed"
 
 
 @given(U64, U64)
@@ -148,4 +148,4 @@ def test_bad_heads() -> None:
     ):
         with pytest.raises(InvalidCursor) as caught:
             decode_head(text, key, owner)
-        assert (caught.value.field, caught.value.reason) == ("head", expected)
+        assert (caught.value.field, caught.value.flaw) == ("head", expected)

@@ -28,7 +28,9 @@ NOT_METADATA = frozenset({
 })
 
 
-PUSHBACK = "grpc-retry-pushback-ms"  # of gRPC, but given by servers as trailing metadata (gRFC A6)
+# Of gRPC, but given by servers as trailing metadata: when to retry (gRFC A6); google.rpc.Status.
+PUSHBACK = "grpc-retry-pushback-ms"
+DETAILS = "grpc-status-details-bin"
 
 
 class BadMetadata(ValueError):
@@ -271,7 +273,7 @@ def encode_metadata(pairs):
     encoded = []
     for name, value in pairs:
         raw_name = name.encode("latin-1", "replace") if isinstance(name, str) else b""
-        reserved = raw_name.startswith(b"grpc-") and name != PUSHBACK
+        reserved = raw_name.startswith(b"grpc-") and name not in (PUSHBACK, DETAILS)
         if not _is_name(raw_name) or reserved or name in NOT_METADATA:
             raise BadMetadata(
                 f"metadata name {name!r:.80}: must be of a-z, 0-9, '-', '_', '.', not begin"

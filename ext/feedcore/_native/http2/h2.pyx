@@ -246,7 +246,7 @@ cdef class Session(Link):
         """Ends every open call with CANCELLED. Events, or None."""
         cdef Stream stream
         for stream in list(self.streams.values()):
-            stream.abort(STATUS_CANCELLED, why)
+            stream.abort(STATUS_CANCELLED, why, "SERVER_STOPPING")
         return self.take_events()
 
     def ping(self):

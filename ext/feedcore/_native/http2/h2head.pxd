@@ -16,3 +16,4 @@ cdef class RequestHead:
     cdef bint reserved(self, const uint8_t *name, size_t name_length, const uint8_t *value,
                        size_t value_length) noexcept
     cdef tuple fault(self)
+    cdef str reason(self)

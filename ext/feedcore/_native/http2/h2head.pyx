@@ -85,6 +85,10 @@ cdef class RequestHead:
             self.accepts_gzip = lists_gzip(value, value_length)
         return True
 
+    cdef str reason(self):
+        """Of the fault, for code."""
+        return "METADATA_TOO_LARGE" if self.size > self.bytes_max else "HEADERS_INVALID"
+
     cdef tuple fault(self):
         """(HTTP status, gRPC status, message) if no method could take such a call; else None."""
         if self.size > self.bytes_max:

@@ -21,6 +21,7 @@ cdef class Rules:
     cdef readonly double useless_burst, useless_rate, ping_interval_s
     cdef readonly size_t outbound_frames_max
     cdef readonly double headers_s, request_stall_s, stream_idle_s, send_stall_s
+    cdef object details
 
 
 cdef class Account:
@@ -102,5 +103,9 @@ cdef class Stream:
     cdef int submit_headers(self, list initial, bint gzip) except -1
     cdef int submit_trailers(self) except -1
     cdef int refuse(self, bytes http_status, int code, str message, list extra) except -1
+    cdef int reject(
+        self, bytes http_status, int code, str message, str reason=*, list extra=*
+    ) except -1
+    cdef list details_of(self, int code, str message, str reason)
     cdef int submitted(self, int got) except -1
     cdef int forget(self) except -1

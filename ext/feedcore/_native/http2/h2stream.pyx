@@ -38,6 +38,7 @@ from feedcore._native.http2.pairs cimport array_of, constant
 
 cdef list ACCEPT_ENCODING = [(b"grpc-accept-encoding", b"identity,gzip")]
 cdef list NO_PAIRS = []
+cdef str MALFORMED = "REQUEST_MALFORMED"
 cdef str TOO_MANY_WAIT = "request: too many bytes of requests are waiting; retry later"
 cdef enum:
     SHORTEST_TIMEOUT_NS = 1000  # what is shorter passed on the way here
@@ -54,9 +55,11 @@ constant(&OK_TRAILERS[0], b"grpc-status", 11, b"0", 1)
 
 
 cdef class Rules:
-    """The bounds of a session, read once from an object with attributes of the same names."""
+    """The bounds of a session, read once from an object with attributes of the same names.
+    `details(code, message, reason)`: trailers beside a status that the session decides itself."""
 
-    def __init__(self, bounds):
+    def __init__(self, bounds, details=None):
+        self.details = details
         self.request_bytes_max = bounds.request_bytes_max
         self.header_bytes_max = bounds.header_bytes_max
         self.room_bytes = bounds.room_bytes
@@ -155,26 +158,26 @@ cdef class Stream:
         fault = head.fault()
         if fault is not None:
             http_status, code, message = fault
-            self.refuse(http_status, code, message, NO_PAIRS)
+            self.reject(http_status, code, message, head.reason())
             return 0
         self.row = methods.get(head.path)
         if self.row is None:
             shown = head.path[:200].decode("latin-1")
-            self.refuse(b"200", STATUS_UNIMPLEMENTED,
-                        f"{shown} is not served here; list the services with reflection", NO_PAIRS)
+            self.reject(b"200", STATUS_UNIMPLEMENTED,
+                        f"{shown} is not served here; list the services with reflection")
         elif head.unknown_encoding:
-            self.refuse(b"200", STATUS_UNIMPLEMENTED,
-                        "grpc-encoding: must be identity or gzip", ACCEPT_ENCODING)
+            self.reject(b"200", STATUS_UNIMPLEMENTED, "grpc-encoding: must be identity or gzip",
+                        "ENCODING_UNKNOWN", ACCEPT_ENCODING)
         elif 0 <= head.timeout < SHORTEST_TIMEOUT_NS:
-            self.refuse(b"200", STATUS_DEADLINE_EXCEEDED,
-                        "the deadline had passed when the call came", NO_PAIRS)
+            self.reject(b"200", STATUS_DEADLINE_EXCEEDED,
+                        "the deadline had passed when the call came")
         if self.ended:
             return 0
         if head.timeout != NO_TIMEOUT:
             self.deadline = self.link.now + head.timeout / 1e9
         if head.packed:
             if not self.keep(len(head.packed)):
-                self.refuse(b"200", STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT, NO_PAIRS)
+                self.reject(b"200", STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT, "REQUESTS_WAITING")
                 return 0
             self.packed = bytes(head.packed)
         self.accepts_gzip = head.accepts_gzip
@@ -199,7 +202,7 @@ cdef class Stream:
                     f"request: {self.reader.length} bytes;"
                     f" at most {self.request_bytes_max()}"))
             elif got == READ_NO_MEMORY or not self.keep(self.reader.capacity - kept):
-                self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
+                self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT, "REQUESTS_WAITING")
             elif got == READ_MESSAGE:
                 self.push(message, size)
         self.touch()
@@ -227,7 +230,8 @@ cdef class Stream:
                        "request: a compressed message, but no grpc-encoding that compresses")
             return 0
         if self.row.one_request and self.request is not None:
-            self.abort(STATUS_UNIMPLEMENTED, "request: a second message; this method takes one")
+            self.abort(STATUS_UNIMPLEMENTED, "request: a second message; this method takes one",
+                       MALFORMED)
             return 0
         cdef bytes body = PyBytes_FromStringAndSize(<const char *>message, length)
         if self.reader.body != NULL:
@@ -235,7 +239,7 @@ cdef class Stream:
             self.kept -= self.reader.capacity
             reader_clear(&self.reader)
         if not self.keep(length + MESSAGE_BYTES):
-            self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
+            self.abort(STATUS_RESOURCE_EXHAUSTED, TOO_MANY_WAIT, "REQUESTS_WAITING")
             return 0
         if self.row.one_request:
             self.request = body
@@ -262,7 +266,8 @@ cdef class Stream:
                 self.wants_message = False
                 self.link.events.append((MESSAGE, self))
         elif self.request is None:
-            self.abort(STATUS_UNIMPLEMENTED, "request: no message; this method takes one")
+            self.abort(STATUS_UNIMPLEMENTED, "request: no message; this method takes one",
+                       MALFORMED)
         else:
             return 1
         return 0
@@ -393,15 +398,15 @@ cdef class Stream:
                 f"metadata: {size} bytes; at most {self.link.rules.header_bytes_max}")
         return pairs
 
-    def abort(self, int code, str message not None):
+    def abort(self, int code, str message not None, str reason=""):
         """Ends the call from outside its handler: with a status if nothing of the reply is queued,
-        else with RST_STREAM(CANCEL). Its owner hears of it."""
+        else with RST_STREAM(CANCEL). Its owner hears of it. `reason`: not the usual one."""
         if self.ended or self.closed:
             return
         if self.queued:
             self.cut(h2.NGHTTP2_CANCEL)
         else:
-            self.finish(code, message, NO_PAIRS, NO_PAIRS)
+            self.finish(code, message, self.details_of(code, message, reason), NO_PAIRS)
         self.tell_owner()
 
     def reset(self, uint32_t error_code):
@@ -527,6 +532,17 @@ cdef class Stream:
                 self.link.h2, self.stream_id, pairs, len(self.trailer_pairs))
             free(pairs)
         return self.submitted(got)
+
+    cdef list details_of(self, int code, str message, str reason):
+        details = self.link.rules.details
+        return NO_PAIRS if details is None else details(code, message, reason)
+
+    cdef int reject(
+        self, bytes http_status, int code, str message, str reason="", list extra=NO_PAIRS
+    ) except -1:
+        """`refuse`, with details."""
+        details = encode_metadata(self.details_of(code, message, reason))
+        return self.refuse(http_status, code, message, extra + details)
 
     cdef int refuse(self, bytes http_status, int code, str message, list extra) except -1:
         """The whole reply as one HEADERS frame (Trailers-Only)."""
