@@ -59,6 +59,8 @@ for command in (
     admin.admin,
     admin.audit,
     offline.rebuild,
+    offline.backup,
+    offline.restore,
     cluster.migrate,
     doctor.doctor,
     migrate_data.migrate_data,

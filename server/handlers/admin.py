@@ -112,6 +112,8 @@ class AdminHandlers(Handlers):
 
     async def _feeds_status(self, reply: pb.GetStatusResponse) -> str:
         reply.merge_backlog = self._admin.backlog()
+        if damaged := reply.store["damaged_days"]:
+            raise StoreFault(f"{damaged} days are damaged: pages are pulled while they are derived")
         return f"{reply.merge_backlog} deliveries to merge"
 
     async def _fanout_status(self, reply: pb.GetStatusResponse) -> str:

@@ -17,6 +17,7 @@ import json
 import sqlite3
 
 from feedcore.adapters.embedded.database import Connection, bump
+from feedcore.limits import DAY_MS, RETENTION_MS
 
 _NAME = "damaged_days"
 
@@ -32,6 +33,11 @@ def numbered_damage(conn: sqlite3.Connection) -> dict[int, tuple[int, str]]:
     if row is None:
         return {}
     return {int(day): (number, reason) for day, (number, reason) in json.loads(row[0]).items()}
+
+
+def all_days(now_ms: int) -> list[int]:
+    """Every day that a feed may hold, and the next."""
+    return list(range((now_ms - RETENTION_MS) // DAY_MS, now_ms // DAY_MS + 2))
 
 
 def note_damage(conn: Connection, days: list[int], reason: str) -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feedcore import native
-from feedcore.adapters.embedded.damage import note_damage
+from feedcore.adapters.embedded.damage import all_days, note_damage
 from feedcore.adapters.embedded.database import connect, transaction
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.queue import drop_merged_jobs
@@ -368,12 +368,11 @@ class Merger:
             path.replace(path.with_suffix(".damaged"))  # goes with its day
 
     def _drop_unreadable(self, rows: list[_Row]) -> None:
-        last_day = self._clock.now_ms() // DAY_MS + 1
-        days = list(range(last_day - RETENTION_MS // DAY_MS - 1, last_day + 1))
         with transaction(self._conn, self._write_lock) as conn:
             conn.executemany("DELETE FROM deliveries WHERE seq = ?", [(row.seq,) for row in rows])
             items = sum(row.items for row in rows)
             conn.execute("UPDATE versions SET backlog = backlog - ?", (items,))
+            days = all_days(self._clock.now_ms())
             note_damage(conn, days, "a delivery could not be read")
         self._forget_feeds()
         log.error("%d deliveries cannot be read: all feeds are derived again", len(rows))

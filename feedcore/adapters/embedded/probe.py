@@ -14,24 +14,26 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from feedcore.adapters.common.machine import RESTORE
 from feedcore.adapters.common.probing import Probe
+from feedcore.adapters.embedded.damage import read_damage
 from feedcore.adapters.embedded.locks import FileLock
 from feedcore.adapters.embedded.runfile import run_path
 from feedcore.adapters.embedded.schema import SCHEMA_VERSION, stored_version
+from feedcore.adapters.embedded.watch import read_marker
 from feedcore.limits import DISK_RESERVE_BYTES
 from feedcore.ports.finding import Finding, State
 
 ENGINE = "store"
 DISK_WARN_BYTES = 16 * DISK_RESERVE_BYTES  # 1 GiB: an hour of posts at 100 a second
 MAPS = ("engagement.map", "epochs.map")
-_RESTORE = "restore a backup, or look at the disk and its log"
 
 
 def probes(data_dir: Path) -> list[Probe]:
     """One of the directory, one of the store in it."""
     return [
-        Probe(ENGINE, "directory", lambda: asyncio.to_thread(_directory, data_dir), _RESTORE),
-        Probe(ENGINE, "store.db", lambda: asyncio.to_thread(_store, data_dir), _RESTORE),
+        Probe(ENGINE, "directory", lambda: asyncio.to_thread(_directory, data_dir), RESTORE),
+        Probe(ENGINE, "store.db", lambda: asyncio.to_thread(_store, data_dir), RESTORE),
     ]
 
 
@@ -67,6 +69,8 @@ def _store(data_dir: Path) -> Sequence[Finding]:
     if not version:
         mend = "correct store.data_dir, or `feedcore serve` makes one there"
         return [Finding(ENGINE, "store.db", State.DOWN, f"{data_dir} has no store", mend)]
+    if damaged := read_marker(data_dir):
+        return [Finding(ENGINE, "store.db", State.DOWN, damaged, RESTORE)]
     if version < SCHEMA_VERSION:
         detail = f"schema {version}, this program's is {SCHEMA_VERSION}"
         found = [
@@ -119,12 +123,18 @@ def _feeds(conn: sqlite3.Connection, data_dir: Path, store_id: bytes) -> Finding
         return Finding(ENGINE, "feeds", State.DOWN, "a rebuild was interrupted", rebuild)
     if not marker.exists() or marker.read_bytes().strip() != store_id.hex().encode():
         return Finding(ENGINE, "feeds", State.DOWN, "are not this store's", rebuild)
+    if damage := read_damage(conn):
+        mend = "nothing: the server derives them again; pages are pulled until then"
+        reasons = "; ".join(sorted(set(damage.values())))
+        detail = f"{len(damage)} days are damaged: {reasons}"
+        return Finding(ENGINE, "feeds", State.WARN, detail, mend)
     runs = conn.execute("SELECT day, run_id FROM runs").fetchall()
     gone = [one for one in runs if not run_path(feeds, *one).exists()]
     # merged away while we looked: then the row is gone, too
     now = set(conn.execute("SELECT day, run_id FROM runs")) if gone else set()
     if any(one in now for one in gone):
-        return Finding(ENGINE, "feeds", State.DOWN, f"{len(gone)} files are missing", rebuild)
+        mend = "nothing: a server derives them again; pages are pulled until then"
+        return Finding(ENGINE, "feeds", State.WARN, f"{len(gone)} files are missing", mend)
     return Finding(ENGINE, "feeds", State.OK, f"{len(runs):,} runs, all there")
 
 

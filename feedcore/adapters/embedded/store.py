@@ -23,6 +23,7 @@ from feedcore.adapters.common.machine import RESTORE, fault_of
 from feedcore.adapters.common.page_cache import NoPageCache
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded import retention
+from feedcore.adapters.embedded.backup import is_copy, mend_copy
 from feedcore.adapters.embedded.cache_validation import LocalCacheValidation
 from feedcore.adapters.embedded.database import Writer, connect
 from feedcore.adapters.embedded.engagement import EngagementMap
@@ -225,6 +226,7 @@ class EmbeddedStore:
         """Figures for status. Whole tables are counted: in a thread, so that no page waits."""
         counts = await asyncio.to_thread(_count, self.data_dir)
         counts["merge_backlog"] = self.feeds.backlog()
+        counts["damaged_days"] = len(self.replica.damaged_days)
         counts["writes_queued"] = self.writer.queued()
         counts["impressions_dropped"] = self.signals.impressions_dropped
         return counts
@@ -261,6 +263,11 @@ class EmbeddedStore:
 
     def _check_feeds(self) -> None:
         conn, marker = self.connection, self.feeds_dir / "FEEDS"
+        if is_copy(conn):
+            log.warning("%s was restored from a backup: feeds are derived again", self.data_dir)
+            mend_copy(self.data_dir, self.clock.now_ms())
+            if not marker.exists() or marker.read_bytes().strip() != self.store_id.hex().encode():
+                shutil.rmtree(self.feeds_dir, ignore_errors=True)
         if self.exclusive:
             if not marker.exists():
                 # other files there belong to no store: a rebuild derives everything again
