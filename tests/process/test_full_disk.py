@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from feedcore import native
 from feedcore.adapters.embedded import EmbeddedStore, database
 from feedcore.clock import SystemClock
 from feedcore.domain import entry
-from feedcore.errors import StoreFull
+from feedcore.errors import StoreFull, StoreReadOnly
 from tests.contract.engine import ALL, fan_out, post
-from tests.support.smalldisk import small_disk
+from tests.support.smalldisk import fill, remount, small_disk
 
 DISK_MB = 56  # 24 of them are the maps
 RESERVE_BYTES = 4 * 1024 * 1024  # of this small disk
@@ -90,3 +91,25 @@ async def test_a_disk_full_to_the_last_byte_loses_nothing_acknowledged(
     sources = (await store.feeds.window(1, b"", ALL, 0, 100_000)).sources
     assert entry.content_ids(native.merge_newest(sources, ALL, 0, 100_000)) == timeline
     await store.close()
+
+
+async def test_a_first_start_on_a_full_disk_says_so_and_leaves_nothing_half(disk: Path) -> None:
+    ballast = fill(disk)
+    for left in (0, 1 << 20, 20 << 20):
+        os.truncate(ballast, ballast.stat().st_size - left)
+        with pytest.raises(StoreFull, match="free space and start again: nothing is lost"):
+            EmbeddedStore.open(disk / "data", SystemClock(), writer_role=True)
+        assert not list(disk.glob("data/*.map.*"))
+    ballast.unlink()
+    store = EmbeddedStore.open(disk / "data", SystemClock(), writer_role=True)
+    await store.graph.follow(1, 9, 0)
+    await store.close()
+
+
+async def test_a_read_only_file_system_is_refused_by_name(disk: Path) -> None:
+    store = EmbeddedStore.open(disk / "data", SystemClock(), writer_role=True)
+    await store.close()
+    remount(disk, "ro")
+    for name in ("data", "new"):
+        with pytest.raises(StoreReadOnly, match="read-only file system; mount it writable"):
+            EmbeddedStore.open(disk / name, SystemClock())

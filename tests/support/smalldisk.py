@@ -28,6 +28,11 @@ def small_disk(mount: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
+def remount(mount: Path, options: str) -> None:
+    """Changes options: ro, say, where nothing is open for writing."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(mount)], check=True)
+
+
 @contextmanager
 def failing_disk(mount: Path, megabytes: int) -> Iterator[tuple[Path, Path]]:
     """(an ext4 of its own, the file that makes the kernel think that it failed: read-only then)."""

@@ -4,10 +4,10 @@
     restore    in a directory that no process has open: what is there is set aside, the copy takes
                its place, derived data goes and is derived again
 
-A copy says of itself that it is one (`blobs`, 'backup'). Hence a store that was copied back by hand
-is known at its next start (`mend_copy`): its run rows name files of another time. Invariants: a file
-has its name only when it is whole and on disk; nothing is deleted that is not derived. Not for
-clusters: their engines have snapshots of their own.
+A copy says of itself that it is one (`blobs`, 'backup'). Hence a store that was copied back by
+hand is known at its next start (`mend_copy`): its run rows name files of another time. Invariants:
+a file has its name only when it is whole and on disk; nothing is deleted that is not derived. Not
+for clusters: their engines have snapshots of their own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Copy(NamedTuple):
 
 
 def backup(data_dir: Path, target: Path, now_ms: int) -> Copy:
-    """Writes a copy of the store, as of one moment; a server may have it open. Raises StoreError."""
+    """Writes a copy of the store as of one moment; a server may run. Raises StoreError."""
     source = data_dir / "store.db"
     if not stored_version(source):
         raise StoreError(f"{data_dir} has no store; name the directory of one")

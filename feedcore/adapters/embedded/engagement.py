@@ -60,8 +60,11 @@ class EngagementMap:
     def _make(self, conn: sqlite3.Connection) -> None:
         """Complete before it gets its name."""
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        self._fill(draft, conn)
-        draft.replace(self._path)
+        try:
+            self._fill(draft, conn)
+            draft.replace(self._path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _fill(self, path: Path, conn: sqlite3.Connection) -> None:
         """From the newest posts that have engagement."""

@@ -94,9 +94,12 @@ class EpochMap:
 
 def _make(path: Path, store_id: bytes) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with draft.open("w+b") as file:
-        _mend(file.fileno(), store_id)
-    draft.replace(path)
+    try:
+        with draft.open("w+b") as file:
+            _mend(file.fileno(), store_id)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _mend(fd: int, store_id: bytes) -> None:

@@ -44,9 +44,10 @@ from feedcore.adapters.embedded.settings import EmbeddedSettingsStore
 from feedcore.adapters.embedded.signals import EmbeddedSignalStore
 from feedcore.adapters.embedded.watch import StoreWatch
 from feedcore.clock import Clock
-from feedcore.errors import StoreDamaged, StoreError
+from feedcore.errors import MachineFault, StoreDamaged, StoreError, StoreFull, StoreReadOnly
 from feedcore.ports import GraphSource
 
+_START_BYTES = 32 * 1024 * 1024  # the two maps, and the tables of a new store
 _INACTIVE_PER_CALL = 10_000  # users moved to the inactive ones in one commit
 
 _COUNTS = {
@@ -127,13 +128,28 @@ class EmbeddedStore:
         exclusive: bool = False,
         merge_thread: bool = True,
     ) -> EmbeddedStore:
-        """Opens the directory, making or migrating the store if need be.
+        """Opens the directory, making or migrating the store if need be. Raises StoreError and
+        StoreFull.
 
         `writer_role`: this process does the fan-out and the merging (at most one a directory), in a
         thread unless `merge_thread` is False. `exclusive`: no other process may have it open
         (for `rebuild`).
         """
-        directory = Path(data_dir)
+        try:
+            return cls._open(Path(data_dir), clock, writer_role, create, exclusive, merge_thread)
+        except (OSError, MachineFault, StoreFull, StoreReadOnly) as error:
+            raise _refusal(Path(data_dir), error) from error
+
+    @classmethod
+    def _open(
+        cls,
+        directory: Path,
+        clock: Clock,
+        writer_role: bool,
+        create: bool,
+        exclusive: bool,
+        merge_thread: bool,
+    ) -> EmbeddedStore:
         # Checked before store.db: a process that makes a store makes its feeds last.
         stray_feeds = (directory / "feeds").exists()
         version = stored_version(directory / "store.db")
@@ -294,6 +310,34 @@ class EmbeddedStore:
         await self.signals.write_impressions()
 
 
+def _refusal(directory: Path, error: Exception) -> Exception:
+    """Why a directory cannot be opened, in words for whom to type the remedy."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    full = isinstance(error, StoreFull) or getattr(error, "errno", 0) in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+    )
+    if full or (isinstance(error, MachineFault) and free < _START_BYTES):
+        return StoreFull(
+            f"{directory}: the disk is full ({free:,} bytes are free, a start needs up to"
+            f" {_START_BYTES:,}); free space and start again: nothing is lost"
+        )
+    if os.statvfs(there).f_flag & os.ST_RDONLY or isinstance(error, StoreReadOnly):
+        return StoreReadOnly(
+            f"{directory} is on a read-only file system; mount it writable, or name another"
+            " directory: nothing was changed"
+        )
+    if isinstance(error, PermissionError):
+        return StoreError(
+            f"{error.filename}: permission denied; chown -R {os.getuid()} {directory}, or run"
+            " feedcore as its owner"
+        )
+    if isinstance(error, OSError):
+        return StoreError(f"{directory} cannot be opened: {error.strerror} ({error.filename})")
+    return error
+
+
 def _identity(conn: sqlite3.Connection, data_dir: Path) -> tuple[bytes, bytes]:
     try:
         rows = dict(conn.execute("SELECT key, value FROM meta").fetchall())
@@ -363,8 +407,11 @@ def _migrate(path: Path, version: int) -> None:
     try:
         migrate(conn, version)
     except sqlite3.DatabaseError as error:
+        fault = fault_of(error)
+        if isinstance(fault, MachineFault | StoreFull | StoreReadOnly):
+            raise fault from error
         raise StoreError(
-            f"{path} cannot be made or migrated: {fault_of(error) or error}; nothing was changed"
+            f"{path} cannot be made or migrated: {fault or error}; nothing was changed"
         ) from error
     finally:
         conn.close()
