@@ -67,12 +67,14 @@ class Unbounded(TypeError):
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Where bounds come from. `fields`: by full name, "package.Message.field". `bytes_max`: of any
-    message. `spare_bytes`: what a message may have beyond its contract, for a newer one.
+    message. `spare_bytes`: what a message may have beyond its contract, for a newer one. `what`:
+    what refusals call the message.
     """
 
     fields: Mapping[str, Bound]
     bytes_max: int
     spare_bytes: int
+    what: str = "request"
 
     def plan(self, descriptor: Descriptor) -> Plan:
         """The plan of a message type. Raises Unbounded."""
@@ -94,6 +96,7 @@ class Plan:
 
     def __init__(self, descriptor: Descriptor, policy: Policy) -> None:
         self.name = descriptor.full_name
+        self._what = policy.what
         self._places: list[_Place] = []
         self._nodes: list[Node | None] = []
         self._names: list[dict[int, str]] = []
@@ -113,7 +116,7 @@ class Plan:
         """What a caller is told of a message of `size` bytes that is beyond its bounds."""
         fault, node, number, seen, counts = found
         if fault == FIELDS:
-            return InvalidField("request", f"more than {seen} fields", f"at most {seen}")
+            return InvalidField(self._what, f"more than {seen} fields", f"at most {seen}")
         if fault not in (COUNT, SHARED, SIZE):
             return self.malformed(size)
         path = "".join(reversed(list(self._path(node, counts)))) + self._names[node][number]
@@ -131,7 +134,7 @@ class Plan:
     def malformed(self, size: int) -> InvalidField:
         """What a caller is told of bytes that are no such message."""
         seen = f"{size} bytes that do not parse"
-        return InvalidField("request", seen, f"must be one encoded {self.name}")
+        return InvalidField(self._what, seen, f"must be one encoded {self.name}")
 
     def _path(self, node: int, counts: tuple[int, ...]) -> Iterator[str]:
         """Names of the fields that hold a node, innermost first, with the place in each list."""

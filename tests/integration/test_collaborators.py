@@ -25,7 +25,7 @@ from feedcore.adapters.collaborators import (
 from feedcore.clock import ManualClock, SystemClock
 from feedcore.domain.entry import pack
 from feedcore.domain.ranking import RankingParameters
-from feedcore.errors import FailedPrecondition, NotPermitted, Overloaded, Unavailable
+from feedcore.errors import BadAnswer, FailedPrecondition, NotPermitted, Overloaded, Unavailable
 from feedcore.limits import HOUR_MS
 from feedcore.observe import metrics
 from feedcore.ports import Candidate, Followees, Lane
@@ -271,24 +271,30 @@ async def test_kept_followees_are_bounded_in_age_and_bytes(tmp_path: Path) -> No
                 await graph.followees(4)
 
 
+RAW = {"M": b"\x0a\0" * 4_000_000, "T": b"\x0a"}
+
+
 class Failing:
     """GraphService of a store that is away now and then, on our own transport."""
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = pattern  # one letter a call: F fails, S answers, W waits for ever
+        # one letter a call: F fails, S answers, W waits for ever, M answers millions, T torn bytes
+        self.pattern = pattern
         self.calls = 0
         self.cancelled = 0
         self.had_s: list[float] = []
 
     async def get_follower_counts(
         self, request: graph_pb2.GetFollowerCountsRequest, call: CallContext
-    ) -> graph_pb2.GetFollowerCountsResponse:
+    ) -> graph_pb2.GetFollowerCountsResponse | bytes:
         letter = self.pattern[self.calls % len(self.pattern)]
         self.calls += 1
         left = call.remaining_s(SystemClock().monotonic())
         self.had_s.append(-1.0 if left is None else left)
         if letter == "F":
             raise Unavailable("the store: away")
+        if letter in RAW:
+            return RAW[letter]
         if letter == "W":
             try:
                 await asyncio.Event().wait()
@@ -314,6 +320,23 @@ async def serving(failing: Failing) -> AsyncIterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         await transport.stop(0.0)
+
+
+@pytest.mark.parametrize(
+    ("letter", "says"),
+    [
+        ("M", "graph: refused: counts: 1001 or more; at most 1000"),
+        ("T", "graph: refused: reply: 1 bytes"),
+    ],
+)
+async def test_a_reply_is_counted_before_it_is_parsed(letter: str, says: str) -> None:
+    failing = Failing(letter + "S")
+    async with serving(failing) as address, client("graph", address) as service:
+        graph = CollaboratorGraphSource(service, SystemClock())
+        with pytest.raises(BadAnswer, match=says):
+            await graph.follower_count(1)
+        assert await graph.follower_count(1) == 1
+        assert failing.calls == 2  # the same question would have the same answer: no retry
 
 
 async def test_retries_stay_within_their_budget() -> None:

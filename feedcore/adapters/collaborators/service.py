@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from feedcore.adapters.collaborators.replies import REPLY_BYTES_MAX, RawReplies
 from feedcore.adapters.collaborators.statuses import error_of
 from feedcore.observe import metrics
 from feedcore.resilience import deadline
@@ -27,7 +28,6 @@ from feedcore.resilience.stack import DEADLINE_S, Endpoint, Stack
 
 R = TypeVar("R")
 
-REPLY_BYTES_MAX = 32 * 1024 * 1024  # 500 contents of the largest kind are 30 MB
 # grpc's own pause is 1 s at first and minutes later: a restarted endpoint is to be found by the
 # breaker's probe, the first of which comes after one second
 RECONNECT_FIRST_MS = 100
@@ -66,16 +66,18 @@ class Service:
         self,
         name: str,
         addresses: Sequence[str],
-        stub: Callable[[grpc.aio.Channel], Any],
+        stub: Callable[[Any], Any],
         bounds: Bounds | None = None,
     ) -> None:
         bounds = bounds or Bounds()
         self.name = name
         self._channels = [grpc.aio.insecure_channel(one, OPTIONS) for one in addresses]
+        raw = [RawReplies(channel, name) for channel in self._channels]
         endpoints = [
             Endpoint(stub(channel), Breaker(address, changed=partial(_changed, name, address)))
-            for address, channel in zip(addresses, self._channels, strict=True)
+            for address, channel in zip(addresses, raw, strict=True)
         ]
+        self._parsers = raw[0].parsers  # the same for all endpoints
         self._stack: Stack[Any] = Stack(
             name,
             endpoints,
@@ -96,10 +98,10 @@ class Service:
         async def attempt(stub: Any) -> R:
             limit_s = deadline.remaining_s(math.inf) + WIRE_SLACK_S  # the stack has set one
             try:
-                reply = await getattr(stub, method)(request, timeout=limit_s)
+                raw = await getattr(stub, method)(request, timeout=limit_s)
             except grpc.aio.AioRpcError as error:
                 raise error_of(self.name, error) from error
-            return read(reply)
+            return read(self._parsers[method](raw))
 
         return await self._stack.call(attempt)
 
