@@ -89,12 +89,10 @@ _PAGES = {
     "Timeline": "feed.resident",
     "Viewer": "feed.resident",
     "decode_get_feed": "codecs.feedwire",
-    "scan_page": "codecs.pagescan",
 }
 
 if TYPE_CHECKING:
     from feedcore._native.codecs.feedwire import decode_get_feed as decode_get_feed
-    from feedcore._native.codecs.pagescan import scan_page as scan_page
     from feedcore._native.feed.draft import NEEDS as NEEDS
     from feedcore._native.feed.draft import Draft as Draft
     from feedcore._native.feed.page import PageMaker as PageMaker

@@ -383,7 +383,7 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # The binding of libnghttp2 has no twin: the grpcio transport is its alternative.
     transport = ("h2", "h2head", "h2stream", "grpcframe")
     # Nor have those of the load generator: there is no slower one.
-    load = ("h2call", "h2client", "loadstats")
+    load = ("h2call", "h2client", "loadstats", "pagescan")
     # Compiled handlers alone use these; the generic path answers what the handlers decline.
     handlers = (
         "cache",
@@ -394,7 +394,6 @@ def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
         "page",
         "reply",
         "fastfeed",
-        "pagescan",
     )
     native = ROOT / "feedcore" / "native.py"
     switch = native.read_text(encoding="utf-8") if native.exists() else ""

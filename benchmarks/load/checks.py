@@ -57,7 +57,7 @@ def _parse(body: bytes) -> Page:
 
 def _scanner() -> Callable[[bytes], Page]:
     try:
-        from feedcore._native.codecs.pagescan import scan_page
+        from feedcore_bench._native.pagescan import scan_page
     except ImportError:
         return _parse
 

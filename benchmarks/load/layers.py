@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("transport", ("transports/native", "_native/h2", "_native/grpcframe", "nghttp2")),
     ("page, compiled", ("_native/page.", "_native/draft", "_native/resident", "_native/paging",
                         "_native/ranking", "_native/merge", "_native/visibility", "_native/wire",
-                        "_native/pagescan", "_native/feedwire", "_native/cursor", "_native/reply",
+                        "_native/feedwire", "_native/cursor", "_native/reply",
                         "_native/cache", "_native/engagement")),
     ("Redis client", ("redis/asyncio", "redis/_parsers", "hiredis", "asyncio/streams")),
     ("batcher", ("adapters/redis/batcher",)),

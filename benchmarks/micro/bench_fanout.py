@@ -67,7 +67,7 @@ class World:
         self.size = size
         self.clock = SystemClock()
         self.store = EmbeddedStore.open(folder, self.clock, writer_role=True, merge_thread=False)
-        self.ids = ids.IdGenerator(0, 1, self.clock.now_ms)
+        self.ids = ids.IdGenerator(0, 1)
         self.random = random.Random(SEED)
         hot = HotSettings(push_threshold=2**31)
         self.worker = compose_over(self.store, hot, self.clock).fanout

@@ -35,7 +35,7 @@ async def publish(folder: Path, callers: int, posts: int) -> tuple[list[float], 
     store = EmbeddedStore.open(folder, clock)
     edges = [(10_000_000 + author, author) for author in range(1, AUTHORS + 1)]
     await store.graph.import_follows(edges, clock.now_ms())
-    made = ids.IdGenerator(0, 1, clock.now_ms)
+    made = ids.IdGenerator(0, 1)
     took: list[float] = []
     acknowledged: list[int] = []
 

@@ -42,6 +42,7 @@ from feedcore.adapters.redis.keys import Keys
 from feedcore.adapters.redis.nodes import Nodes
 from feedcore.clock import SystemClock
 from feedcore.codecs.epochs import EPOCHS_BYTES
+from feedcore.ports.page_cache import SharedPage
 from feedcore.ports.settings import AuthorMode
 
 VALUE_BYTES, KEYS, CALLERS = 2_560, 2_000, 64
@@ -204,12 +205,12 @@ async def loads(nodes: Nodes, seconds: float) -> list[Rate]:
     async def load(number: int) -> None:
         nonlocal made
         user_id = number % KEYS + 1
-        body = await pages.page(user_id, SHAPE)
-        if body is None:  # there is none yet, or it is past its soft age
+        page = await pages.page(user_id, SHAPE)
+        if page is None:  # there is none yet, or it is past its soft age
             made += 1
-            body = b"%d" % user_id
-            pages.keep_page(user_id, SHAPE, body.ljust(VALUE_BYTES), shown, followees)
-        assert int(body.rstrip()) == user_id
+            page = SharedPage((b"%d" % user_id).ljust(VALUE_BYTES), shown)
+            pages.keep_page(user_id, SHAPE, page, followees)
+        assert int(page.body.rstrip()) == user_id
 
     for _ in range(ROUNDS if seconds else 1):
         for number in range(KEYS if seconds else CALLERS):

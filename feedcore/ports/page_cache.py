@@ -12,27 +12,36 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
-class StalePage(NamedTuple):
-    """An encoded page from before."""
+class SharedPage(NamedTuple):
+    """An encoded page, and the content ids of its items in their order, as an array of u64."""
 
     body: bytes
+    shown: bytes
+
+
+class StalePage(NamedTuple):
+    """A page from before."""
+
+    page: SharedPage
     age_ms: int
+
+
+NO_PAGE = SharedPage(b"", b"")
 
 
 class PageCache(Protocol):
     """Everybody who asks in the same turn of the loop is answered by one question to the engine."""
 
-    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+    async def page(self, user_id: int, shape: bytes) -> SharedPage | None:
         """The encoded page of that request shape that another load has left, if it is exactly what
         would be made now. None if there is none: the caller makes one, and calls `keep_page` or
         `keep_none`.
         """
 
-    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
-        """As `page` for each (user_id, shape), all with one question. Empty bytes: what is kept of
-        the user is current, and there is no page, or none was asked for (an empty shape); who gets
-        that for a shape calls `keep_page` or `keep_none`. None: nothing can be said here, ask
-        `page`.
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[SharedPage | None]:
+        """As `page` for each (user_id, shape), all with one question. NO_PAGE: what is kept of the
+        user is current, and there is no page, or none was asked for (an empty shape); who gets that
+        for a shape calls `keep_page` or `keep_none`. None: nothing can be said here, ask `page`.
         """
 
     async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
@@ -44,10 +53,7 @@ class PageCache(Protocol):
     def keep_none(self, user_id: int, shape: bytes) -> None:
         """No page was made that could be left to others."""
 
-    def keep_page(
-        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
-    ) -> None:
+    def keep_page(self, user_id: int, shape: bytes, page: SharedPage, followees: bytes) -> None:
         """Leaves a page that was made just now to others: written behind, dropped when too much
-        waits. `content_ids`: the items on it, `followees`: whom the user followed when it was made;
-        id arrays.
+        waits. `followees`: whom the user followed when it was made; an id array.
         """

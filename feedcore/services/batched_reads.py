@@ -16,20 +16,17 @@ Not for loading, nor for requests that must be refused.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from feedcore import native
 from feedcore.errors import Unavailable
 from feedcore.limits import SHOWN_PAGES_MAX
-from feedcore.native import NEEDS, decode_get_feed, scan_page
+from feedcore.native import NEEDS, decode_get_feed
+from feedcore.ports.page_cache import SharedPage
 
 if TYPE_CHECKING:
     from feedcore.native import Draft, PageMaker
     from feedcore.ports import PageCache
-
-log = logging.getLogger(__name__)
 
 HAND_OVER_TURNS = 20  # of the upkeep: once a second, however often a page is read
 ANSWERED_HERE_MAX = 100_000  # 20 MB
@@ -88,14 +85,13 @@ class BatchedReads:
         shape = draft.shape
         return draft, VALIDATE_ONLY if (user_id, shape) in self._answered_here else shape
 
-    def _reply(self, draft: Draft, shape: bytes, found: bytes | None) -> bytes | None:
-        """`found` is what the shared cache answered for the shape: None means that it can say
-        nothing, empty bytes that there is no page but the resident set is current.
-        """
+    def _reply(self, draft: Draft, shape: bytes, found: SharedPage | None) -> bytes | None:
+        """`found` is what the shared cache answered for the shape (see `PageCache.pages_of`)."""
         if found is None:
             return None
-        if found and self.count_shared(draft, found) is not None:
-            return found
+        if found.body:
+            self.count_shared(draft, found)
+            return found.body
         maker = self._maker
         body = maker.cached(draft)
         if body is None and maker.go_on(draft) == _DONE:
@@ -109,15 +105,9 @@ class BatchedReads:
         """
         return (draft.user_id, draft.shape) in self._answered_here
 
-    def count_shared(self, draft: Draft, body: bytes) -> int | None:
-        """Counts a page of the shared cache as served. Returns how many items it has, None if it
-        cannot be used.
-        """
-        try:
-            shown = scan_page(body)[0]
-        except ValueError as error:  # of another version, or damaged: the page is made anew
-            log.warning("a page of the shared cache cannot be used: %s", error)
-            return None
+    def count_shared(self, draft: Draft, page: SharedPage) -> int:
+        """Counts a page of the shared cache as served; how many items it has."""
+        shown = page.shown
         self.shared_pages += 1
         count = len(shown) // 8
         self.shared_items += count
@@ -141,12 +131,11 @@ class BatchedReads:
         """
         key = draft.user_id, draft.shape
         if body is not None and self.on_page is not None and not draft.not_modified:
-            self.on_page(draft, memoryview(scan_page(body)[0]).cast("Q").tolist())
+            self.on_page(draft, memoryview(draft.shown).cast("Q").tolist())
         if shares and body is not None and self._maker.is_current(draft):
-            content_ids = native.pack_ids(draft.content_ids())
             assert draft.viewer is not None
             followees, _ = draft.viewer.dump()
-            self.pages.keep_page(*key, body, content_ids, followees)
+            self.pages.keep_page(*key, SharedPage(body, draft.shown), followees)
         elif shares:
             self.pages.keep_none(*key)
         if self._caches and body is not None:

@@ -263,8 +263,7 @@ class ResidentFeed:
             await self._validation.observe_viewer(draft.user_id)
         elif found := await reads.pages.page(draft.user_id, draft.shape):
             items = reads.count_shared(draft, found)
-            if items is not None:
-                return FeedPage(found, items, "stored", False, False, 0, 0, compiled=True)
+            return FeedPage(found.body, items, "stored", False, False, 0, 0, compiled=True)
         body = None
         try:
             body = await self._body_of(draft)
@@ -279,11 +278,11 @@ class ResidentFeed:
     async def _stale_page(self, draft: Draft, reads: BatchedReads) -> FeedPage | None:
         """The fallback when no page can be generated."""
         stale = await reads.pages.stale_page(draft.user_id, draft.shape)
-        items = reads.count_shared(draft, stale.body) if stale is not None else None
-        if stale is None or items is None:
+        if stale is None:
             return None
+        items = reads.count_shared(draft, stale.page)
         self.stale_pages += 1
-        body = stale.body + stale_note(stale.age_ms, items)
+        body = stale.page.body + stale_note(stale.age_ms, items)
         return FeedPage(body, items, "stored", True, False, 0, 0, compiled=True)
 
     async def _generic_page(
@@ -378,8 +377,8 @@ class ResidentFeed:
         if self.batched is not None:
             shared, more = self.batched.take_shown(SHOWN_PER_SLICE)
             taken, left = [*taken, *shared], left + more
-        if taken:
-            self._signals.impressions_of(taken)
+        for shown_ids, times in taken:
+            self._signals.impressions(memoryview(shown_ids).cast("Q"), times)
         return left
 
 

@@ -11,8 +11,9 @@ from feedcore import native
 from feedcore.adapters.cluster.record_reader import RENEW_S
 from feedcore.adapters.cluster.row_cache import ROW_AGE_MAX_MS
 from feedcore.adapters.redis import pages as codec
-from feedcore.adapters.redis.keys import PAGE_TTL_MS
+from feedcore.adapters.redis.keys import PAGE_TTL_MS, Keys
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
+from feedcore.ports.page_cache import NO_PAGE, SharedPage
 from feedcore.ports.preferences import ViewerFilters
 from feedcore.ports.resident import ViewerRow
 from tests.cluster.redisworld import Node, Record, Writer, fresh_prefix
@@ -83,9 +84,20 @@ async def _page(node: Node, user_id: int, *, many: bool) -> bytes | None:
         asked = [(user_id, b""), (user_id, SHAPE), (USERS[0], b"")]
         known, found, _ = await node.pages.pages_of(asked)
         if found is not None:
-            assert known == b""
-            return found or None
-    return await node.pages.page(user_id, SHAPE)
+            assert known == NO_PAGE
+            return found.body or None
+    return await body_at(node, user_id)
+
+
+async def body_at(node: Node, user_id: int) -> bytes | None:
+    """Of the page that the node would serve."""
+    found = await node.pages.page(user_id, SHAPE)
+    return found and found.body
+
+
+def leave(node: Node, user_id: int, body: bytes, shown: bytes, followees: bytes) -> None:
+    """The node has made a page."""
+    node.pages.keep_page(user_id, SHAPE, SharedPage(body, shown), followees)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -112,7 +124,7 @@ async def test_a_page_is_served_exactly_while_it_would_be_made_again(
                 continue
             assert kept.get(user_id) != body, f"step {step}, user {user_id}: nothing had changed"
             refused += user_id in kept
-            node.pages.keep_page(user_id, SHAPE, body, shown, world.followees.get(user_id, b""))
+            leave(node, user_id, body, shown, world.followees.get(user_id, b""))
             kept[user_id] = body
             await node.batcher.tell(b"x", "PING").reply()
     assert served > STEPS // 20 and refused > STEPS // 20
@@ -148,7 +160,7 @@ async def test_a_page_that_was_overtaken_is_not_served(redis_url: str, many: boo
             body = str(durable[user_id]).encode()
             await asyncio.sleep(rng.choice((0, 0.001, 0.01)))
             if rng.random() < 0.9:  # the others gave up
-                node.pages.keep_page(user_id, SHAPE, body, b"", node.followees[user_id])
+                leave(node, user_id, body, b"", node.followees[user_id])
 
     async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
         for node in (a, b):
@@ -167,9 +179,9 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         a.followees[7] = native.pack_ids([5])
 
         async def make() -> bytes | None:
-            found = await a.pages.page(7, SHAPE)
+            found = await body_at(a, 7)
             if found is None:
-                a.pages.keep_page(7, SHAPE, b"body", b"", a.followees[7])
+                leave(a, 7, b"body", b"", a.followees[7])
                 await a.batcher.tell(b"x", "PING").reply()
             return found
 
@@ -179,12 +191,26 @@ async def test_a_page_ages(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         ahead = PAGE_SOFT_AGE_MS + 1
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + ahead)
         # past its soft age one makes a fresh one, the others are served
-        assert await a.pages.page(7, SHAPE) is None
-        assert await a.pages.page(7, SHAPE) == b"body"
+        assert await body_at(a, 7) is None
+        assert await body_at(a, 7) == b"body"
         monkeypatch.undo()
         now_ms = a.clock.now_ms
         monkeypatch.setattr(type(a.clock), "now_ms", lambda _: now_ms() + PAGE_AGE_MAX_MS + 1)
-        assert await a.pages.page(7, SHAPE) is None
+        assert await body_at(a, 7) is None
+
+
+async def test_a_damaged_page_is_made_anew(redis_url: str) -> None:
+    record, prefix = Record(), fresh_prefix()
+    async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
+        assert await body_at(a, 7) is None
+        leave(a, 7, b"body", b"", native.pack_ids([5]))
+        await a.batcher.tell(b"x", "PING").reply()
+        assert await body_at(b, 7) == b"body"
+        key = Keys(prefix).page(7, SHAPE)
+        (data,) = await a.batcher.get_all([key])
+        assert data is not None
+        await a.batcher.tell(key, "SET", key, data[:-1]).reply()
+        assert await body_at(b, 7) is None and await b.pages.stale_page(7, SHAPE) is None
 
 
 async def test_a_stale_page_shows_nothing_that_had_to_go(
@@ -197,24 +223,22 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         async def left_by_a(user_id: int) -> int:
             """A content id that the page shows."""
             shown = await writer.post(a, 5)
-            assert await a.pages.page(user_id, SHAPE) is None
-            a.pages.keep_page(
-                user_id, SHAPE, b"body", native.pack_ids([shown]), native.pack_ids([5])
-            )
+            assert await body_at(a, user_id) is None
+            leave(a, user_id, b"body", native.pack_ids([shown]), native.pack_ids([5]))
             await a.batcher.tell(b"x", "PING").reply()
-            assert await b.pages.page(user_id, SHAPE) == b"body"
+            assert await body_at(b, user_id) == b"body"
             return shown
 
         async def stale_at_b(user_id: int) -> bytes | None:
             found = await b.pages.stale_page(user_id, SHAPE)
             assert found is None or 0 < found.age_ms < PAGE_TTL_MS
-            return found and found.body
+            return found and found.page.body
 
         assert await stale_at_b(6) is None, "nobody has left one"
         await left_by_a(7)
         record.away = True
         newer = await writer.post(a, 5)
-        assert await b.pages.page(7, SHAPE) is None and await stale_at_b(7) == b"body"
+        assert await body_at(b, 7) is None and await stale_at_b(7) == b"body"
         await writer.delete(a, newer)
         assert await stale_at_b(7) == b"body", "it was not on the page"
         await a.replica.announce([7])
@@ -225,7 +249,7 @@ async def test_a_stale_page_shows_nothing_that_had_to_go(
         now_ms = b.clock.now_ms
         ahead = PAGE_AGE_MAX_MS + 1
         monkeypatch.setattr(type(b.clock), "now_ms", lambda _: now_ms() + ahead)
-        assert await b.pages.page(9, SHAPE) is None and await stale_at_b(9) == b"body"
+        assert await body_at(b, 9) is None and await stale_at_b(9) == b"body"
         await writer.settings(a, "ranking", {"version": 2})  # b cannot read what they are now
         assert await stale_at_b(9) == b"body"
         ahead = PAGE_TTL_MS + 1
@@ -238,16 +262,16 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
     async with Node([redis_url], record, prefix) as a, Node([redis_url], record, prefix) as b:
 
         async def left_by_b(user_id: int) -> bytes | None:
-            assert await b.pages.page(user_id, SHAPE) is None
-            b.pages.keep_page(user_id, SHAPE, b"body", b"", native.pack_ids([5]))
+            assert await body_at(b, user_id) is None
+            leave(b, user_id, b"body", b"", native.pack_ids([5]))
             await b.batcher.tell(b"x", "PING").reply()
-            return await b.pages.page(user_id, SHAPE)
+            return await body_at(b, user_id)
 
         assert await left_by_b(7) == b"body"
         record.answers.clear()
         await writer.settings(a, "ranking", {"version": 2})
         begun_s = now_s()
-        assert await b.pages.page(7, SHAPE) is None, "it may be ranked by what is over"
+        assert await body_at(b, 7) is None, "it may be ranked by what is over"
         assert now_s() - begun_s < 2 * RENEW_S
         begun_s = now_s()
         async with asyncio.TaskGroup() as group:
@@ -266,8 +290,8 @@ async def test_settings_that_cannot_be_read_hold_up_nobody(redis_url: str) -> No
 async def test_without_redis_no_stale_page_is_vouched_for(own_redis: RedisServer) -> None:
     record, prefix = Record(), fresh_prefix()
     async with Node([own_redis.url], record, prefix, deadline_s=0.2) as a:
-        assert await a.pages.page(7, SHAPE) is None
-        a.pages.keep_page(7, SHAPE, b"body", b"", native.pack_ids([5]))
+        assert await body_at(a, 7) is None
+        leave(a, 7, b"body", b"", native.pack_ids([5]))
         await a.batcher.tell(b"x", "PING").reply()
         assert await a.pages.stale_page(7, SHAPE) is not None
         own_redis.pause()
@@ -329,15 +353,16 @@ async def test_a_row_is_half_a_tail_old_at_most(
 
 def test_bytes_that_are_not_whole_are_nothing() -> None:
     proof = codec.Proof(b"12345678", b"1234567812345678", 5 << 64 | 3, 1_234)
-    page = codec.KeptPage(proof, native.pack_ids([1, 2]), native.pack_ids([3]), b"body")
+    made = SharedPage(b"body", native.pack_ids([3]))
+    page = codec.KeptPage(proof, native.pack_ids([1, 2]), made)
     row = codec.KeptRow(proof, 500, _row())
     data, more = codec.pack_page(page), codec.pack_row(row)
     assert data is not None and more is not None
     assert codec.unpack_page(data) == page and codec.unpack_row(more) == row
-    head = len(data) - len(b"body")
-    assert all(codec.unpack_page(data[:size]) is None for size in range(head))
+    assert all(codec.unpack_page(data[:size]) is None for size in range(len(data)))
+    assert codec.unpack_page(data + b"y") is None
     assert all(codec.unpack_row(more[:size]) is None for size in range(len(more)))
-    assert codec.unpack_page(b"\x02" + data[1:]) is None
+    assert codec.unpack_page(b"\x01" + data[1:]) is None
     large = page._replace(followees=bytes(codec.PAGE_FOLLOWEES_BYTES_MAX + 8))
     assert codec.pack_page(large) is None
 

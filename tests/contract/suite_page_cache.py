@@ -12,6 +12,7 @@ import pytest
 from feedcore import native
 from feedcore.domain.policy import Mode
 from feedcore.ports import Preference, PreferenceKind
+from feedcore.ports.page_cache import NO_PAGE, SharedPage
 from feedcore.ports.settings import AuthorMode
 from tests.contract.engine import Capability, WholeEngine, WholePorts, post
 
@@ -40,12 +41,12 @@ async def leave_page(engine: WholeEngine) -> int:
     shown = (await ports.posts.publish(post(engine.clock, FOLLOWED))).content_id
     await engine.settle()
     assert await ports.page_cache.page(USER, SHAPE) is None
-    ids = native.pack_ids([shown]), native.pack_ids([FOLLOWED])
-    ports.page_cache.keep_page(USER, SHAPE, BODY, *ids)
+    page = SharedPage(BODY, native.pack_ids([shown]))
+    ports.page_cache.keep_page(USER, SHAPE, page, native.pack_ids([FOLLOWED]))
     return shown
 
 
-async def page_at(ports: WholePorts) -> bytes | None:
+async def page_at(ports: WholePorts) -> SharedPage | None:
     """What the opening has for USER, as soon as it has anything."""
     for _ in range(ASKED_MAX):
         if found := await ports.page_cache.page(USER, SHAPE):
@@ -62,8 +63,8 @@ class PageCacheContract:
         await leave_page(engine)
         cache = engine.other.page_cache
         if Capability.SHARED_PAGES in engine.capabilities:
-            assert await page_at(engine.other) == BODY
-        assert await cache.page(USER, SHAPE) in (BODY, None)
+            assert (page := await page_at(engine.other)) is not None and page.body == BODY
+        assert (found := await cache.page(USER, SHAPE)) is None or found.body == BODY
         for user_id, shape in ((USER, ANOTHER), (STRANGER, SHAPE)):
             assert not await cache.page(user_id, shape)
             cache.keep_none(user_id, shape)
@@ -74,7 +75,7 @@ class PageCacheContract:
     ) -> None:
         await leave_page(engine)
         if Capability.SHARED_PAGES in engine.capabilities:
-            assert await page_at(engine.other) == BODY
+            assert (page := await page_at(engine.other)) is not None and page.body == BODY
         await CHANGES[change](engine, engine.clock.now_ms())
         for ports in (engine.other, engine.store):
             assert not await ports.page_cache.page(USER, SHAPE)
@@ -83,22 +84,24 @@ class PageCacheContract:
     async def test_many_are_answered_in_the_order_asked_for(self, engine: WholeEngine) -> None:
         await leave_page(engine)
         if Capability.SHARED_PAGES in engine.capabilities:
-            assert await page_at(engine.other) == BODY
+            assert (page := await page_at(engine.other)) is not None and page.body == BODY
         cache = engine.other.page_cache
         asked = [(STRANGER, SHAPE), (USER, SHAPE), (USER, b""), (USER, ANOTHER)]
         stranger, mine, unasked, another = await cache.pages_of(asked)
         for user_id, shape in (asked[0], asked[3]):
             cache.keep_none(user_id, shape)
-        assert mine in ((BODY,) if Capability.SHARED_PAGES in engine.capabilities else (None,))
-        assert not stranger and not unasked and not another
+        shares = Capability.SHARED_PAGES in engine.capabilities
+        assert (mine and mine.body) == (BODY if shares else None)
+        assert {stranger, unasked, another} <= {NO_PAGE, None}
 
     async def test_a_stale_page_shows_nothing_deleted(self, engine: WholeEngine) -> None:
         shown = await leave_page(engine)
         cache = engine.other.page_cache
         if Capability.SHARED_PAGES in engine.capabilities:
-            assert await page_at(engine.other) == BODY
+            assert (page := await page_at(engine.other)) is not None and page.body == BODY
             stale = await cache.stale_page(USER, SHAPE)
-            assert stale is not None and stale.body == BODY and stale.age_ms >= 0
+            assert stale is not None and stale.page.body == BODY and stale.age_ms >= 0
+            assert native.unpack_ids(stale.page.shown) == [shown]
         await engine.store.posts.delete(FOLLOWED, shown, engine.clock.now_ms())
         await engine.other.validation.observe_node()
         assert await cache.stale_page(USER, SHAPE) is None

@@ -23,7 +23,7 @@ from tests.support.testserver import ServerUnderTest
 
 pytest.importorskip("feedcore_bench._native.h2client", reason="no native transport")
 
-from feedcore._native.codecs.pagescan import scan_page
+from feedcore_bench._native.pagescan import scan_page
 from feedcore_bench.engine import Cycle, Progress, run_closed, run_open
 
 CHECK, GET_FEED = "/grpc.health.v1.Health/Check", "/feedcore.v1.FeedService/GetFeed"

@@ -12,9 +12,9 @@ import socket
 from array import array
 from collections.abc import Iterator
 
-from feedcore._native.codecs.pagescan import scan_page
 from feedcore_bench._native.h2call import Template
 from feedcore_bench._native.h2client import Client
+from feedcore_bench._native.pagescan import scan_page
 from feedcore_pb.collaborators.v1 import graph_pb2
 from feedcore_pb.v1 import feed_pb2, publish_pb2
 from tests.support.server import ServerProcess

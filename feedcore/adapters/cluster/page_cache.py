@@ -23,7 +23,7 @@ from feedcore.adapters.redis.seen_epochs import Making
 from feedcore.clock import Clock
 from feedcore.errors import Unavailable
 from feedcore.limits import PAGE_AGE_MAX_MS, PAGE_SOFT_AGE_MS
-from feedcore.ports.page_cache import StalePage
+from feedcore.ports.page_cache import NO_PAGE, SharedPage, StalePage
 
 
 class ClusterPageCache:
@@ -48,7 +48,7 @@ class ClusterPageCache:
         self.stale = 0  # there, but not what would be made now
         self.misses = 0
 
-    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+    async def page(self, user_id: int, shape: bytes) -> SharedPage | None:
         """See the port."""
         read = self._validation.read_epoch(user_id)
         page_key = self._keys.page(user_id, shape)
@@ -65,7 +65,7 @@ class ClusterPageCache:
             data = None
         return self._find(user_id, shape, proof, data)
 
-    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[SharedPage | None]:
         """See the port. Users without an epoch, and all while Redis is not to be relied on, are
         left to `page`.
         """
@@ -80,16 +80,16 @@ class ClusterPageCache:
         epochs = await self._validation.observe_epochs(reads)
         proofs = self._proofs.of_each([read.key for read in reads], epochs)
         pages = zip(batches, wanted, strict=True)
-        replies: list[bytes | None] = []
+        replies: list[SharedPage | None] = []
         for (user_id, shape), proof in zip(asked, proofs, strict=True):
             kept = next(pages) if shape else None
-            body = None
+            page = None
             if proof is not None:
                 if kept is not None:
                     batch, page_key = kept
-                    body = self._find(user_id, shape, proof, batch.values[page_key])
-                body = body or b""
-            replies.append(body)
+                    page = self._find(user_id, shape, proof, batch.values[page_key])
+                page = page or NO_PAGE
+            replies.append(page)
         return replies
 
     async def stale_page(self, user_id: int, shape: bytes) -> StalePage | None:
@@ -105,61 +105,59 @@ class ClusterPageCache:
         epoch, data = read.batch.values[read.key], batch.values[page_key]
         if not log_read or epoch is None or not self._validation.is_reliable(read):
             return None
-        page = unpack_page(data) if data is not None else None
+        kept = unpack_page(data) if data is not None else None
         now = self._proofs.of(read.key, epoch)
-        if page is None or not self._is_safe(page, now):
+        if kept is None or not self._is_safe(kept, now):
             return None
-        return StalePage(page.body, max(now.made_ms - page.proof.made_ms, 1))
+        return StalePage(kept.page, max(now.made_ms - kept.proof.made_ms, 1))
 
     def keep_none(self, user_id: int, shape: bytes) -> None:
         """See the port."""
         self._making.end((user_id, shape))
 
-    def keep_page(
-        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
-    ) -> None:
+    def keep_page(self, user_id: int, shape: bytes, page: SharedPage, followees: bytes) -> None:
         """See the port. It gets the proof that was taken before it was made."""
         proof = self._making.end((user_id, shape))
         if proof is None or self._replica.state.is_behind:  # it may be of settings that are over
             return
-        data = pack_page(KeptPage(proof, followees, content_ids, body))
+        data = pack_page(KeptPage(proof, followees, page))
         if data is not None:
             key = self._keys.page(user_id, shape)
             self._batcher.tell(key, "SET", key, data, "PX", PAGE_TTL_MS)
 
-    def _find(self, user_id: int, shape: bytes, now: Proof, data: bytes | None) -> bytes | None:
-        """The body, if the page is what would be made now; else the caller makes one, and may keep
-        it.
-        """
+    def _find(
+        self, user_id: int, shape: bytes, now: Proof, data: bytes | None
+    ) -> SharedPage | None:
+        """The page, if it is what would be made now; else the caller makes one, and may keep it."""
         what = (user_id, shape)
-        page = unpack_page(data) if data is not None else None
-        if page is None:
+        kept = unpack_page(data) if data is not None else None
+        if kept is None:
             self.misses += 1
-        elif not self._is_current(page, now, user_id):
+        elif not self._is_current(kept, now, user_id):
             self.stale += 1
         else:
-            soft = now.made_ms - page.proof.made_ms > PAGE_SOFT_AGE_MS
+            soft = now.made_ms - kept.proof.made_ms > PAGE_SOFT_AGE_MS
             if not soft or what in self._making:
                 self.hits += 1
-                return page.body
+                return kept.page
             self.stale += 1
         self._making.begin(what, now)
         return None
 
-    def _is_safe(self, page: KeptPage, now: Proof) -> bool:
+    def _is_safe(self, kept: KeptPage, now: Proof) -> bool:
         """Whether it shows nothing that must not be seen."""
         return (
-            holds(page.proof, now, PAGE_TTL_MS)
+            holds(kept.proof, now, PAGE_TTL_MS)
             and self._proofs.is_log_trusted()
-            and self._replica.state.shows_no_deleted(page.shown)
+            and self._replica.state.shows_no_deleted(kept.page.shown)
         )
 
-    def _is_current(self, page: KeptPage, now: Proof, user_id: int) -> bool:
-        made = page.proof
+    def _is_current(self, kept: KeptPage, now: Proof, user_id: int) -> bool:
+        made = kept.proof
         return (
             now.made_ms - made.made_ms <= PAGE_AGE_MAX_MS
-            and self._is_safe(page, now)
+            and self._is_safe(kept, now)
             and self._replica.state.unchanged_since(
-                made.position, made.made_ms, user_id, page.followees
+                made.position, made.made_ms, user_id, kept.followees
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feedcore.ports.cache_validation import CacheValidation
-from feedcore.ports.page_cache import StalePage
+from feedcore.ports.page_cache import SharedPage, StalePage
 
 
 class NoPageCache:
@@ -14,12 +14,12 @@ class NoPageCache:
     def __init__(self, validation: CacheValidation) -> None:
         self._validation = validation
 
-    async def page(self, user_id: int, shape: bytes) -> bytes | None:
+    async def page(self, user_id: int, shape: bytes) -> SharedPage | None:
         """None, after the viewer was observed."""
         await self._validation.observe_viewer(user_id)
         return None
 
-    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+    async def pages_of(self, asked: Sequence[tuple[int, bytes]]) -> list[SharedPage | None]:
         """All are left to `page`."""
         return [None] * len(asked)
 
@@ -30,7 +30,5 @@ class NoPageCache:
     def keep_none(self, user_id: int, shape: bytes) -> None:
         """Nothing was begun."""
 
-    def keep_page(
-        self, user_id: int, shape: bytes, body: bytes, content_ids: bytes, followees: bytes
-    ) -> None:
+    def keep_page(self, user_id: int, shape: bytes, page: SharedPage, followees: bytes) -> None:
         """Nobody else could use it."""

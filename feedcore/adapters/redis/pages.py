@@ -1,7 +1,7 @@
 """What is kept of one user in Redis, as bytes: pages, and viewer rows, each with its proof.
 
     proof   u8 format, 7 unused | 8 epoch | 16 incarnation | u64 u64 log position | i64 made_ms
-    page    proof | u32 bytes of followees | u32 bytes of content ids | both | body
+    page    proof | u32 sizes of followees, content ids, body | the three
     row     proof | i64 snoozed_until_ms | u64 seen_run | u32 depth | u8 built | 8 u32 sizes | parts
 
 Little-endian. `epoch` is the viewer's key, and `position` the log's, as they were read before
@@ -15,12 +15,13 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from feedcore.ports.page_cache import SharedPage
 from feedcore.ports.preferences import ViewerFilters
 from feedcore.ports.resident import ViewerRow
 
-_FORMAT = 1
+_FORMAT = 2
 _PROOF = struct.Struct("<B7x8s16sQQq")
-_PAGE = struct.Struct("<II")
+_PAGE = struct.Struct("<III")
 _ROW = struct.Struct("<qQIB8I")
 _PARTS = 8
 # Above this many followees a page costs more to keep than to make.
@@ -47,12 +48,11 @@ class Proof(NamedTuple):
 
 
 class KeptPage(NamedTuple):
-    """One page; `shown`: content ids, an array of u64 in any order."""
+    """One page."""
 
     proof: Proof
     followees: bytes
-    shown: bytes
-    body: bytes
+    page: SharedPage
 
 
 class KeptRow(NamedTuple):
@@ -72,12 +72,13 @@ def _proof_of(data: bytes) -> Proof | None:
     return Proof(epoch, incarnation, high << 64 | low, made_ms)
 
 
-def pack_page(page: KeptPage) -> bytes | None:
+def pack_page(kept: KeptPage) -> bytes | None:
     """None if it is too large to be worth it."""
-    if len(page.followees) > PAGE_FOLLOWEES_BYTES_MAX or len(page.body) > PAGE_BYTES_MAX:
+    followees, (body, shown) = kept.followees, kept.page
+    if len(followees) > PAGE_FOLLOWEES_BYTES_MAX or len(body) > PAGE_BYTES_MAX:
         return None
-    sizes = _PAGE.pack(len(page.followees), len(page.shown))
-    return b"".join((page.proof.pack(), sizes, page.followees, page.shown, page.body))
+    sizes = _PAGE.pack(len(followees), len(shown), len(body))
+    return b"".join((kept.proof.pack(), sizes, followees, shown, body))
 
 
 def unpack_page(data: bytes) -> KeptPage | None:
@@ -86,12 +87,12 @@ def unpack_page(data: bytes) -> KeptPage | None:
     start = _PROOF.size + _PAGE.size
     if proof is None or len(data) < start:
         return None
-    followees, shown = _PAGE.unpack_from(data, _PROOF.size)
+    followees, shown, size = _PAGE.unpack_from(data, _PROOF.size)
     middle = start + followees
     body = middle + shown
-    if len(data) < body or followees % 8 or shown % 8:
+    if len(data) != body + size or followees % 8 or shown % 8:
         return None
-    return KeptPage(proof, data[start:middle], data[middle:body], data[body:])
+    return KeptPage(proof, data[start:middle], SharedPage(data[body:], data[middle:body]))
 
 
 def pack_row(kept: KeptRow) -> bytes | None:

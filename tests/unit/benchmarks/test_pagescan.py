@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from feedcore_pb.v1 import feed_pb2, types_pb2
 
 pagescan = pytest.importorskip(
-    "feedcore._native.codecs.pagescan", reason="compiled modules are not built"
+    "feedcore_bench._native.pagescan", reason="compiled modules are not built"
 )
 scan_page = pagescan.scan_page
 

@@ -51,6 +51,7 @@ cdef class Draft:
     cdef bint end
     # the answer
     cdef readonly bytes body
+    cdef readonly bytes shown  # ids of the items, in the page's order: u64
     cdef readonly Py_ssize_t item_count
     cdef readonly bint not_modified
     cdef bytes counted  # ids that a check counted, None if they are too many to be cached

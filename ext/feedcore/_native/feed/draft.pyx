@@ -29,11 +29,6 @@ cdef class Draft:
         """What one user's same requests have in common: page size, view and cursor, as bytes."""
         return (self.page_size << 2 | self.view).to_bytes(4, "little") + self.cursor
 
-    def content_ids(self):
-        """The items on the page, in its order."""
-        cdef Py_ssize_t i
-        return [self.items[i].content_id for i in range(self.item_count)]
-
     def give_viewer(self, Viewer viewer not None):
         """What NEEDS_VIEWER or NEEDS_DEPTH asked for."""
         self.viewer = viewer

@@ -177,7 +177,7 @@ cdef class PageMaker:
             self.counts.not_modified += 1
             draft.not_modified = True
             return encode_not_modified(page.head, page.etag, page.receipt)
-        draft.item_count = PyBytes_GET_SIZE(page.shown) // 8
+        draft.shown, draft.item_count = page.shown, PyBytes_GET_SIZE(page.shown) // 8
         self.count_shown(page.shown)
         return page.body
 
@@ -496,7 +496,7 @@ cdef class PageMaker:
         put_blob(to, TAG_RECEIPT, <const uint8_t*>PyBytes_AS_STRING(receipt),
                  PyBytes_GET_SIZE(receipt))
         draft.body = body
-        shown = self._cache(draft, etag, head, receipt)
+        draft.shown = self._cache(draft, etag, head, receipt)
         if draft.background:
             return DONE
         self.counts.pages_generated += 1
@@ -508,7 +508,7 @@ cdef class PageMaker:
             draft.body = encode_not_modified(head, etag, receipt)
             self.counts.not_modified += 1
         else:
-            self.count_shown(shown)
+            self.count_shown(draft.shown)
         return DONE
 
     cdef bytes _receipt(self, Draft draft):
