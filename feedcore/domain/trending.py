@@ -1,7 +1,7 @@
 """Trending: the posts with most engagement lately.
 
 A post counts for TRENDING_WINDOW_MS; its weight halves every TRENDING_HALF_LIFE_MS. Where fewer
-than TRENDING_ENTRIES have any, stores fill up with the newest public posts. Not for finding
+than TRENDING_ENTRIES have any, the newest public posts of the same window fill up. Not for finding
 candidates: that is the stores'.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from feedcore.domain import ids
-from feedcore.limits import HOUR_MS
+from feedcore.limits import HOUR_MS, TRENDING_ENTRIES
 
 TRENDING_WINDOW_MS = 48 * HOUR_MS  # older posts are not "lately"
 TRENDING_HALF_LIFE_MS = 12 * HOUR_MS  # the ranking's default
@@ -35,6 +35,13 @@ def heaviest(weighed: Iterable[tuple[int, float]], now_ms: int, count: int) -> l
         if weight > 0.0
     )
     return [content_id for _, content_id in heapq.nlargest(count, left)]
+
+
+def filled_up(chosen: Sequence[int], newest: Iterable[int], now_ms: int) -> list[int]:
+    """TRENDING_ENTRIES of these ids: `chosen`, then the newest public posts, but for older ones."""
+    oldest = oldest_id(now_ms)
+    lately = (content_id for content_id in newest if content_id >= oldest)
+    return list(dict.fromkeys([*chosen, *lately]))[:TRENDING_ENTRIES]
 
 
 def timeless_worth(content_id: int, engagement: float) -> float:

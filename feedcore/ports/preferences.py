@@ -43,7 +43,7 @@ class PreferenceStore(Protocol):
         """The viewer's filter sets as of now."""
 
     async def all_of(self, user_id: int, now_ms: int) -> list[Preference]:
-        """Everything that is set, newest first."""
+        """Everything that is set, as `domain.preference_list` says."""
 
     async def put(self, user_id: int, preference: Preference) -> bool:
         """False if exactly this was set already. Raises InvalidField above

@@ -54,11 +54,10 @@ class SignalStore(Protocol):
     async def import_interactions(self, rows: Sequence[Interaction]) -> int:
         """Many in one commit; the number that were new; unknown posts are left out."""
 
-    def impressions(self, content_ids: Sequence[int]) -> None:
-        """The items were on a page that was served: buffered, bounded, counted behind."""
-
-    def impressions_of(self, pages: Sequence[tuple[bytes, int]]) -> None:
-        """(id array, how often a page of these items was served), as `impressions`."""
+    def impressions(self, content_ids: Sequence[int], times: int = 1) -> None:
+        """The items were on a page that was served so often: buffered, bounded (a page counts as
+        one), counted behind.
+        """
 
     async def apply_counters(self, limit: int, now_ms: int) -> int:
         """Folds up to `limit` waiting interactions into counters, engagement and affinity; how

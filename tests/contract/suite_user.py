@@ -49,6 +49,18 @@ class PreferenceContract:
         assert (await ports.preferences.filters(1, now + 200)).snoozed == b""
         assert await ports.preferences.all_of(1, now + 200) == []
 
+    async def test_the_list_is_newest_first_then_by_kind_and_target(self, engine: Engine) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        wanted = [
+            Preference(HIDE, 3, 0, now + 2),
+            Preference(MUTE, 9, 0, now + 1),
+            Preference(MUTE, 12, 0, now + 1),
+            Preference(SNOOZE, 2, now + 100, now + 1),
+        ]
+        for one in (wanted[2], wanted[3], wanted[0], wanted[1]):
+            await ports.preferences.put(1, one)
+        assert await engine.other.preferences.all_of(1, now) == wanted
+
     async def test_filter_sets_are_ascending(self, engine: Engine) -> None:
         now = engine.clock.now_ms()
         targets = [2**63 - 1, 5, 2**53 + 1, 3]
@@ -138,6 +150,17 @@ class SignalContract:
         found = entry.content_ids(engine.other.posts.trending())
         assert found == [new.content_id, old.content_id]
         assert await timeline_of(engine.other, 9) != b""
+
+    async def test_trending_fills_up_with_new_public_posts_of_its_window(
+        self, engine: Engine
+    ) -> None:
+        ports, hour = engine.store, 3_600_000
+        await ports.posts.publish(post(engine.clock, 9, age_ms=49 * hour))
+        late = await ports.posts.publish(post(engine.clock, 9, age_ms=47 * hour))
+        await ports.posts.publish(post(engine.clock, 9, seq=3, visibility=1))
+        await ports.signals.refresh_trending(engine.clock.now_ms())
+        await engine.other.validation.observe_node()
+        assert entry.content_ids(engine.other.posts.trending()) == [late.content_id]
 
 
 class SettingsContract:

@@ -12,7 +12,7 @@ import pytest
 from feedcore import native
 from feedcore.codecs.epochs import AUTHOR, CONTENT, FEED, VIEWER
 from feedcore.domain import ids
-from feedcore.ports import Delivery, Preference, PreferenceKind
+from feedcore.ports import Delivery, Interaction, InteractionKind, Preference, PreferenceKind
 from tests.contract.engine import WholeEngine, WholePorts, entry_of, post
 
 USER, OTHER, AUTHOR_ID = 1, 2, 9
@@ -79,6 +79,20 @@ class CacheValidationContract:
         await ports.posts.delete(AUTHOR_ID, made.content_id, engine.clock.now_ms())
         await engine.other.validation.observe_node()
         assert engine.other.epochs.read(CONTENT, made.content_id) != before
+
+    async def test_counts_that_changed_are_observed(self, engine: WholeEngine) -> None:
+        ports, now = engine.store, engine.clock.now_ms()
+        made = await ports.posts.publish(post(engine.clock, AUTHOR_ID))
+        await engine.other.validation.observe_node()
+        before = engine.other.epochs.read(CONTENT, made.content_id)
+        like = Interaction(USER, made.content_id, InteractionKind.LIKE, True, now)
+        await ports.signals.record(like)
+        while await ports.signals.apply_counters(100, now):
+            pass
+        await engine.other.validation.observe_node()
+        assert engine.other.epochs.read(CONTENT, made.content_id) != before
+        (content,) = await engine.other.contents.contents([made.content_id])
+        assert content is not None and content.likes == 1
 
     async def test_a_crowd_of_one_turn_is_answered_like_one(self, engine: WholeEngine) -> None:
         users = range(10, 60)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from feedcore import native
 from feedcore.adapters.cluster.overlay import Overlay
-from feedcore.adapters.common.engagement_table import EngagementTable
+from feedcore.adapters.common.engagement_table import PAIR, EngagementTable
 from feedcore.adapters.common.posted_authors import PublishedAuthors
 from feedcore.adapters.contracts.announcements import (
     Deleted,
@@ -48,9 +48,7 @@ _PUSH = 0
 class ReplicaState:
     """`epochs`: this worker's; what an event changes for its keepings is bumped there."""
 
-    def __init__(
-        self, epochs: native.Epochs, clock: Clock, engagement: EngagementTable | None = None
-    ) -> None:
+    def __init__(self, epochs: native.Epochs, clock: Clock) -> None:
         self._epochs = epochs
         self._clock = clock
         self.version = 0  # changes with everything that is replicated
@@ -71,7 +69,7 @@ class ReplicaState:
         self.stale: set[str] = set()
         self._reading: set[str] = set()
         self._published = PublishedAuthors()  # for who loads ahead
-        self.engagement = engagement or EngagementTable()
+        self.engagement = EngagementTable()
         self._index = native.RunIndex([])
 
     # --- for readers ----------------------------------------------------------------------------
@@ -155,7 +153,7 @@ class ReplicaState:
             self.tombstones.add(event.content_id)
             self._epochs.bump(CONTENT, event.content_id)
         elif isinstance(event, Engagement):
-            self.engagement.apply(event.pairs)
+            self._apply_engagement(event.pairs)
         elif isinstance(event, SettingsChanged) and event.name == TRENDING:
             self._note_change(TRENDING, position, own=own)
         elif isinstance(event, SettingsChanged):
@@ -163,6 +161,11 @@ class ReplicaState:
         elif isinstance(event, ModesChanged):
             self._note_change(MODES, position, own=own)
         self._epochs.advance()
+
+    def _apply_engagement(self, pairs: bytes) -> None:
+        self.engagement.apply(pairs)
+        for content_id, _ in PAIR.iter_unpack(pairs):
+            self._epochs.bump(CONTENT, content_id)  # its counts have changed, too
 
     def _note_change(self, what: str, position: int | None, *, own: bool) -> None:
         if not own:
@@ -251,7 +254,7 @@ class ReplicaState:
         """
         now_ms = self._clock.now_ms()
         await self.refresh(source, now_ms - TOMBSTONE_AGE_MAX_MS)
-        self.engagement.apply(await source.engagement_since(now_ms - RETENTION_MS, now_ms))
+        self._apply_engagement(await source.engagement_since(now_ms - RETENTION_MS, now_ms))
         self._resynced_at = max(self._resynced_at, position)
         self._position = position
         self.version += 1

@@ -12,6 +12,7 @@ from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, write_pairs
 from feedcore.adapters.embedded.graph import BLOCKED_BY, relations_of
 from feedcore.domain.follow_plan import check_room
+from feedcore.domain.preference_list import as_listed
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 
 _RELATIONS = "SELECT kind, target_id, until_ms FROM relations WHERE user_id = ?"
@@ -38,16 +39,13 @@ class EmbeddedPreferenceStore:
         return filters_of(rows, row[0] if row else b"", now_ms)
 
     async def all_of(self, user_id: int, now_ms: int) -> list[Preference]:
-        """Newest first; snoozes that are over are left out."""
+        """One query."""
         sql = (
             "SELECT kind, target_id, until_ms, set_at_ms FROM relations WHERE user_id = ?"
-            " AND kind <= 4 ORDER BY set_at_ms DESC, kind, target_id"
+            " AND kind <= 4"
         )
-        return [
-            Preference(PreferenceKind(kind), target, until_ms, set_at_ms)
-            for kind, target, until_ms, set_at_ms in self._conn.execute(sql, (user_id,))
-            if kind != PreferenceKind.SNOOZE or until_ms > now_ms
-        ]
+        rows = self._conn.execute(sql, (user_id,))
+        return as_listed((Preference(PreferenceKind(kind), *rest) for kind, *rest in rows), now_ms)
 
     async def put(self, user_id: int, preference: Preference) -> bool:
         """Setting again with another end of a snooze is a change."""
@@ -113,6 +111,12 @@ def set_preference(conn: Connection, user_id: int, preference: Preference) -> bo
         (*key, preference.until_ms, preference.set_at_ms),
     )
     return True
+
+
+def is_set(conn: Connection, user_id: int, kind: PreferenceKind, target_id: int) -> bool:
+    """Whether there is such a row."""
+    sql = "SELECT 1 FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
+    return conn.execute(sql, (user_id, int(kind), target_id)).fetchone() is not None
 
 
 def clear_preference(conn: Connection, user_id: int, kind: PreferenceKind, target_id: int) -> bool:

@@ -17,11 +17,12 @@ from feedcore import native
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.embedded.database import Connection, Writer, bump, write_pairs
 from feedcore.adapters.embedded.engagement import EngagementMap
-from feedcore.adapters.embedded.preferences import clear_preference, set_preference
+from feedcore.adapters.embedded.preferences import clear_preference, is_set, set_preference
 from feedcore.domain import entry as entries_of
 from feedcore.domain import ids
 from feedcore.domain.engagement import WEIGHTS, pack_shares, strongest
-from feedcore.domain.trending import TRENDING_CANDIDATES, heaviest, oldest_id
+from feedcore.domain.interaction_plan import plan_interaction
+from feedcore.domain.trending import TRENDING_CANDIDATES, filled_up, heaviest, oldest_id
 from feedcore.errors import NotFound
 from feedcore.limits import IMPRESSION_BUFFER_MAX, TRENDING_ENTRIES
 from feedcore.ports import ImportedCounts, Interaction, InteractionKind, Preference, PreferenceKind
@@ -106,28 +107,15 @@ class EmbeddedSignalStore:
 
         return await self._writer.run(work, replicated=False)
 
-    def impressions(self, content_ids: Sequence[int]) -> None:
+    def impressions(self, content_ids: Sequence[int], times: int = 1) -> None:
         """Added up in memory until `write_impressions`."""
         if self._buffered + len(content_ids) > IMPRESSION_BUFFER_MAX:
-            self.impressions_dropped += len(content_ids)
+            self.impressions_dropped += len(content_ids) * times
             return
         self._buffered += len(content_ids)
         counts = self._impressions
         for content_id in content_ids:
-            counts[content_id] = counts.get(content_id, 0) + 1
-        self._behind.touch()
-
-    def impressions_of(self, pages: Sequence[tuple[bytes, int]]) -> None:
-        """Added up as the others; a page counts as one in what may be buffered."""
-        counts = self._impressions
-        for shown, times in pages:
-            content_ids = memoryview(shown).cast("Q")
-            if self._buffered + len(content_ids) > IMPRESSION_BUFFER_MAX:
-                self.impressions_dropped += len(content_ids) * times
-                continue
-            self._buffered += len(content_ids)
-            for content_id in content_ids:
-                counts[content_id] = counts.get(content_id, 0) + times
+            counts[content_id] = counts.get(content_id, 0) + times
         self._behind.touch()
 
     async def write_impressions(self) -> int:
@@ -222,25 +210,30 @@ def _post_exists(conn: sqlite3.Connection, content_id: int) -> bool:
 
 def _apply(conn: Connection, one: Interaction) -> bool:
     key = (one.content_id, one.user_id, int(one.kind))
-    if one.on:
-        sql = "INSERT OR IGNORE INTO interactions VALUES (?, ?, ?, ?)"
-        counted = conn.execute(sql, (*key, one.at_ms)).rowcount == 1
-    else:
-        sql = "DELETE FROM interactions WHERE content_id = ? AND user_id = ? AND kind = ?"
-        counted = conn.execute(sql, key).rowcount == 1
-    changed = counted
-    if one.kind == InteractionKind.HIDE:
+    where = "WHERE content_id = ? AND user_id = ? AND kind = ?"
+    row = conn.execute(f"SELECT 1 FROM interactions {where}", key).fetchone()
+    is_hide = one.kind == InteractionKind.HIDE
+    plan = plan_interaction(
+        one.on,
+        was_on=row is not None,
+        is_hide=is_hide,
+        was_hidden=is_hide and is_set(conn, one.user_id, PreferenceKind.HIDE, one.content_id),
+    )
+    if plan.counts:
         if one.on:
-            hide = Preference(PreferenceKind.HIDE, one.content_id, 0, one.at_ms)
-            changed |= set_preference(conn, one.user_id, hide)
+            conn.execute("INSERT INTO interactions VALUES (?, ?, ?, ?)", (*key, one.at_ms))
         else:
-            changed |= clear_preference(conn, one.user_id, PreferenceKind.HIDE, one.content_id)
-    if counted:
+            conn.execute(f"DELETE FROM interactions {where}", key)
         conn.execute(
             "INSERT INTO counter_log (user_id, content_id, kind, delta) VALUES (?, ?, ?, ?)",
             (key[1], key[0], key[2], 1 if one.on else -1),
         )
-    return changed
+    if plan.hides and one.on:
+        hide = Preference(PreferenceKind.HIDE, one.content_id, 0, one.at_ms)
+        set_preference(conn, one.user_id, hide)
+    elif plan.hides:
+        clear_preference(conn, one.user_id, PreferenceKind.HIDE, one.content_id)
+    return plan.changes
 
 
 def _add_affinity(conn: sqlite3.Connection, user: int, changes: dict[int, float]) -> None:
@@ -265,18 +258,13 @@ def _trending(conn: sqlite3.Connection, now_ms: int) -> bytes:
     ).fetchall()
     authors = {content_id: author for content_id, author, _ in rows}
     best = heaviest([(row[0], row[2]) for row in rows], now_ms, TRENDING_ENTRIES)
-    chosen = {content_id: authors[content_id] for content_id in best}
-    if len(chosen) < TRENDING_ENTRIES:
-        newest = conn.execute(
-            f"{columns} FROM posts p WHERE p.visibility = ? ORDER BY p.content_id DESC LIMIT ?",
-            (public, TRENDING_ENTRIES),
-        )
-        for content_id, author in newest:
-            if len(chosen) >= TRENDING_ENTRIES:
-                break
-            chosen.setdefault(content_id, author)
+    if len(best) < TRENDING_ENTRIES:
+        sql = f"{columns} FROM posts p WHERE p.visibility = ? ORDER BY p.content_id DESC LIMIT ?"
+        newest = dict(conn.execute(sql, (public, TRENDING_ENTRIES)))
+        authors |= newest
+        best = filled_up(best, newest, now_ms)
     # flags and quality are in the outbox; a trending entry needs them as they were made
-    packed = [_stored_entry(conn, content_id, author) for content_id, author in chosen.items()]
+    packed = [_stored_entry(conn, content_id, authors[content_id]) for content_id in best]
     return native.sort_entries(b"".join(packed))
 
 

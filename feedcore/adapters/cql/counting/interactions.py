@@ -17,6 +17,7 @@ from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.dirty import DirtyMarks, Kind
 from feedcore.domain.follow_plan import check_room
+from feedcore.domain.interaction_plan import plan_interaction
 from feedcore.errors import NotFound
 from feedcore.ports import Interaction, InteractionKind
 from feedcore.resilience.gather import gather_all, gather_bounded
@@ -121,23 +122,24 @@ class Interactions:
 
     async def _apply(self, one: Interaction, known: _Known) -> bool:
         """Whether anything changed."""
-        counted = one.on != known.active
-        hides = one.kind == InteractionKind.HIDE and one.on != known.hidden
-        changed = counted or hides
-        if hides and one.on:
+        is_hide = one.kind == InteractionKind.HIDE
+        plan = plan_interaction(
+            one.on, was_on=known.active, is_hide=is_hide, was_hidden=known.hidden
+        )
+        if plan.hides and one.on:
             rows = await self._session.read(viewer.ROOM, (one.user_id,))
             check_room(rows[0][0])
         stamp = self._stamps.new_stamp(known.written_us)
         user, kind = one.user_id, int(one.kind)
         writes = []
-        if counted:
+        if plan.counts:
             author = known.author_id
             writes.append(Write(_SET_STATE, (user, one.content_id, kind, author, one.on, stamp)))
             if one.on:
                 writes.append(Write(_SET, (one.content_id, kind, user, one.at_ms, stamp)))
             else:
                 writes.append(Write(_TAKE_BACK, (stamp, one.content_id, kind, user)))
-        if hides:
+        if plan.hides:
             hide = (one.user_id, viewer.Kind.HIDE, one.content_id)
             if one.on:
                 at = viewer.set_at_value(one.at_ms)
@@ -145,10 +147,10 @@ class Interactions:
             else:
                 writes.append(viewer.drop(*hide, stamp))
         if one.idempotency_key:
-            writes.append(Write(_USE_KEY, (user, one.idempotency_key, changed, stamp)))
+            writes.append(Write(_USE_KEY, (user, one.idempotency_key, plan.changes, stamp)))
         if writes:
             await self._session.batch(writes, logged=True)
-        return changed
+        return plan.changes
 
 
 def _marks_of(one: Interaction) -> list[tuple[Kind, int]]:

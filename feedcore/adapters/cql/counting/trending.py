@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from feedcore import native
 from feedcore.adapters.common.engagement_table import PAIR, EngagementTable
 from feedcore.adapters.cql.counting.counters import ENGAGEMENT_BUCKETS
-from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement
 from feedcore.domain import entry as entries_of
 from feedcore.domain.engagement import weight_of
 from feedcore.domain.trending import (
     TRENDING_CANDIDATES,
     TRENDING_WINDOW_MS,
+    filled_up,
     heaviest,
     oldest_id,
     timeless_worth,
@@ -102,7 +102,7 @@ class Trending:
 
     async def _public(self, content_ids: list[int]) -> dict[int, bytes]:
         """content -> entry of the first TRENDING_ENTRIES that are there and public."""
-        rows = await read_each(self._session, _POST, [(one,) for one in content_ids])
+        rows = await self._session.read_many(_POST, [(one,) for one in content_ids])
         public = [
             (content_id, row[0][0])
             for content_id, row in zip(content_ids, rows, strict=True)
@@ -123,5 +123,5 @@ class Trending:
             if len(newest) >= CHOSEN_MAX:
                 break
         filled = await self._public(newest[:CHOSEN_MAX])
-        room = TRENDING_ENTRIES - len(entries)
-        return entries | dict(list(filled.items())[:room])
+        known = filled | entries
+        return {one: known[one] for one in filled_up(list(entries), filled, now_ms)}

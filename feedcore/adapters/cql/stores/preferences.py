@@ -8,7 +8,6 @@ from typing import NamedTuple
 from feedcore.adapters.common.seen_users import SeenUsers
 from feedcore.adapters.common.write_behind import WriteBehind
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
@@ -16,6 +15,7 @@ from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_parts
 from feedcore.clock import Clock
 from feedcore.domain.follow_plan import check_room
+from feedcore.domain.preference_list import as_listed
 from feedcore.limits import DAY_MS, SECOND_MS
 from feedcore.ports import Preference, PreferenceKind, ViewerFilters
 from feedcore.resilience.gather import gather_all
@@ -70,13 +70,12 @@ class CqlPreferenceStore:
         return viewer.decode(rows, now_ms).filters
 
     async def all_of(self, user_id: int, now_ms: int) -> list[Preference]:
-        """Newest first; snoozes that are over are left out."""
+        """One partition."""
         found = [
             Preference(PreferenceKind(kind), target, until_ms or 0, viewer.set_at_of(value))
             for kind, target, until_ms, value in await self._session.read(_LIST, (user_id,))
-            if kind != PreferenceKind.SNOOZE or (until_ms or 0) > now_ms
         ]
-        return sorted(found, key=lambda one: (-one.set_at_ms, one.kind, one.target_id))
+        return as_listed(found, now_ms)
 
     async def put(self, user_id: int, preference: Preference) -> bool:
         """Setting again with another end of a snooze is a change."""
@@ -109,8 +108,8 @@ class CqlPreferenceStore:
         """What is there is read first; of rows with one key, the last is written."""
         keys = {_Key(user, int(one.kind), one.target_id): None for user, one in rows}
         users = list({user: None for user, _ in rows})
-        found = await read_each(self._session, viewer.ROW_AT, [key.row() for key in keys])
-        counts = await read_each(self._session, viewer.ROOM, [(one,) for one in users])
+        found = await self._session.read_many(viewer.ROW_AT, [key.row() for key in keys])
+        counts = await self._session.read_many(viewer.ROOM, [(one,) for one in users])
         until = {key: row[0][0] for key, row in zip(keys, found, strict=True) if row}
         at_us = {key: row[0][1] for key, row in zip(keys, found, strict=True) if row}
         room = {user: row[0][0] for user, row in zip(users, counts, strict=True)}
