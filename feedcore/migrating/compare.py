@@ -29,7 +29,7 @@ from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.adapters.kafka.outbox import KafkaOutbox, Row
 from feedcore.clock import Clock, ManualClock
 from feedcore.errors import Unavailable
-from feedcore.limits import PAGE_SIZE_MAX, TOMBSTONE_AGE_MAX_MS
+from feedcore.limits import PAGE_SIZE_MAX
 from feedcore.migrating.copy import Tally
 from feedcore.ports import FanoutJob
 from feedcore.resilience.gather import gather_bounded
@@ -140,46 +140,27 @@ class _Outbox:
 
 
 class ClusterView:
-    """Ports as a node has them that reads everything from the tables, and the feeds it serves.
-
-    `load` comes first.
-    """
+    """Ports as a node has them that reads everything from the tables. `load` comes first."""
 
     def __init__(self, session: Session, secret: bytes, clock: Clock, job_ids: JobIds) -> None:
         outbox = _Outbox(job_ids)
-        self._system_of_record = record = CqlSystemOfRecord(session)
-        self._clock = clock
-        self.validation = replica = DirectReplica(record, clock)
+        self.secret = secret
+        self.validation = replica = DirectReplica(CqlSystemOfRecord(session), clock)
         self.feeds = CqlFeedStore(session, outbox, replica, clock)
         self.posts = CqlPostStore(session, outbox, replica, clock)
         self.contents = CqlContentSource(session, replica)
-        self.graph = CqlGraphSource(session, outbox, replica, clock)
+        self.graph = CqlGraphSource(session, outbox, replica)
         self.preferences = CqlPreferenceStore(session, outbox, replica, clock)
-        self.signals = CqlSignalStore(session, outbox, replica, clock)
-        self.settings = CqlSettingsStore(session, outbox, replica, clock)
-        self.feed = FeedService(
-            self.feeds,
-            self.posts,
-            self.contents,
-            self.graph,
-            self.preferences,
-            self.signals,
-            self.settings,
-            replica,
-            secret,
-            clock,
-        )
+        self.signals = CqlSignalStore(session, outbox, replica, clock, replica.state.engagement)
+        self.settings = CqlSettingsStore(session, replica, clock)
 
     async def load(self) -> None:
         """Engagement, and what is replicated."""
-        now_ms = self._clock.now_ms()
-        since_ms = now_ms - TOMBSTONE_AGE_MAX_MS
-        self.signals.apply(await self._system_of_record.engagement_since(since_ms, now_ms))
-        await self.validation.observe_node()
+        await self.validation.load()
 
 
-def embedded_feed(store: EmbeddedStore, clock: Clock) -> FeedService:
-    """Feeds as the embedded store serves them."""
+def feed_over(store: EmbeddedStore | ClusterView, clock: Clock) -> FeedService:
+    """Feeds as this side serves them."""
     return FeedService(
         store.feeds,
         store.posts,
@@ -204,10 +185,9 @@ async def compare_feeds(
 ) -> None:
     """Each user's whole feed, at one moment for both sides."""
     held = ManualClock(clock.now_ms())
-    here = embedded_feed(store, held)
     view = ClusterView(session, store.secret, held, job_ids)
     await view.load()
-    there = view.feed
+    here, there = feed_over(store, held), feed_over(view, held)
     for user_id in user_ids:
         # an item may have left one side by its age between the two readings: look once more
         for _ in range(2):

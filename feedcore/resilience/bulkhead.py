@@ -6,21 +6,20 @@
 
 Invariants: never more than active_max inside, nor more than waiting_max waiting; a caller that
 leaves gives its place to the one that has waited longest; a place given to a caller that was
-cancelled in that very turn goes on to the next. Not for bounding how long callers wait: the
-deadline does.
+cancelled in that very turn goes on to the next. For one event loop. Not for bounding how long
+callers wait: the deadline does.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from types import TracebackType
 
 from feedcore.errors import Overloaded
 
 
 class Bulkhead:
-    """`async with bulkhead:` around each call."""
+    """`async with bulkhead:` around each call; or `enter`, and one `leave` for every place."""
 
     def __init__(self, name: str, *, active_max: int, waiting_max: int) -> None:
         self.name = name
@@ -28,15 +27,23 @@ class Bulkhead:
         self._active_max = active_max
         self._waiting_max = waiting_max
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._empty: asyncio.Future[None] | None = None
 
     @property
     def waiting(self) -> int:
         """Callers without a place."""
         return len(self._waiters)
 
-    async def __aenter__(self) -> None:
+    def try_enter(self) -> bool:
+        """Takes a place if one is free and no caller waits for one."""
         if self.active < self._active_max and not self._waiters:
             self.active += 1
+            return True
+        return False
+
+    async def enter(self) -> None:
+        """Takes a place, waiting for it if it must. Raises Overloaded."""
+        if self.try_enter():
             return
         if len(self._waiters) >= self._waiting_max:
             bound = f"{self._active_max} calls, {self._waiting_max} waiting"
@@ -47,20 +54,12 @@ class Bulkhead:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():
-                self._leave()  # it had been given the place already
+                self.leave()  # it had been given the place already
             elif place in self._waiters:
                 self._waiters.remove(place)
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """The place goes to the first who still waits, without being free in between."""
         while self._waiters:
             place = self._waiters.popleft()
@@ -68,3 +67,18 @@ class Bulkhead:
                 place.set_result(None)
                 return
         self.active -= 1
+        if self._empty is not None and not self.active:
+            self._empty.set_result(None)
+            self._empty = None
+
+    async def emptied(self) -> None:
+        """Waits until nobody is inside."""
+        if self.active:
+            if self._empty is None:
+                self._empty = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._empty)
+
+    __aenter__ = enter
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()

@@ -125,11 +125,11 @@ class Writer:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.ids = ids.IdGenerator(0, 1, SystemClock().now_ms)
+        self.ids = ids.IdGenerator(0, 1)
 
     async def post(self, node: Node, author_id: int, *, pulled: bool = False) -> int:
         """A post's content id."""
-        content_id = self.ids.new_id()
+        content_id = self.ids.new_id(SystemClock().now_ms())
         event = Posted(author_id, packed(content_id, author_id), pulled)
         await node.replica.announce([], [event])
         return content_id

@@ -270,8 +270,8 @@ async def test_a_cancelled_caller_harms_nobody(settings: CqlSettings, user: int)
             call.cancel()
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert ends[1::2] == [[(key, b"%d" % key)] for key in keys[1::2]]
-    await asyncio.wait_for(session._flight.landed(), 10)
-    assert (session._flight.in_flight, session._flight.waiting) == (0, 0)
+    await asyncio.wait_for(session._flight.emptied(), 10)
+    assert (session._flight.active, session._flight.waiting) == (0, 0)
     await session.close()
 
 

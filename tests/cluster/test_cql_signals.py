@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from feedcore import native
-from feedcore.adapters.common.engagement_table import PAIR
+from feedcore.adapters.common.engagement_table import PAIR, EngagementTable
 from feedcore.adapters.contracts.announcements import SettingsChanged
 from feedcore.adapters.cql.counting import counters
 from feedcore.adapters.cql.counting.signals import CqlSignalStore
@@ -303,7 +303,7 @@ async def test_impressions_of_all_processes_add_up_and_may_be_written_again(
     content_ids = [one.content_id for one in made]
     store, other = engine.store.signals, engine.other.signals
     store.impressions(content_ids[:2])
-    store.impressions_of([(native.pack_ids(content_ids), 5)])
+    store.impressions(content_ids, 5)
     other.impressions(content_ids[1:])
     assert await store.write_impressions() == 3
     store.impressions(content_ids[:1])
@@ -335,8 +335,10 @@ async def test_a_new_process_finds_engagement_and_what_is_trending(engine: Posts
     content_ids = [one.content_id for one in made]
     counts = [ImportedCounts(content_id, 5, 0, 0) for content_id in content_ids[1:]]
     await engine.store.signals.import_counts(counts)
-    fresh = CqlSignalStore(engine.session, engine.queue, engine.log, engine.clock)
-    fresh.apply(await engine.source.engagement_since(now - 8 * 24 * hour, now))
+    fresh = CqlSignalStore(
+        engine.session, engine.queue, engine.log, engine.clock, EngagementTable()
+    )
+    fresh.table.apply(await engine.source.engagement_since(now - 8 * 24 * hour, now))
     keys = b"".join(entry_of(one, 9) for one in content_ids)
     values = struct.unpack("<5f", fresh.engagement(keys))
     assert values == pytest.approx([0.0, *[math.log1p(5)] * 4])

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 import pytest
 
 from feedcore import clock, native
+from feedcore.adapters.cql.counting import system_of_record
 from feedcore.adapters.cql.driver.session import Statement, Write
 from feedcore.adapters.cql.stores import author_review
 from feedcore.adapters.cql.stores import settings as settings_store
@@ -19,7 +20,6 @@ from feedcore.adapters.cql.stores.activity import Activity, in_parts
 from feedcore.adapters.cql.stores.resident import CqlResidentSource
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import ManualClock
-from feedcore.compose import fanout_over
 from feedcore.domain import follow_plan, ids
 from feedcore.domain.policy import Mode
 from feedcore.errors import InvalidField, NotPermitted, Unavailable
@@ -34,6 +34,7 @@ from tests.contract.suite_feeds import FeedContract
 from tests.contract.suite_graph import GraphContract
 from tests.contract.suite_user import PreferenceContract, SettingsContract
 from tests.support.cqlusers import UsersEngine, drop_keyspace, make_keyspace, opened
+from tests.support.fanout import fanout_over
 
 _STORED = Statement("SELECT content_id FROM feed WHERE user_id = ?")
 
@@ -368,7 +369,7 @@ class TestFeedRows:
         await posts_of_nine(engine)
         await ports.graph.follow(7, 9, now)
         await ports.feeds.request_rebuild(8, now)
-        resident = CqlResidentSource(engine.session, None, None)  # type: ignore[arg-type]
+        resident = CqlResidentSource(engine.session, None, None, None)  # type: ignore[arg-type]
         assert not resident.local
         found = await resident.viewers([*users, 99], 6, now)
         for user, row in zip([*users, 99], found, strict=True):
@@ -392,7 +393,7 @@ class TestFeedRows:
         snooze = Preference(PreferenceKind.SNOOZE, 9, now + 5, now)
         await engine.store.preferences.put(1, snooze)
         await engine.store.graph.import_follows([(1, 9), (2, 9)], now)
-        resident = CqlResidentSource(engine.session, None, None, kept)  # type: ignore[arg-type]
+        resident = CqlResidentSource(engine.session, None, None, None, kept)  # type: ignore[arg-type]
         first = await resident.viewers([1, 2], 6, now)
         assert list(kept.rows) == [1, 2]
         kept.rows[2] = first[1]._replace(followees=b"another")
@@ -447,7 +448,8 @@ class TestSettings:
     async def test_old_versions_go(
         self, engine: UsersEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(settings_store, "RANKING_VERSIONS_KEPT", 3)
+        for module in (settings_store, system_of_record):
+            monkeypatch.setattr(module, "RANKING_VERSIONS_KEPT", 3)
         settings, now = engine.store.settings, engine.clock.now_ms()
         for n in range(1, 8):
             assert await settings.put("x", {"n": n}, now) == n

@@ -26,7 +26,7 @@ from feedcore.compose import Engine, compose_over
 from feedcore.domain.entry import Visibility
 from feedcore.domain.policy import Mode
 from feedcore.limits import DAY_MS, HOUR_MS, INACTIVE_AFTER_MS, MINUTE_MS
-from feedcore.migrating.compare import ClusterView, embedded_feed
+from feedcore.migrating.compare import ClusterView, feed_over
 from feedcore.ports import (
     ImportedCounts,
     Interaction,
@@ -227,8 +227,8 @@ async def view_of(store: EmbeddedStore, session: Session, clock: ManualClock) ->
 
 async def assert_same_feeds(world: World, keyspace: str, point: str) -> None:
     async with both(world, keyspace, point) as (store, session, clock):
-        here = embedded_feed(store, clock)
-        there = (await view_of(store, session, clock)).feed
+        here = feed_over(store, clock)
+        there = feed_over(await view_of(store, session, clock), clock)
         sizes = []
         for user in USERS:
             expected = await here.scroll_ids(user, 20)
@@ -265,8 +265,8 @@ def test_again_changes_nothing(world: World, keyspace: str, cassandra: str) -> N
 def test_a_cursor_and_a_key_go_on(world: World, keyspace: str, cassandra: str) -> None:
     async def run() -> None:
         async with both(world, keyspace, cassandra) as (store, session, clock):
-            here, view = embedded_feed(store, clock), await view_of(store, session, clock)
-            there, posts = view.feed, view.posts
+            here, view = feed_over(store, clock), await view_of(store, session, clock)
+            there, posts = feed_over(view, clock), view.posts
             # Before any page: each store counts the impressions of its own pages, a moment later.
             for content_id in world.posts:
                 assert await posts.get(content_id) == await store.posts.get(content_id)

@@ -137,7 +137,7 @@ async def test_what_is_pending_is_flushed(own_redis: RedisServer) -> None:
         for user_id in range(1, 51):
             await a.replica.announce([user_id])
         post = await writer.post(a, 5)
-        gone = writer.ids.new_id()
+        gone = writer.ids.new_id(SystemClock().now_ms())
         await writer.delete(a, gone)
         assert time.monotonic() - began < 5, "writers wait little, however much is pending"
         assert a.replica.announcements.pending == 52

@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from feedcore import native
 from feedcore.adapters.cluster.direct_replica import DirectReplica
-from feedcore.adapters.contracts.announcements import Engagement, Event, Posted
+from feedcore.adapters.contracts.announcements import Event
 from feedcore.adapters.contracts.job_ids import JobIds, minute_of, shard_of, timestamp_us
 from feedcore.adapters.cql.counting.signals import CqlSignalStore
 from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
@@ -166,30 +165,18 @@ class NodeLog:
         self.events += events
         for event in events:
             for store in self.stores:
-                if isinstance(event, Engagement):
-                    store.signals.apply(event.pairs)
-                elif isinstance(event, Posted) and not event.pulled:
-                    store.validation.posted(event)
+                store.validation.state.apply(event)
 
 
-class OverlayReplica(DirectReplica):
-    """With the newest posts of the node log, which it announces to."""
+class LoggedReplica(DirectReplica):
+    """With the node log, which it announces to."""
 
     def __init__(self, source: CqlSystemOfRecord, log: NodeLog, clock: ManualClock) -> None:
         super().__init__(source, clock)
         self._log = log
-        self._posts: dict[int, list[bytes]] = {}
 
     async def announce(self, viewers: Sequence[int] = (), events: Sequence[Event] = ()) -> None:
         await self._log.announce(viewers, events)
-
-    def posted(self, event: Posted) -> None:
-        self.overlay_authors.add(event.author_id)
-        self._posts.setdefault(event.author_id, []).append(event.entry)
-
-    def posts_of(self, authors: list[int]) -> bytes:
-        found = [entry for author in authors for entry in self._posts[author]]
-        return native.sort_entries(b"".join(found))
 
 
 class Opening:
@@ -197,14 +184,14 @@ class Opening:
 
     def __init__(self, session: Any, queue: Queue, log: NodeLog, clock: ManualClock) -> None:
         self.session = session
-        self.validation = replica = OverlayReplica(CqlSystemOfRecord(session), log, clock)
+        self.validation = replica = LoggedReplica(CqlSystemOfRecord(session), log, clock)
         self.posts = CqlPostStore(session, queue, replica, clock)
         self.contents = CqlContentSource(session, replica)
-        self.signals = CqlSignalStore(session, queue, replica, clock)
-        self.graph = CqlGraphSource(session, queue, replica, clock)
+        self.signals = CqlSignalStore(session, queue, replica, clock, replica.state.engagement)
+        self.graph = CqlGraphSource(session, queue, replica)
         self.preferences = CqlPreferenceStore(session, queue, replica, clock)
         self.feeds = CqlFeedStore(session, queue, replica, clock)
-        self.settings = CqlSettingsStore(session, queue, replica, clock)
+        self.settings = CqlSettingsStore(session, replica, clock)
         self.queue = queue
         log.stores.append(self)
 

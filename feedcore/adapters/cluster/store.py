@@ -27,7 +27,6 @@ from feedcore.adapters.cluster.page_cache import ClusterPageCache
 from feedcore.adapters.cluster.replica import ReplicaState
 from feedcore.adapters.cluster.replication import NodeReplica
 from feedcore.adapters.cluster.row_cache import ViewerRowCache
-from feedcore.adapters.common.engagement_table import EngagementTable
 from feedcore.adapters.contracts.job_ids import JobIds
 from feedcore.adapters.cql.counting.signals import CqlSignalStore
 from feedcore.adapters.cql.counting.system_of_record import CqlSystemOfRecord
@@ -41,7 +40,7 @@ from feedcore.adapters.cql.stores.graph import CqlGraphSource
 from feedcore.adapters.cql.stores.node_ids import node_of
 from feedcore.adapters.cql.stores.posts import CqlPostStore
 from feedcore.adapters.cql.stores.preferences import CqlPreferenceStore
-from feedcore.adapters.cql.stores.resident import BulkPosts, CqlResidentSource
+from feedcore.adapters.cql.stores.resident import CqlResidentSource
 from feedcore.adapters.cql.stores.settings import CqlSettingsStore
 from feedcore.adapters.kafka.counters import KafkaCounters
 from feedcore.adapters.kafka.dead_letters import DeadLetters
@@ -89,7 +88,6 @@ class ClusterStore:
         self.session = session
         self.secret = secret
         self.clock = clock
-        self._fans_out = fanout
         self.epochs = native.Epochs(memoryview(bytearray(EPOCHS_BYTES)))
         redis, kafka = options.redis, options.kafka
         keys = Keys(redis.prefix)
@@ -102,24 +100,22 @@ class ClusterStore:
         self.producer = KafkaProducer(kafka)
         job_ids = JobIds(options.region, options.node, engines_clock)
         self.outbox = outbox = KafkaOutbox(session, self.producer, kafka, job_ids)
-        table = EngagementTable()
-        state = ReplicaState(self.epochs, clock, table)
+        state = ReplicaState(self.epochs, clock)
         self.replica = replica = NodeReplica(
             self.batcher, keys, state, CqlSystemOfRecord(session), self.epochs, clock
         )
         self.validation = ClusterCacheValidation(self.batcher, keys, replica)
         self.page_cache = ClusterPageCache(self.batcher, keys, replica, self.validation, clock)
         rows = ViewerRowCache(self.batcher, keys, replica, clock)
-        self.signals = CqlSignalStore(session, outbox, replica, clock, table)
+        self.signals = CqlSignalStore(session, outbox, replica, clock, state.engagement)
         node = node_of(options.region, options.node)
         self.posts = CqlPostStore(session, outbox, replica, clock, node)
         self.contents = CqlContentSource(session, replica)
-        self.graph = CqlGraphSource(session, outbox, replica, clock)
+        self.graph = CqlGraphSource(session, outbox, replica)
         self.preferences = CqlPreferenceStore(session, outbox, replica, clock)
         self.feeds = CqlFeedStore(session, outbox, replica, clock)
-        self.settings = CqlSettingsStore(session, outbox, replica, clock)
-        bulk = BulkPosts(self.posts, self.contents)
-        self.resident = CqlResidentSource(session, bulk, state, rows)
+        self.settings = CqlSettingsStore(session, replica, clock)
+        self.resident = CqlResidentSource(session, self.posts, self.contents, state, rows)
         dead = DeadLetters(session)
         self.queue = KafkaQueue(session, self.producer, outbox, dead, replica, kafka)
         sweeper = Sweeper(session, outbox, self.producer, dead, engines_clock)

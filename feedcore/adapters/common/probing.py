@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from feedcore.clock import Clock
 from feedcore.ports.finding import Finding, State
+from feedcore.resilience.gather import gather_bounded
 
 PROBES_MAX = 64  # at once: nodes of a large cluster
 
@@ -29,16 +30,7 @@ class Probe(NamedTuple):
 
 async def run_probes(probes: Sequence[Probe], timeout_s: float) -> list[Finding]:
     """Findings in the order of the probes."""
-    found: list[Sequence[Finding]] = [()] * len(probes)
-    places = iter(range(len(probes)))
-
-    async def work() -> None:
-        for place in places:
-            found[place] = await _run(probes[place], timeout_s)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(len(probes), PROBES_MAX)):
-            group.create_task(work())
+    found = await gather_bounded(probes, lambda one: _run(one, timeout_s), PROBES_MAX)
     return [finding for part in found for finding in part]
 
 

@@ -1,4 +1,4 @@
-"""Parts of the CQL adapter that need no server: the flight, bounded gather, files of migrations."""
+"""Parts of the CQL adapter that need no server: packed writes, files of migrations, addresses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import asyncio
 import pytest
 
 from feedcore.adapters.cql.driver.batching import BatchingSession
-from feedcore.adapters.cql.driver.in_flight import Flight
-from feedcore.adapters.cql.driver.options import PACKED_IN_FLIGHT_MAX, addresses
+from feedcore.adapters.cql.driver.options import PACKED_IN_FLIGHT_MAX, CqlSettings, addresses
 from feedcore.adapters.cql.driver.session import Statement
 from feedcore.adapters.cql.schema.migrate import known_migrations, migration_of, split_statements
-from feedcore.errors import ConfigError, Overloaded, StoreError
+from feedcore.errors import ConfigError, StoreError
 
 
 async def turns(count: int = 3) -> None:
@@ -22,56 +21,19 @@ async def turns(count: int = 3) -> None:
         await turn
 
 
-async def test_places_go_in_the_order_of_the_calls() -> None:
-    flight = Flight("the test", 2, 3)
-    assert flight.try_admit() and flight.try_admit() and not flight.try_admit()
-    order: list[int] = []
-
-    async def call(name: int) -> None:
-        await flight.admit()
-        order.append(name)
-
-    calls = [asyncio.create_task(call(name)) for name in range(3)]
-    await turns()
-    assert (flight.in_flight, flight.waiting) == (2, 3)
-    with pytest.raises(Overloaded, match="3 calls wait"):
-        await flight.admit()
-    calls[1].cancel()
-    await turns()
-    assert flight.waiting == 2
-    for _ in range(4):
-        flight.land()
-    await turns()
-    assert order == [0, 2] and flight.in_flight == 0
-    await flight.landed()
-
-
-async def test_a_place_that_comes_with_the_cancellation_goes_on() -> None:
-    flight = Flight("the test", 1, 3)
-    await flight.admit()
-    first = asyncio.create_task(flight.admit())
-    second = asyncio.create_task(flight.admit())
-    await turns()
-    flight.land()  # to the first
-    first.cancel()
-    await turns()
-    assert first.cancelled() and second.done() and not second.cancelled()
-    assert (flight.in_flight, flight.waiting) == (1, 0)
-    ended = asyncio.create_task(flight.landed())
-    await turns()
-    assert not ended.done()
-    flight.land()
-    await turns()
-    assert ended.done()
-
-
 class Slow(BatchingSession):
     """Rows take until `go`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(CqlSettings(("127.0.0.1:9042",)))
         self.go = asyncio.Event()
         self.under_way = self.most = self.written = 0
+
+    async def _prepare_now(self, text: str) -> str:
+        return text
+
+    async def _end(self) -> None:
+        """There is no connection to end."""
 
     async def read(self, statement, parameters=()):
         raise AssertionError("nothing is read")

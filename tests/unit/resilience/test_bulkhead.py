@@ -15,6 +15,14 @@ from tests.unit.resilience.simulated import pause, simulate
 ACTIVE, WAITING = 2, 3
 
 
+async def turns(count: int = 3) -> None:
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turn = loop.create_future()
+        loop.call_soon(turn.set_result, None)
+        await turn
+
+
 class Ward:
     """Callers of one bulkhead, and what was seen of it."""
 
@@ -78,6 +86,49 @@ def test_a_place_given_to_who_was_cancelled_in_that_turn_goes_on() -> None:
         assert ward.entered == [1, 3] and ward.bulkhead.active == 0
 
     simulate(main())
+
+
+async def test_places_go_in_the_order_of_the_calls() -> None:
+    bulkhead = Bulkhead("the test", active_max=2, waiting_max=3)
+    assert bulkhead.try_enter() and bulkhead.try_enter() and not bulkhead.try_enter()
+    order: list[int] = []
+
+    async def call(name: int) -> None:
+        await bulkhead.enter()
+        order.append(name)
+
+    calls = [asyncio.create_task(call(name)) for name in range(3)]
+    await turns()
+    assert (bulkhead.active, bulkhead.waiting) == (2, 3)
+    with pytest.raises(Overloaded, match="3 waiting"):
+        await bulkhead.enter()
+    calls[1].cancel()
+    await turns()
+    assert bulkhead.waiting == 2
+    for _ in range(4):
+        bulkhead.leave()
+    await turns()
+    assert order == [0, 2] and bulkhead.active == 0
+    await bulkhead.emptied()
+
+
+async def test_who_ends_waits_until_the_last_has_left() -> None:
+    bulkhead = Bulkhead("the test", active_max=1, waiting_max=3)
+    await bulkhead.enter()
+    first = asyncio.create_task(bulkhead.enter())
+    second = asyncio.create_task(bulkhead.enter())
+    await turns()
+    bulkhead.leave()  # to the first
+    first.cancel()
+    await turns()
+    assert first.cancelled() and second.done() and not second.cancelled()
+    assert (bulkhead.active, bulkhead.waiting) == (1, 0)
+    ended = asyncio.create_task(bulkhead.emptied())
+    await turns()
+    assert not ended.done()
+    bulkhead.leave()
+    await turns()
+    assert ended.done()
 
 
 @given(

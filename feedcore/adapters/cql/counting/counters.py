@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from feedcore.adapters.common.engagement_table import PAIR
-from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.ids import bigints
 from feedcore.adapters.cql.driver.session import Session, Statement
 from feedcore.adapters.cql.driver.write_stamps import Stamps
@@ -105,7 +104,7 @@ class Counters:
         """
         keys = [(content_id,) for content_id in content_ids]
         posts, rows = await gather_all(
-            read_each(self._session, _POST, keys), read_each(self._session, _COUNTS, keys)
+            self._session.read_many(_POST, keys), self._session.read_many(_COUNTS, keys)
         )
         found = [
             (content_id, _counts(row))

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Sequence
 
 from feedcore.adapters.common.write_behind import WriteBehind
-from feedcore.adapters.cql.driver.batching import READ_BATCH
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.clock import Clock
 from feedcore.limits import HOUR_MS, IMPRESSION_BUFFER_MAX
@@ -40,7 +39,7 @@ class Impressions:
         self._run_since_ms = clock.now_ms()
         self.dropped = 0
 
-    def add(self, content_ids: Sequence[int], times: int = 1) -> None:
+    def add(self, content_ids: Sequence[int], times: int) -> None:
         """Bounded: what does not fit until the next write is dropped, and counted as dropped."""
         if self._buffered + len(content_ids) > IMPRESSION_BUFFER_MAX:
             self.dropped += len(content_ids) * times
@@ -64,8 +63,7 @@ class Impressions:
             self._run_since_ms = self._clock.now_ms()
         writes = [Write(_SHOWN, (content_id, run, totals[content_id])) for content_id in waiting]
         try:
-            for start in range(0, len(writes), READ_BATCH):
-                await self._session.write_many(writes[start : start + READ_BATCH])
+            await self._session.write_many(writes)
         except BaseException:
             if over:
                 self.dropped += len(waiting)

@@ -19,7 +19,7 @@ from feedcore.adapters.cql.counting.trending import Trending
 from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session
 from feedcore.adapters.cql.driver.write_stamps import Stamps
-from feedcore.adapters.cql.stores.dirty import DirtyMarks, DirtyReader, Kind, take_both
+from feedcore.adapters.cql.stores.dirty import DirtyMarks, DirtyReader, Kind
 from feedcore.clock import Clock
 from feedcore.ports import ImportedCounts, Interaction, InteractionKind
 from feedcore.resilience.gather import gather_all, gather_bounded
@@ -36,7 +36,7 @@ class CqlSignalStore:
         outbox: JobOutbox,
         announcer: Announcer,
         clock: Clock,
-        table: EngagementTable | None = None,
+        table: EngagementTable,
     ) -> None:
         self._announcer = announcer
         self._clock = clock
@@ -49,7 +49,7 @@ class CqlSignalStore:
         self._interactions = Interactions(session, self._marks, stamps)
         self._counters = Counters(session, stamps)
         self._affinity = Affinity(session, stamps)
-        self.table = table or EngagementTable()
+        self.table = table
         self._trending = Trending(session, self.table)
         self._impressions = Impressions(session, clock)
 
@@ -84,14 +84,9 @@ class CqlSignalStore:
             await self._announcer.announce(viewers=sorted(viewers))
         return new
 
-    def impressions(self, content_ids: Sequence[int]) -> None:
+    def impressions(self, content_ids: Sequence[int], times: int = 1) -> None:
         """Added up in memory."""
-        self._impressions.add(content_ids)
-
-    def impressions_of(self, pages: Sequence[tuple[bytes, int]]) -> None:
-        """Added up as the others; a page counts as one in what may be buffered."""
-        for shown, times in pages:
-            self._impressions.add(memoryview(shown).cast("Q"), times)
+        self._impressions.add(content_ids, times)
 
     async def write_impressions(self) -> int:
         """Writes what is buffered; how many items."""
@@ -101,11 +96,9 @@ class CqlSignalStore:
         """Contents that were counted, or users where no content was marked; RECOUNTS_MAX at most.
         Several workers may do it at once.
         """
-        contents, users = await take_both(
-            self._contents,
-            self._users,
-            min(limit, RECOUNTS_MAX),
-            self._counters.held(now_ms),
+        most = min(limit, RECOUNTS_MAX)
+        contents, users = await gather_all(
+            self._contents.take(most, self._counters.held(now_ms)), self._users.take(most)
         )
         if not contents and not users:
             return 0
@@ -123,10 +116,6 @@ class CqlSignalStore:
     def engagement(self, entries: bytes) -> bytes:
         """From this process's table."""
         return self.table.lookup(entries)
-
-    def apply(self, pairs: bytes) -> None:
-        """What was counted elsewhere (`SystemOfRecord.engagement_since`, Engagement events)."""
-        self.table.apply(pairs)
 
     async def refresh_trending(self, now_ms: int) -> None:
         """Weight halves every TRENDING_HALF_LIFE_MS; without any, new public posts."""

@@ -19,12 +19,10 @@ import acsylla
 from acsylla import errors as driver_errors
 
 from feedcore.adapters.cql.driver.batching import BatchingSession, pack_values, strongest
-from feedcore.adapters.cql.driver.in_flight import Flight
 from feedcore.adapters.cql.driver.options import (
     FETCH_SIZE,
     HEARTBEAT_S,
     OPEN_TIMEOUT_S,
-    PREPARED_MAX,
     RECONNECT_MS,
     SCHEMA_AGREEMENT_S,
     SILENT_S,
@@ -35,6 +33,7 @@ from feedcore.adapters.cql.driver.options import (
 )
 from feedcore.adapters.cql.driver.session import Consistency, Statement, Write
 from feedcore.errors import ConfigError, StoreError, Unavailable
+from feedcore.resilience.bulkhead import Bulkhead
 
 _TOLD_OF_CASSANDRA = ("WITHOUT SHARD-AWARENESS", "`USE <keyspace>` with prepared")
 # the queue between loop and driver: all that may be under way, and speculative tries of it
@@ -106,7 +105,7 @@ class _Request:
         loop: asyncio.AbstractEventLoop,
         request: Coroutine[Any, Any, Any],
         answer: _Answer,
-        flight: Flight,
+        flight: Bulkhead,
     ) -> None:
         self._loop = loop
         self._request = request
@@ -133,7 +132,7 @@ class _Request:
 
     def _ends(self) -> bool:
         """True if somebody waits for the answer."""
-        self._flight.land()
+        self._flight.leave()
         self._answer.under_way -= 1
         return not self._answer.future.done()
 
@@ -142,14 +141,9 @@ class AcsyllaSession(BatchingSession):
     """Made by `open_acsylla`."""
 
     def __init__(self, settings: CqlSettings, cluster: Any, driver: Any) -> None:
-        super().__init__()
-        self._loop = asyncio.get_running_loop()
+        super().__init__(settings)
         self._cluster = cluster
         self._driver = driver
-        self._flight = Flight("the CQL session", settings.in_flight_max, settings.waiting_max)
-        self._prepared: dict[Statement, _Prepared] = {}
-        self._preparing: dict[str, asyncio.Task[Any]] = {}
-        self._closed = False
 
     async def read(self, statement: Statement, parameters: Sequence[Any] = ()) -> list[tuple]:
         rows: list[tuple] = []
@@ -199,13 +193,7 @@ class AcsyllaSession(BatchingSession):
         query = self._driver.query(cql, timeout=SCHEMA_AGREEMENT_S)
         await self._send(self._driver.execute(query), cql[:80])
 
-    async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        await self._flight.landed()
-        for task in list(self._preparing.values()):
-            await asyncio.wait([task])
+    async def _end(self) -> None:
         await self._driver.close()
         self._cluster.destroy()
 
@@ -235,8 +223,8 @@ class AcsyllaSession(BatchingSession):
         try:
             if self._closed:
                 raise Unavailable("the CQL session is closed")
-            if not self._flight.try_admit():
-                await self._flight.admit()
+            if not self._flight.try_enter():
+                await self._flight.enter()
         except BaseException:
             request.close()
             raise
@@ -260,31 +248,16 @@ class AcsyllaSession(BatchingSession):
         three of them it is most likely another one. Not the driver's own speculation: where no
         other node is up, it forgets the timeout of the first try.
         """
-        if answer.future.done() or not self._flight.try_admit():
+        if answer.future.done() or not self._flight.try_enter():
             return
         request = self._driver.execute(_bound(prepared, parameters, prepared.profile, state))
         _Request(self._loop, request, answer, self._flight).advance()
 
-    async def _prepare(self, statement: Statement) -> _Prepared:
-        task = self._preparing.get(statement.cql)
-        if task is None:
-            if len(self._prepared) >= PREPARED_MAX:
-                raise StoreError(
-                    f"prepared statements: more than {PREPARED_MAX}; values belong in parameters:"
-                    f" {statement.cql[:80]}"
-                )
-            preparing = self._send(self._driver.create_prepared(statement.cql), statement.cql)
-            task = self._loop.create_task(preparing)
-            self._preparing[statement.cql] = task
-            task.add_done_callback(partial(self._forget_preparing, statement.cql))
-        prepared = _Prepared(statement, await asyncio.shield(task))
-        self._prepared[statement] = prepared
-        return prepared
+    async def _prepare_now(self, cql: str) -> Any:
+        return await self._send(self._driver.create_prepared(cql), cql)
 
-    def _forget_preparing(self, cql: str, task: asyncio.Task[Any]) -> None:
-        del self._preparing[cql]
-        if not task.cancelled():
-            task.exception()  # who waited has it; who was cancelled does not need it
+    def _take_prepared(self, statement: Statement, made: Any) -> _Prepared:
+        return _Prepared(statement, made)
 
 
 def _bound(

@@ -1,20 +1,29 @@
-"""BatchingSession: the calls of a Session that are many requests, made of those that are one."""
+"""BatchingSession: what the sessions of both drivers do alike. Calls that are many requests are
+made of those that are one; a statement is prepared once, also when many ask for it at the same
+time; a session ends when nothing of it is under way.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from feedcore.adapters.cql.driver.in_flight import Flight
-from feedcore.adapters.cql.driver.options import MANY_AT_ONCE, PACKED_IN_FLIGHT_MAX
-from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
-from feedcore.errors import StoreError
+from feedcore.adapters.cql.driver.options import (
+    MANY_AT_ONCE,
+    PACKED_IN_FLIGHT_MAX,
+    PREPARED_MAX,
+    CqlSettings,
+)
+from feedcore.adapters.cql.driver.session import Consistency, Statement, Write
+from feedcore.errors import StoreError, Unavailable
+from feedcore.resilience.bulkhead import Bulkhead
 from feedcore.resilience.gather import gather_bounded
 
 ID_BYTES = 8
-READ_BATCH = 256  # keys of one `read_many`: a window's worth goes in two, and others get between
 
 
 def strongest(writes: Sequence[Write]) -> Consistency:
@@ -24,11 +33,20 @@ def strongest(writes: Sequence[Write]) -> Consistency:
 
 
 class BatchingSession(ABC):
-    """`read` and `write` are the driver's."""
+    """`read`, `write`, `_prepare_now` and `_end` are the driver's."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: CqlSettings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._flight = Bulkhead(
+            "the CQL session", active_max=settings.in_flight_max, waiting_max=settings.waiting_max
+        )
         # who waits is bounded by who calls: each has PACKED_IN_FLIGHT_MAX tasks at most
-        self._packed = Flight("packed writes", PACKED_IN_FLIGHT_MAX, sys.maxsize)
+        self._packed = Bulkhead(
+            "packed writes", active_max=PACKED_IN_FLIGHT_MAX, waiting_max=sys.maxsize
+        )
+        self._prepared: dict[Statement, Any] = {}
+        self._preparing: dict[str, asyncio.Task[Any]] = {}
+        self._closed = False
 
     @abstractmethod
     async def read(self, statement: Statement, parameters: Sequence[Any] = ()) -> list[tuple]: ...
@@ -36,22 +54,21 @@ class BatchingSession(ABC):
     @abstractmethod
     async def write(self, statement: Statement, parameters: Sequence[Any] = ()) -> None: ...
 
+    @abstractmethod
+    async def _prepare_now(self, cql: str) -> Any:
+        """What the driver makes of a statement's text."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """Ends the connections: nothing is under way."""
+
     async def read_many(
         self, statement: Statement, parameters: Sequence[Sequence[Any]]
     ) -> list[list[tuple]]:
-        answers: list[list[tuple]] = [[]] * len(parameters)
-
-        async def run(place: int) -> None:
-            answers[place] = await self.read(statement, parameters[place])
-
-        await gather_bounded(range(len(parameters)), run, MANY_AT_ONCE)
-        return answers
+        return await gather_bounded(parameters, partial(self.read, statement), MANY_AT_ONCE)
 
     async def write_many(self, writes: Sequence[Write]) -> None:
-        async def run(place: int) -> None:
-            await self.write(*writes[place])
-
-        await gather_bounded(range(len(writes)), run, MANY_AT_ONCE)
+        await gather_bounded(writes, lambda one: self.write(*one), MANY_AT_ONCE)
 
     async def write_packed(
         self, statement: Statement, ids: bytes, parameters: Sequence[Any]
@@ -63,23 +80,45 @@ class BatchingSession(ABC):
         async def run(place: int) -> None:
             at = place * ID_BYTES
             one = int.from_bytes(ids[at : at + ID_BYTES], "little")
-            await self._packed.admit()
-            try:
+            async with self._packed:
                 await self.write(statement, (one, *rest))
-            finally:
-                self._packed.land()
 
         await gather_bounded(range(len(ids) // ID_BYTES), run, PACKED_IN_FLIGHT_MAX)
 
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self._flight.emptied()
+        for task in list(self._preparing.values()):
+            await asyncio.wait([task])
+        await self._end()
 
-async def read_each(
-    session: Session, statement: Statement, parameters: Sequence[Sequence[Any]]
-) -> list[list[tuple]]:
-    """`Session.read_many` of any number of keys."""
-    found: list[list[tuple]] = []
-    for start in range(0, len(parameters), READ_BATCH):
-        found += await session.read_many(statement, parameters[start : start + READ_BATCH])
-    return found
+    def _take_prepared(self, statement: Statement, made: Any) -> Any:
+        """What is kept for the statement, of what was made of its text."""
+        return made
+
+    async def _prepare(self, statement: Statement) -> Any:
+        if self._closed:
+            raise Unavailable("the CQL session is closed")
+        task = self._preparing.get(statement.cql)
+        if task is None:
+            if len(self._prepared) >= PREPARED_MAX:
+                raise StoreError(
+                    f"prepared statements: more than {PREPARED_MAX}; values belong in parameters:"
+                    f" {statement.cql[:80]}"
+                )
+            task = self._loop.create_task(self._prepare_now(statement.cql))
+            self._preparing[statement.cql] = task
+            task.add_done_callback(partial(self._forget_preparing, statement.cql))
+        prepared = self._take_prepared(statement, await asyncio.shield(task))
+        self._prepared[statement] = prepared
+        return prepared
+
+    def _forget_preparing(self, cql: str, task: asyncio.Task[Any]) -> None:
+        del self._preparing[cql]
+        if not task.cancelled():
+            task.exception()  # who waited has it; who was cancelled does not need it
 
 
 def pack_values(values: Sequence[Any], statement: Statement) -> bytes:

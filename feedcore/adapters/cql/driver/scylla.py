@@ -60,12 +60,10 @@ from cassandra.query import (
 )
 
 from feedcore.adapters.cql.driver.batching import BatchingSession, pack_values, strongest
-from feedcore.adapters.cql.driver.in_flight import Flight
 from feedcore.adapters.cql.driver.options import (
     FETCH_SIZE,
     HEARTBEAT_S,
     OPEN_TIMEOUT_S,
-    PREPARED_MAX,
     RECONNECT_MS,
     SCHEMA_AGREEMENT_S,
     SILENT_S,
@@ -122,14 +120,10 @@ class ScyllaSession(BatchingSession):
     def __init__(
         self, settings: CqlSettings, cluster: Cluster, driver: DriverSession, threads: Any
     ) -> None:
-        super().__init__()
-        self._loop = asyncio.get_running_loop()
+        super().__init__(settings)
         self._cluster = cluster
         self._driver = driver
         self._threads: ThreadPoolExecutor = threads
-        self._flight = Flight("the CQL session", settings.in_flight_max, settings.waiting_max)
-        self._prepared: dict[Statement, PreparedStatement] = {}
-        self._preparing: dict[str, asyncio.Task[PreparedStatement]] = {}
         self._profiles = {
             (level, speculative): profile_name(level, speculative)
             for level in Consistency
@@ -137,7 +131,6 @@ class ScyllaSession(BatchingSession):
         }
         self._landed: deque[tuple[_Call, Any, BaseException | None]] = deque()
         self._woken = False
-        self._closed = False
 
     async def read(self, statement: Statement, parameters: Sequence[Any] = ()) -> list[tuple]:
         pages = await self._call(statement, parameters)
@@ -175,13 +168,7 @@ class ScyllaSession(BatchingSession):
         query = SimpleStatement(cql, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
         await self._send(query, "define", cql[:80])
 
-    async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        await self._flight.landed()
-        for task in list(self._preparing.values()):
-            await asyncio.wait([task])
+    async def _end(self) -> None:
         await self._loop.run_in_executor(self._threads, self._cluster.shutdown)
         self._threads.shutdown(wait=False)
 
@@ -200,12 +187,12 @@ class ScyllaSession(BatchingSession):
     async def _send(self, query: Any, profile: str, what: str) -> list[Any]:
         if self._closed:
             raise Unavailable("the CQL session is closed")
-        if not self._flight.try_admit():
-            await self._flight.admit()
+        if not self._flight.try_enter():
+            await self._flight.enter()
         try:
             response = self._driver.execute_async(query, execution_profile=profile)
         except Exception as error:
-            self._flight.land()
+            self._flight.leave()
             raise_mapped(error, what)
         call = _Call(self._loop.create_future(), response)
         response.add_callbacks(self._on_rows, self._on_error, (call,), {}, (call,), {})
@@ -239,7 +226,7 @@ class ScyllaSession(BatchingSession):
                 error = self._take_page(call, rows)
                 if error is None and call.response is not None:
                     continue  # its next page is under way
-            self._flight.land()
+            self._flight.leave()
             call.response = None  # it refers to the call
             if call.answer.done():
                 continue  # its caller has gone
@@ -261,23 +248,6 @@ class ScyllaSession(BatchingSession):
             return error
         return None
 
-    async def _prepare(self, statement: Statement) -> PreparedStatement:
-        if self._closed:
-            raise Unavailable("the CQL session is closed")
-        task = self._preparing.get(statement.cql)
-        if task is None:
-            if len(self._prepared) >= PREPARED_MAX:
-                raise StoreError(
-                    f"prepared statements: more than {PREPARED_MAX}; values belong in parameters:"
-                    f" {statement.cql[:80]}"
-                )
-            task = self._loop.create_task(self._prepare_now(statement.cql))
-            self._preparing[statement.cql] = task
-            task.add_done_callback(partial(self._forget_preparing, statement.cql))
-        prepared = await asyncio.shield(task)
-        self._prepared[statement] = prepared
-        return prepared
-
     async def _prepare_now(self, cql: str) -> PreparedStatement:
         try:
             prepared = await self._loop.run_in_executor(self._threads, self._driver.prepare, cql)
@@ -286,11 +256,6 @@ class ScyllaSession(BatchingSession):
         prepared.is_idempotent = True
         prepared.fetch_size = FETCH_SIZE
         return prepared
-
-    def _forget_preparing(self, cql: str, task: asyncio.Task[PreparedStatement]) -> None:
-        del self._preparing[cql]
-        if not task.cancelled():
-            task.exception()  # who waited has it; who was cancelled does not need it
 
 
 def raise_mapped(error: BaseException, what: str) -> NoReturn:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement
 from feedcore.ports import Content
 from feedcore.resilience.gather import gather_all
@@ -36,7 +35,7 @@ class CqlContentSource:
         """Two point reads an item, all concurrently."""
         keys = [(content_id,) for content_id in content_ids]
         found, counts = await gather_all(
-            read_each(self._session, _CONTENT, keys), read_each(self._session, _COUNTS, keys)
+            self._session.read_many(_CONTENT, keys), self._session.read_many(_COUNTS, keys)
         )
         deleted = self._replica.state.tombstones
         missing = [
@@ -45,7 +44,7 @@ class CqlContentSource:
             if not (rows and rows[0][0] is not None) and content_ids[at] not in deleted
         ]
         if missing:
-            again = await read_each(self._session, _CONTENT_FOR_SURE, [keys[at] for at in missing])
+            again = await self._session.read_many(_CONTENT_FOR_SURE, [keys[at] for at in missing])
             for at, rows in zip(missing, again, strict=True):
                 found[at] = rows
             deleted = self._replica.state.tombstones

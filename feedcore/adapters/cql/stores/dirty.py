@@ -17,10 +17,8 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from feedcore.adapters.cql.driver.batching import READ_BATCH, read_each
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
-from feedcore.resilience.gather import gather_all
 
 BUCKETS = 4  # partitions a kind and minute: 1,000 marks a second are 15,000 rows in each
 MINUTE_US = 60_000_000
@@ -77,10 +75,8 @@ class DirtyMarks:
             since = self._stamps.minute() - LATE_MINUTES
             await self._session.insert_if_absent(_FIRST, (int(kind), since))
             self._begun.add(kind)
-        for start in range(0, len(wanted), READ_BATCH):
-            # the timestamps are taken here: what they vouch for is durable already
-            part = [self._write(kind, one) for kind, one in wanted[start : start + READ_BATCH]]
-            await self._session.write_many(part)
+        # the timestamps are taken here: what they vouch for is durable already
+        await self._session.write_many([self._write(kind, one) for kind, one in wanted])
 
     def _write(self, kind: Kind, marked: int) -> Write:
         at_us = self._stamps.new_stamp()
@@ -125,8 +121,7 @@ class DirtyReader:
             )
             for one in marks
         ]
-        for start in range(0, len(writes), READ_BATCH):
-            await self._session.write_many(writes[start : start + READ_BATCH])
+        await self._session.write_many(writes)
 
     async def _read(self, minutes: Sequence[int], limit: int) -> list[Mark]:
         partitions = [(minute, bucket) for minute in minutes for bucket in range(BUCKETS)]
@@ -135,7 +130,7 @@ class DirtyReader:
         turn = self._turn % len(partitions)
         partitions = partitions[turn:] + partitions[:turn]
         keys = [(self._kind, bucket, minute, limit) for minute, bucket in partitions]
-        rows = await read_each(self._session, _MARKED, keys)
+        rows = await self._session.read_many(_MARKED, keys)
         return [
             Mark(minute, row[0], row[1], row[2])
             for (minute, _), part in zip(partitions, rows, strict=True)
@@ -158,11 +153,3 @@ class DirtyReader:
         if empty_up_to > since:
             await self._session.insert_if_absent(_ADVANCE, (empty_up_to, self._kind, since))
         return minutes.stop == before
-
-
-async def take_both(
-    one: DirtyReader, other: DirtyReader, limit: int, skip: Collection[int]
-) -> tuple[dict[int, list[Mark]], dict[int, list[Mark]]]:
-    """Walks two kinds concurrently; `skip` is for the first."""
-    first, second = await gather_all(one.take(limit, skip), other.take(limit))
-    return first, second

@@ -35,6 +35,17 @@ def add_follower(author_id: int, follower_id: int, now_ms: int, at_us: int) -> W
     return Write(_ADD_FOLLOWER, (author_id, follower_id, now_ms, at_us))
 
 
+def rebuild_rows(job: FanoutJob) -> list[Write]:
+    """The feed is being rebuilt, and the user is not inactive: for one logged batch with the job.
+    Active again comes before it (`Activity.back_writes`).
+    """
+    at_us = timestamp_us(job.job_id)
+    return [
+        put(job.user_id, Kind.REBUILDING, 0, job.job_id, at_us),
+        drop(job.user_id, Kind.INACTIVE, 0, at_us),
+    ]
+
+
 def follow_writes(outbox: JobOutbox, job: FanoutJob, now_ms: int, *, backfill: bool) -> list[Write]:
     """The edge that the job is about, as of the job; with the job, if it is wanted."""
     user_id, author_id, at_us = job.user_id, job.author_id, timestamp_us(job.job_id)

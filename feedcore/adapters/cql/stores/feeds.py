@@ -20,8 +20,7 @@ from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.stores import viewer_partition as viewer
 from feedcore.adapters.cql.stores.activity import Activity, in_partitions
-from feedcore.adapters.cql.stores.edges import job_of
-from feedcore.adapters.cql.stores.rebuilding import queue_rebuild
+from feedcore.adapters.cql.stores.edges import job_of, rebuild_rows
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.clock import Clock
 from feedcore.domain import ids
@@ -97,13 +96,17 @@ class CqlFeedStore:
         return native.ids_intersect(followees, self._replica.state.pulled)
 
     async def request_rebuild(self, user_id: int, now_ms: int) -> None:
-        """A read only, while one waits."""
+        """A read only, while one waits. The user is active first: posts published from now on are
+        pushed. The job is a new one, whatever waits already: that may be at work, with what it has
+        read before.
+        """
         state = {row[0] for row in await self._session.read(viewer.STATE, (user_id,))}
         if Kind.REBUILDING in state and Kind.INACTIVE not in state:
             return
-        await queue_rebuild(
-            self._session, self._outbox, self._replica, self._activity, user_id, now_ms
-        )
+        job = job_of(JobKind.REBUILD, self._outbox.next_job_id(), user_id, 0, now_ms)
+        back = self._activity.back_writes(user_id, now_ms, timestamp_us(job.job_id))
+        await self._session.write_many(back)
+        await self._request(job, *rebuild_rows(job))
 
     async def request_backfill(self, user_id: int, author_id: int, now_ms: int) -> None:
         """The job, with the row that says that it is waited for."""
@@ -118,9 +121,9 @@ class CqlFeedStore:
         done = viewer.drop(user_id, Kind.BACKFILL, author_id, timestamp_us(job_id))
         await self._request(job_of(JobKind.REMOVE, job_id, user_id, author_id, now_ms), done)
 
-    async def _request(self, job: FanoutJob, row: Write) -> None:
+    async def _request(self, job: FanoutJob, *rows: Write) -> None:
         try:
-            await self._session.batch([row, self._outbox.write_of(job)], logged=True)
+            await self._session.batch([*rows, self._outbox.write_of(job)], logged=True)
         finally:
             # also where the outcome is not known: what is kept of the user may be outdated
             await self._replica.announce([job.user_id])

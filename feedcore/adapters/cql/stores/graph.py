@@ -33,7 +33,6 @@ from feedcore.adapters.cql.stores.edges import (
 )
 from feedcore.adapters.cql.stores.graph_import import GraphImport
 from feedcore.adapters.cql.stores.viewer_partition import Kind
-from feedcore.clock import Clock
 from feedcore.domain.follow_plan import (
     EdgeFacts,
     blocked_error,
@@ -71,13 +70,7 @@ _USERS = Statement(
 class CqlGraphSource:
     """See `ports.graph.GraphSource`."""
 
-    def __init__(
-        self,
-        session: Session,
-        outbox: JobOutbox,
-        replica: Replica,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, session: Session, outbox: JobOutbox, replica: Replica) -> None:
         self._session = session
         self._outbox = outbox
         self._replica = replica

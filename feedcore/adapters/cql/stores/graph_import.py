@@ -24,8 +24,7 @@ from feedcore.adapters.cql.stores.activity import (
 )
 from feedcore.adapters.cql.stores.dirty import DirtyMarks
 from feedcore.adapters.cql.stores.dirty import Kind as Dirty
-from feedcore.adapters.cql.stores.edges import add_follower, job_of
-from feedcore.adapters.cql.stores.rebuilding import rebuild_writes
+from feedcore.adapters.cql.stores.edges import add_follower, job_of, rebuild_rows
 from feedcore.adapters.cql.stores.viewer_partition import Kind
 from feedcore.domain.follow_plan import new_followees, wanted_followees
 from feedcore.ports import FanoutJob, JobKind
@@ -58,11 +57,10 @@ class GraphImport:
         """Of (follower, followee); how many were new. Edges against a block are left out."""
         wanted = wanted_followees(edges)
         followers = list(wanted)
-        new: dict[int, set[int]] = {}
-        for first in range(0, len(followers), FOLLOWERS_AT_ONCE):
-            part = followers[first : first + FOLLOWERS_AT_ONCE]
-            found = await gather_all(*(self._new(one, wanted[one]) for one in part))
-            new.update((one, ids) for one, ids in zip(part, found, strict=True) if ids)
+        found = await gather_bounded(
+            followers, lambda one: self._new(one, wanted[one]), FOLLOWERS_AT_ONCE
+        )
+        new = {one: ids for one, ids in zip(followers, found, strict=True) if ids}
         if not new:
             return 0
         has_posts = bool(await self._session.read(_ANY_POST))
@@ -118,7 +116,8 @@ class GraphImport:
         if job is None:
             await self._session.batch(last, logged=False)
         else:
-            await self._session.batch(last + rebuild_writes(self._outbox, job), logged=True)
+            rows = [*last, *rebuild_rows(job), self._outbox.write_of(job)]
+            await self._session.batch(rows, logged=True)
 
     async def _new(self, follower_id: int, wanted: set[int]) -> set[int]:
         user = (follower_id,)

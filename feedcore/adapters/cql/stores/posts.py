@@ -18,7 +18,6 @@ from typing import NamedTuple
 from feedcore import native
 from feedcore.adapters.contracts.announcements import Deleted
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Consistency, Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
@@ -199,8 +198,8 @@ class CqlPostStore:
         """Whether anything is known of the author: posts within retention, or followers."""
         followed, published = await gather_all(
             self._session.read(_FOLLOWED, (author_id,)),
-            read_each(
-                self._session, _PUBLISHED_ON, [(author_id, day) for day in retained_days(now_ms)]
+            self._session.read_many(
+                _PUBLISHED_ON, [(author_id, day) for day in retained_days(now_ms)]
             ),
         )
         return bool(followed) or any(published)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from feedcore.adapters.contracts.announcements import Posted
 from feedcore.adapters.contracts.replica import Replica
-from feedcore.adapters.cql.driver.batching import read_each
 from feedcore.adapters.cql.driver.job_outbox import JobOutbox
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.clock import Clock
@@ -126,7 +125,7 @@ class Publisher:
         """Answers, by index, to the posts whose keys are used already."""
         keyed = [at for at, post in enumerate(posts) if post.idempotency_key]
         keys = [(posts[at].author_id, posts[at].idempotency_key) for at in keyed]
-        rows = await read_each(self._session, _KEY, keys)
+        rows = await self._session.read_many(_KEY, keys)
         answers: dict[int, Published | None] = {}
         for at, row in zip(keyed, rows, strict=True):
             if row:
@@ -191,7 +190,7 @@ class Publisher:
             return wanted
         for at in range(wanted + 1, last + 1, FREE_IDS_LOOKED_AT):
             part = range(at, min(at + FREE_IDS_LOOKED_AT, last + 1))
-            rows = await read_each(self._session, _KNOWN, [(one,) for one in part])
+            rows = await self._session.read_many(_KNOWN, [(one,) for one in part])
             for content_id, row in zip(part, rows, strict=True):
                 if not row and await self._is_claimed(post, content_id):
                     return content_id

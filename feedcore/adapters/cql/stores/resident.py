@@ -24,24 +24,6 @@ VIEWERS_AT_ONCE = 128  # users of one batch whose queries are under way
 _NO_RUNS = 0  # stored runs are the embedded store's
 
 
-class BulkPosts:
-    """The part of ResidentSource that is about posts, over the stores of posts."""
-
-    def __init__(self, posts: PostStore, contents: ContentSource) -> None:
-        self._posts = posts
-        self._contents = contents
-
-    async def timelines(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
-        """Entries within retention, newest first."""
-        oldest = ids.first_id_at(now_ms - RETENTION_MS)
-        found = await self._posts.timelines(author_ids, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
-        return found.entries
-
-    async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
-        """None where there is no such post (any more)."""
-        return await self._contents.contents(content_ids)
-
-
 class ResidentReplica(Protocol):
     """The node's replica, as ResidentSource has it."""
 
@@ -77,13 +59,15 @@ class CqlResidentSource:
     def __init__(
         self,
         session: Session,
-        posts: BulkPosts,
+        posts: PostStore,
+        contents: ContentSource,
         replica: ResidentReplica,
         kept: KeptRows | None = None,
     ) -> None:
         self._kept = kept
         self._session = session
         self._posts = posts
+        self._contents = contents
         self._replica = replica
 
     @property
@@ -150,9 +134,11 @@ class CqlResidentSource:
         return await gather_bounded(user_ids, one, VIEWERS_AT_ONCE)
 
     async def timelines(self, author_ids: Sequence[int], now_ms: int) -> list[bytes]:
-        """Of the posts part."""
-        return await self._posts.timelines(author_ids, now_ms)
+        """Of the posts' store."""
+        oldest = ids.first_id_at(now_ms - RETENTION_MS)
+        found = await self._posts.timelines(author_ids, ids.ID_MAX, oldest, BACKFILL_ENTRIES_MAX)
+        return found.entries
 
     async def contents(self, content_ids: Sequence[int]) -> list[Content | None]:
-        """Of the posts part."""
-        return await self._posts.contents(content_ids)
+        """Of their store."""
+        return await self._contents.contents(content_ids)

@@ -11,8 +11,7 @@ import copy
 import json
 
 from feedcore.adapters.contracts.announcements import ModesChanged, SettingsChanged
-from feedcore.adapters.contracts.replica import Document, Replica
-from feedcore.adapters.cql.driver.job_outbox import JobOutbox
+from feedcore.adapters.contracts.replica import Replica
 from feedcore.adapters.cql.driver.session import Session, Statement, Write
 from feedcore.adapters.cql.driver.write_stamps import Stamps
 from feedcore.adapters.cql.stores.author_review import AuthorReview
@@ -32,9 +31,6 @@ _PUT = Statement(
 )
 _PRUNE = Statement("DELETE FROM settings WHERE name = ? AND version <= ?")
 _ADD_NAME = Statement("INSERT INTO setting_names (bucket, name) VALUES (0, ?)")
-_NAMES = Statement("SELECT name FROM setting_names WHERE bucket = 0")
-_SINCE = Statement("SELECT version, document FROM settings WHERE name = ? AND version > ?")
-_MODES = Statement("SELECT author_id, mode, followers, until_ms FROM author_modes WHERE bucket = 0")
 _MODE = Statement(
     "SELECT mode, followers, until_ms FROM author_modes WHERE bucket = 0 AND author_id = ?"
 )
@@ -48,46 +44,10 @@ _DROP_MODE = Statement(
 _SIZE = Statement("SELECT followers FROM author_sizes WHERE author_id = ?")
 
 
-class CqlSettingsRecord:
-    """The part of `contracts.replica.SystemOfRecord` that settings and modes are."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._kept: dict[str, list[Document]] = {}
-
-    async def author_modes(self) -> list[AuthorMode]:
-        """One partition."""
-        rows = await self._session.read(_MODES)
-        return [AuthorMode(one, mode, n, until) for one, mode, n, until in rows]
-
-    async def documents(self) -> dict[str, list[Document]]:
-        """One query of the names, one a name, of versions that were not read before: a version
-        never changes.
-        """
-        names = [row[0] for row in await self._session.read(_NAMES)]
-        kept = {name: self._kept.get(name, []) for name in names}
-        known = [(name, kept[name][0].version if kept[name] else 0) for name in names]
-        for name, rows in zip(names, await self._session.read_many(_SINCE, known), strict=True):
-            new = [Document(version, json.loads(text)) for version, text in rows]
-            # another call may have read more meanwhile: no reader is shown less than before
-            found = self._kept.get(name, [])
-            newest = found[0].version if found else 0
-            newer = [one for one in new if one.version > newest]
-            kept[name] = (newer + found)[:RANKING_VERSIONS_KEPT]
-        self._kept |= kept
-        return {name: list(found) for name, found in self._kept.items() if found}
-
-
 class CqlSettingsStore:
     """See `ports.settings.SettingsStore`."""
 
-    def __init__(
-        self,
-        session: Session,
-        outbox: JobOutbox,
-        replica: Replica,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, session: Session, replica: Replica, clock: Clock) -> None:
         self._session = session
         self._replica = replica
         self._stamps = Stamps()
