@@ -10,7 +10,8 @@ into what goes on the wire.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
@@ -20,7 +21,12 @@ from feedcore_server.parsing import Parser
 from feedcore_server.registry import Kind, Method, Registry, encode
 
 Proceed = Callable[[CallContext, Any], Awaitable[bytes]]
-Interceptor = Callable[[CallContext, Any, Proceed], Awaitable[bytes]]
+
+
+class Interceptor(Protocol):
+    """What happens around a call: `proceed(call, request)` is the rest of the chain."""
+
+    async def __call__(self, call: CallContext, request: Any, proceed: Proceed) -> bytes: ...
 
 
 class Dispatcher:
@@ -28,9 +34,7 @@ class Dispatcher:
 
     def __init__(self, registry: Registry, interceptors: Sequence[Interceptor]) -> None:
         self.registry = registry
-        self._chains = {
-            method.path: _compose(interceptors, _innermost(method)) for method in registry.methods()
-        }
+        self._chains = {method.path: _chain(method, interceptors) for method in registry.methods()}
 
     def chain(self, method: Method) -> Proceed:
         """What handles a call of the method: `await chain(call, request)` is the encoded reply, or
@@ -39,32 +43,21 @@ class Dispatcher:
         return self._chains[method.path]
 
 
-def _compose(interceptors: Sequence[Interceptor], innermost: Proceed) -> Proceed:
-    chain = innermost
+def _chain(method: Method, interceptors: Sequence[Interceptor]) -> Proceed:
+    chain = _innermost(method)
     for interceptor in reversed(interceptors):
-        chain = _around(interceptor, chain)
+        chain = partial(interceptor, proceed=chain)
     return chain
-
-
-def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
-    async def proceed(call: CallContext, request: Any) -> bytes:
-        return await interceptor(call, request, inner)
-
-    return proceed
 
 
 def _innermost(method: Method) -> Proceed:
     handler, parser = method.handler, method.parser
+    parsed = parser.parse if method.kind is Kind.UNARY else partial(_parsed, parser)
 
-    async def unary(call: CallContext, raw: bytes) -> bytes:
+    async def one_reply(call: CallContext, raw: Any) -> bytes:
         if call.deadline_s is not None:
             deadline.begin(call.deadline_s)
-        return encode(await handler(parser.parse(raw), call))
-
-    async def client_stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
-        if call.deadline_s is not None:
-            deadline.begin(call.deadline_s)
-        return encode(await handler(_parsed(parser, raw_requests), call))
+        return encode(await handler(parsed(raw), call))
 
     async def stream(call: CallContext, raw_requests: AsyncIterator[bytes]) -> bytes:
         if call.deadline_s is not None:
@@ -73,9 +66,7 @@ def _innermost(method: Method) -> Proceed:
             await call.send(encode(reply))
         return b""
 
-    if method.kind is Kind.UNARY:
-        return unary
-    return client_stream if method.kind is Kind.CLIENT_STREAM else stream
+    return one_reply if method.kind.one_reply else stream
 
 
 async def _parsed(parser: Parser, raw_requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:

@@ -6,13 +6,10 @@ Not for opening anything: `feedcore.compose` opens the engine, and `processes` t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
+from typing import TYPE_CHECKING
 
 from feedcore.clock import Clock
 from feedcore.compose import Engine
@@ -20,8 +17,6 @@ from feedcore.config import ServerSettings
 from feedcore.domain.receipt import Origin
 from feedcore.observe import logs
 from feedcore.ports.events import EventSink
-from feedcore_pb.collaborators.v1 import content_pb2, graph_pb2, ranking_pb2
-from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2
 from feedcore_server.dispatch import Dispatcher, Interceptor
 from feedcore_server.handlers.admin import AdminHandlers, AdminServices
 from feedcore_server.handlers.content import ContentHandlers
@@ -38,18 +33,13 @@ from feedcore_server.interceptors.metrics import measured
 from feedcore_server.interceptors.ratelimit import limited
 from feedcore_server.interceptors.tracing import traced
 from feedcore_server.limits import LAME_DUCK_S
-from feedcore_server.registry import FastHandler, Registry
+from feedcore_server.registry import FastHandler, Handlers, Registry
+from feedcore_server.transports import Transport
 
 if TYPE_CHECKING:
     from feedcore._native.feed.draft import Draft
 
 SHAPE_BYTES = 4  # of a draft's shape: page size and view; the cursor follows
-
-
-class Stops(Protocol):
-    """What a drain needs of a transport."""
-
-    async def stop(self, grace_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,7 @@ class Api:
     dispatcher: Dispatcher
     health: HealthHandlers
 
-    async def drain(self, transport: Stops, grace_s: float) -> None:
+    async def drain(self, transport: Transport, grace_s: float) -> None:
         """NOT_SERVING first, so that balancers look elsewhere; then no new calls; then grace."""
         self.health.end()
         await asyncio.sleep(min(LAME_DUCK_S, grace_s))
@@ -87,8 +77,8 @@ def interceptors(secret: bytes, clock: Clock) -> list[Interceptor]:
 def wire_collaborators(engine: Engine, clock: Clock) -> Api:
     """The methods of the collaborators' server: the three contracts, and nothing of our own."""
     registry, health = Registry(), HealthHandlers()
-    for service, handlers in _collaborators(engine):
-        registry.add_service(service, handlers.table())
+    for handlers in _collaborators(engine):
+        registry.add_service(handlers.SERVICE, handlers.table())
     add_standard(registry, health)
     return Api(Dispatcher(registry, interceptors(engine.store.secret, clock)), health)
 
@@ -108,28 +98,21 @@ def build_registry(
     feed = FeedHandlers(engine.feed, engine.preferences, engine.resident, events, clock)
     if events is not None and engine.resident is not None and engine.resident.batched is not None:
         engine.resident.batched.on_page = page_teller(engine, events, clock)
-    service = feed_pb2.DESCRIPTOR.services_by_name["FeedService"]
     batched = feed.batched() if batches else None
-    registry.add_service(service, feed.table(), fast=fast_feed(engine), batched=batched)
-    service = publish_pb2.DESCRIPTOR.services_by_name["PublishService"]
-    registry.add_service(service, PublishHandlers(engine.publish, events).table())
-    service = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
-    registry.add_service(service, AdminHandlers(admin).table())
-    for service, handlers in _collaborators(engine):
-        registry.add_service(service, handlers.table())
+    registry.add_service(feed.SERVICE, feed.table(), fast=fast_feed(engine), batched=batched)
+    own = PublishHandlers(engine.publish, events), AdminHandlers(admin)
+    for handlers in (*own, *_collaborators(engine)):
+        registry.add_service(handlers.SERVICE, handlers.table())
     add_standard(registry, health)
     return registry
 
 
-def _collaborators(engine: Engine) -> list[tuple[ServiceDescriptor, Any]]:
+def _collaborators(engine: Engine) -> list[Handlers]:
     """The collaborators' contracts, as the engine itself answers them."""
-    graph = graph_pb2.DESCRIPTOR.services_by_name["GraphService"]
-    content = content_pb2.DESCRIPTOR.services_by_name["ContentService"]
-    ranking = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"]
     return [
-        (graph, GraphHandlers(engine.graph)),
-        (content, ContentHandlers(engine.publish)),
-        (ranking, RankingHandlers(engine.feed.viewers)),
+        GraphHandlers(engine.graph),
+        ContentHandlers(engine.publish),
+        RankingHandlers(engine.feed.viewers),
     ]
 
 
@@ -137,17 +120,15 @@ def add_standard(registry: Registry, health: HealthHandlers) -> None:
     """Health and reflection of all services that are in the table."""
     reflection = ReflectionHandlers()
     health.add(registry.services())
-    health_service = health_pb2.DESCRIPTOR.services_by_name["Health"]
     registry.add_service(
-        health_service,
+        health.SERVICE,
         health.table(),
         fast=health.fast_table(),
         standing=health.standing_table(),
         prefix="Health",
     )
-    reflection_service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    registry.add_service(reflection_service, reflection.table())
-    registry.add_service(reflection_service, reflection.table(), name=V1_SERVICE)
+    registry.add_service(reflection.SERVICE, reflection.table())
+    registry.add_service(reflection.SERVICE, reflection.table(), name=V1_SERVICE)
     reflection.set_services(registry.services())
 
 
@@ -178,17 +159,15 @@ def fast_feed(engine: Engine) -> dict[str, FastHandler]:
     They answer at once, so only for a store that need not be asked first whether what is kept is
     current.
     """
+    fast: dict[str, FastHandler] = {}
     if engine.resident is None:
-        return {}
-    if not engine.resident.local:
-        engine.resident.on_tick = FeedCounters(engine.resident, {}).publish
-        return {}
-    try:
-        from feedcore._native.feed.fastfeed import FastCheckNew, FastGetFeed, Gate
-    except ImportError:  # built without libnghttp2: grpc.aio serves, and has no fast handlers
-        engine.resident.on_tick = FeedCounters(engine.resident, {}).publish
-        return {}
-    maker, gate = engine.resident.maker, Gate()
-    fast = {"GetFeed": FastGetFeed(maker, gate), "CheckNew": FastCheckNew(maker, gate)}
+        return fast
+    if engine.resident.local:
+        # built without libnghttp2: grpc.aio serves, and has no fast handlers
+        with contextlib.suppress(ImportError):
+            from feedcore._native.feed.fastfeed import FastCheckNew, FastGetFeed, Gate
+
+            maker, gate = engine.resident.maker, Gate()
+            fast = {"GetFeed": FastGetFeed(maker, gate), "CheckNew": FastCheckNew(maker, gate)}
     engine.resident.on_tick = FeedCounters(engine.resident, fast).publish
     return fast

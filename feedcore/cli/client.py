@@ -1,22 +1,20 @@
 """What commands share: connections to a server, options, and how a reply is shown.
 
 A `Server` is where to call and what TLS needs; commands get it from `server_option` and hand it to
-`call`, `connected` or `connected_aio`. On a unix socket there is no TLS, whatever the options say:
+`call` or `connected`. On a unix socket there is no TLS, whatever the options say:
 the permissions of its folder decide who may call. A command that shows one reply returns an
 `Answer` and is decorated with `json_option`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 import grpc
-import grpc.aio
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
@@ -143,28 +141,11 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-@contextlib.contextmanager
-def connected(server: Server) -> Iterator[grpc.Channel]:
-    """A channel that is closed again."""
-    credentials = server.credentials
-    with (
-        grpc.insecure_channel(server.address, CHANNEL_OPTIONS)
-        if credentials is None
-        else grpc.secure_channel(server.address, credentials, CHANNEL_OPTIONS)
-    ) as channel:
-        yield channel
-
-
-@contextlib.asynccontextmanager
-async def connected_aio(server: Server) -> AsyncIterator[grpc.aio.Channel]:
-    """The same for asyncio."""
-    credentials = server.credentials
-    async with (
-        grpc.aio.insecure_channel(server.address, CHANNEL_OPTIONS)
-        if credentials is None
-        else grpc.aio.secure_channel(server.address, credentials, CHANNEL_OPTIONS)
-    ) as channel:
-        yield channel
+def connected(server: Server, library: Any = grpc) -> Any:
+    """A channel, closed at the end of its `with`; `library` grpc.aio: of its `async with`."""
+    if (credentials := server.credentials) is None:
+        return library.insecure_channel(server.address, CHANNEL_OPTIONS)
+    return library.secure_channel(server.address, credentials, CHANNEL_OPTIONS)
 
 
 def call(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import grpc.aio
 from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import (
@@ -26,7 +27,7 @@ from feedcore.cli import offline
 from feedcore.cli.client import (
     CALL_TIMEOUT_S,
     Server,
-    connected_aio,
+    connected,
     examples,
     out,
     server_option,
@@ -172,7 +173,7 @@ async def open_sink(server: Server, data_dir: Path | None) -> AsyncIterator[Sink
         async with offline.store_sink(data_dir) as sink:
             yield sink
         return
-    async with connected_aio(server) as channel:
+    async with connected(server, grpc.aio) as channel:
         yield ServerSink(channel)
 
 
@@ -239,7 +240,7 @@ def demo(server: Server, again: bool, seed: int, note: Path | None) -> None:
 
 async def run_demo(server: Server, again: bool, seed: int, note: Path | None) -> None:
     """Loads the world and waits until it is fanned out."""
-    async with connected_aio(server) as channel:
+    async with connected(server, grpc.aio) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         status = await admin.GetStatus(admin_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
         if status.store["posts"] and not again:

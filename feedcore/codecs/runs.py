@@ -13,15 +13,15 @@ owners: the store manages those.
 
 from __future__ import annotations
 
-import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from feedcore.domain.entry import ENTRY_BYTES, order_key
 from feedcore.domain.ids import day as day_of
+from feedcore.domain.merge import start_of
 
-ENTRY_BYTES = 20
 ID_BYTES = 8
 USERS_PER_BLOCK = 64  # one fence each in memory; all of them are read at each lookup
 REMOVED_BYTE = 18  # offset of the high byte of the flags
@@ -141,19 +141,6 @@ def live_entries(entries: bytes) -> bytes:
     )
 
 
-def first_at_or_below(entries: bytes, at_or_below: int) -> int:
-    """Number of entries that are newer than content id `at_or_below`: where a page begins."""
-    key = struct.pack(">Q", _U64_MASK - at_or_below)
-    low, high = 0, len(entries) // ENTRY_BYTES
-    while low < high:
-        middle = (low + high) // 2
-        if entries[middle * ENTRY_BYTES : middle * ENTRY_BYTES + 8] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
 def run_sums(users: Part, offsets: Part, entries: Part) -> bytes:
     """The sum of every user's slice. Raises ValueError if offsets point outside the run."""
     places, text = memoryview(offsets).cast("B").cast("I"), memoryview(entries).cast("B")
@@ -220,7 +207,7 @@ class RunIndex:
                 break
             entries = self._slice(view, user_id)
             if entries and view.day == last_day:
-                entries = entries[first_at_or_below(entries, at_or_below) * ENTRY_BYTES :]
+                entries = entries[start_of(entries, order_key(at_or_below)) :]
             entries = entries[: limit * ENTRY_BYTES]
             if entries:
                 found.append(entries)

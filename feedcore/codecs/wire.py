@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from feedcore.codecs.protowire import bytes_field, text_field, uint_field
 from feedcore.domain.ids import time_ms
 
 VIEW_FULL = 0
@@ -40,51 +41,37 @@ class PageItem(NamedTuple):
     reason: int
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value) if value else b""
-
-
-def _blob(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _text(field: int, value: str) -> bytes:
-    return _blob(field, value.encode()) if value else b""
-
-
 def _item(item: PageItem, view: int) -> bytes:
     content_id, author_id, content, likes, comments, shares, score, reason = item
-    out = _number(1, content_id) + _number(2, author_id) + _number(3, time_ms(content_id))
+    out = uint_field(1, content_id) + uint_field(2, author_id) + uint_field(3, time_ms(content_id))
     if view == VIEW_FULL and content is not None:
-        out += _blob(4, content)
+        out += bytes_field(4, content)
     if view != VIEW_IDS:
-        out += _blob(5, _number(1, likes) + _number(2, comments) + _number(3, shares))
+        out += bytes_field(
+            5, uint_field(1, likes) + uint_field(2, comments) + uint_field(3, shares)
+        )
         if score != 0.0:
             out += b"\x31" + struct.pack("<d", score)
-    return out + _number(7, reason)
+    return out + uint_field(7, reason)
 
 
 def encode_page(
     items: Sequence[PageItem], next_cursor: str, head: str, etag: str, receipt: bytes, view: int
 ) -> bytes:
     """A page; `receipt` is an encoded Receipt. View 1: no content, 2: nor counts and score."""
-    parts = [_blob(1, _item(item, view)) for item in items]
-    parts += [_text(2, next_cursor), _text(3, head), _text(4, etag), _blob(6, receipt)]
+    parts = [bytes_field(1, _item(item, view)) for item in items]
+    parts += [
+        text_field(2, next_cursor),
+        text_field(3, head),
+        text_field(4, etag),
+        bytes_field(6, receipt),
+    ]
     return b"".join(parts)
 
 
 def encode_not_modified(head: str, etag: str, receipt: bytes) -> bytes:
     """The answer to if_none_match when the page is unchanged: no items, no cursor."""
-    return _text(3, head) + _text(4, etag) + _number(5, 1) + _blob(6, receipt)
+    return text_field(3, head) + text_field(4, etag) + uint_field(5, 1) + bytes_field(6, receipt)
 
 
 def page_etag(items: Sequence[PageItem], config_version: int, next_exists: bool, flags: int) -> str:

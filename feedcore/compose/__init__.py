@@ -12,7 +12,7 @@ ports and never know which profile they run on.
 """
 
 from feedcore.compose.collaborators import Collaborators
-from feedcore.compose.engine import Engine, Store, compose_over, fanout_over
+from feedcore.compose.engine import Engine, Store, compose_over
 from feedcore.compose.opening import Role, compose
 
 __all__ = [
@@ -22,5 +22,4 @@ __all__ = [
     "Store",
     "compose",
     "compose_over",
-    "fanout_over",
 ]

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from feedcore.services.resident import ResidentFeed
 
 
-class FanoutPorts(Protocol):
-    """What the fan-out worker needs of a store."""
+class Store(Protocol):
+    """What a profile provides: one object for each port, and a secret that signs cursors."""
 
     @property
     def queue(self) -> FanoutQueue: ...
@@ -58,11 +58,6 @@ class FanoutPorts(Protocol):
     def posts(self) -> PostStore: ...
     @property
     def validation(self) -> CacheValidation: ...
-
-
-class Store(FanoutPorts, Protocol):
-    """What a profile provides: one object for each port, and a secret that signs cursors."""
-
     @property
     def contents(self) -> ContentSource: ...
     @property
@@ -161,7 +156,7 @@ def compose_over(
     settings, validation = store.settings, store.validation
     hot = Hot(settings, hot_start)
     policy = PolicyReview(settings, validation, hot)
-    fanout = fanout_over(store, graph, hot, clock)
+    fanout = FanoutWorker(store.queue, store.feeds, graph, store.posts, validation, hot, clock)
     feed = FeedService(
         store.feeds,
         store.posts,
@@ -175,11 +170,10 @@ def compose_over(
         clock,
         collaborators.ranker,
     )
-    id_generator = IdGenerator(region, node, clock.now_ms)
     return Engine(
         store=store,
         feed=feed,
-        publish=PublishService(store.posts, graph, contents, id_generator, clock),
+        publish=PublishService(store.posts, graph, contents, IdGenerator(region, node), clock),
         preferences=PreferenceService(store.preferences, store.signals, clock),
         graph=GraphService(graph, clock, store.feeds if collaborators.graph else None),
         admin=AdminService(
@@ -204,11 +198,6 @@ def compose_over(
             clock,
         ),
     )
-
-
-def fanout_over(store: FanoutPorts, graph: GraphSource, hot: Hot, clock: Clock) -> FanoutWorker:
-    """The worker alone, for tests and benchmarks that replace one of its ports."""
-    return FanoutWorker(store.queue, store.feeds, graph, store.posts, store.validation, hot, clock)
 
 
 def _resident(

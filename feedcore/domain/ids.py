@@ -8,8 +8,6 @@ the caller's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from feedcore.errors import ClockWentBack
 from feedcore.limits import CLOCK_AHEAD_MAX_MS, DAY_MS
 
@@ -84,37 +82,19 @@ class IdGenerator:
 
     When the clock goes back, or a millisecond's sequence is used up, ids go on from the last one
     given out and so run ahead of the clock: at most `wait_ms_max` milliseconds, beyond that
-    ClockWentBack is raised. Nothing is ever repeated and nothing here sleeps. `now_ms` is used by
-    `next()` without an argument.
+    ClockWentBack is raised. Nothing is ever repeated and nothing here sleeps.
     """
 
-    def __init__(
-        self,
-        region: int,
-        node: int,
-        now_ms: Callable[[], int] | None = None,
-        wait_ms_max: int = CLOCK_AHEAD_MAX_MS,
-    ) -> None:
+    def __init__(self, region: int, node: int, wait_ms_max: int = CLOCK_AHEAD_MAX_MS) -> None:
         make(EPOCH_MS, region, node, 0)
         self._region = region
         self._node = node
-        self._now_ms = now_ms
         self._wait_ms_max = wait_ms_max
         self._last_ms = EPOCH_MS
         self._sequence = -1
 
-    def observe(self, content_id: int) -> None:
-        """Every later id is of a later millisecond than this: for ids stored before a restart."""
-        ms = time_ms(content_id)
-        if ms >= self._last_ms:
-            self._last_ms, self._sequence = ms, SEQUENCE_MAX
-
-    def new_id(self, now_ms: int | None = None) -> int:
+    def new_id(self, now_ms: int) -> int:
         """A new id, larger than all before. Raises ClockWentBack; a later call may then succeed."""
-        if now_ms is None:
-            if self._now_ms is None:
-                raise TypeError("next() needs now_ms: this generator was made without a clock")
-            now_ms = self._now_ms()
         ms, seq = self._last_ms, self._sequence + 1
         if now_ms > ms:
             ms, seq = now_ms, 0

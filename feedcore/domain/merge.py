@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from feedcore.domain.entry import ENTRY_BYTES, U64_MAX, count, order_key
 
 
-def _start(source: bytes, bound: bytes) -> int:
+def start_of(source: bytes, bound: bytes) -> int:
     """Offset of the first entry whose order key is not before `bound`."""
 
     def key(index: int) -> bytes:
@@ -31,7 +31,7 @@ def merge_newest(sources: Sequence[bytes], at_or_below: int, not_below: int, lim
     last = order_key(min(max(not_below, 0), U64_MAX))
     heap = []
     for index, source in enumerate(map(bytes, sources)):
-        offset = _start(source, first)
+        offset = start_of(source, first)
         if offset < len(source):
             heap.append((source[offset : offset + 8], index, offset, source))
     heapq.heapify(heap)
@@ -67,8 +67,8 @@ def count_within(entries: bytes, at_or_below: int, not_below: int) -> int:
     if at_or_below < 0:
         return 0
     entries = bytes(entries)
-    begin = _start(entries, order_key(min(at_or_below, U64_MAX)))
+    begin = start_of(entries, order_key(min(at_or_below, U64_MAX)))
     end = len(entries)
     if not_below > 0:
-        end = _start(entries, order_key(min(not_below - 1, U64_MAX)))
+        end = start_of(entries, order_key(min(not_below - 1, U64_MAX)))
     return max(end - begin, 0) // ENTRY_BYTES

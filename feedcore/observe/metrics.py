@@ -377,16 +377,10 @@ class Figures(NamedTuple):
     files_limit: int  # the lowest of all processes; 0 if none says
 
 
-def shared_registry(directory: str) -> CollectorRegistry:
-    """A registry that merges the files of all processes below `directory` at each scrape."""
-    registry = CollectorRegistry()
-    add_shared(registry, directory)
-    return registry
-
-
-def add_shared(registry: CollectorRegistry, directory: str) -> None:
-    """Makes a registry merge the files of all processes below `directory`."""
+def add_shared(registry: CollectorRegistry, directory: str) -> CollectorRegistry:
+    """The registry, which merges the files of all processes below `directory` at each scrape."""
     multiprocess.MultiProcessCollector(registry, path=directory)
+    return registry
 
 
 def forget_process(pid: int, directory: str) -> None:
@@ -398,7 +392,7 @@ def figures() -> Figures:
     """Reads the metrics of all processes that share this directory, or of this one if there is
     none."""
     directory = os.environ.get(MULTIPROCESS_DIR_VARIABLE)
-    registry = shared_registry(directory) if directory else REGISTRY
+    registry = add_shared(CollectorRegistry(), directory) if directory else REGISTRY
     return summarize(registry.collect())
 
 

@@ -15,7 +15,6 @@ from opentelemetry import trace as otel
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 TRACEPARENT = "traceparent"
-TRACESTATE = "tracestate"
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -28,7 +27,6 @@ class Trace(NamedTuple):
     span_id: int
     parent_id: int
     sampled: bool
-    state: str = ""
 
     @property
     def trace_hex(self) -> str:
@@ -40,28 +38,15 @@ class Trace(NamedTuple):
         """The header value that names this span as the parent of what comes next."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
 
-    def headers(self) -> dict[str, str]:
-        """Metadata for outgoing calls."""
-        headers = {TRACEPARENT: self.traceparent}
-        if self.state:
-            headers[TRACESTATE] = self.state
-        return headers
-
 
 def from_metadata(metadata: Mapping[str, str]) -> Trace:
     """Continues the caller's trace, or begins one if there is no valid `traceparent`."""
     if TRACEPARENT in metadata:
-        carrier = {key: metadata[key] for key in (TRACEPARENT, TRACESTATE) if key in metadata}
+        carrier = {TRACEPARENT: metadata[TRACEPARENT]}
         caller = otel.get_current_span(_PROPAGATOR.extract(carrier)).get_span_context()
         if caller.is_valid:
-            state = caller.trace_state.to_header() if caller.trace_state else ""
-            return Trace(
-                caller.trace_id,
-                _new_id(64),
-                caller.span_id,
-                bool(caller.trace_flags.sampled),
-                state,
-            )
+            sampled = bool(caller.trace_flags.sampled)
+            return Trace(caller.trace_id, _new_id(64), caller.span_id, sampled)
     return Trace(_new_id(128), _new_id(64), 0, False)
 
 

@@ -3,9 +3,7 @@
     value     moment on the loop's clock, or None: the caller set none
     begin     dispatch puts the caller's deadline in; a task that is started inherits it
     within    brings it nearer for what runs inside; never moves it away
-    forget    a load that several callers share has no caller's deadline; `unbound` is the same for
-    a
-              task that goes on when its starter has ended
+    forget    a load that several callers share has no caller's deadline
 
 Invariants: inside `within` the deadline is the nearer of two; after it, what it was. Not for
 enforcing: `stack` ends a call at its deadline, the transport ends a handler at the caller's.
@@ -17,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 
 _DEADLINE: ContextVar[float | None] = ContextVar("feedcore_deadline", default=None)
 
@@ -35,13 +33,6 @@ def begin(deadline_s: float | None) -> None:
 def forget() -> None:
     """Removes the caller's deadline from this context, from here on."""
     _DEADLINE.set(None)
-
-
-def unbound() -> Context:
-    """For `create_task(..., context=unbound())`: work that goes on when the caller has gone."""
-    context = copy_context()
-    context.run(forget)
-    return context
 
 
 def current() -> float | None:

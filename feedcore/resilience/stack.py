@@ -89,22 +89,6 @@ class _Broken(Unavailable):
     """Ours; callers see Unavailable."""
 
 
-class Silence:
-    """A listener that does nothing."""
-
-    def ended(self, outcome: str, seconds: float) -> None:
-        """Nothing."""
-
-    def retried(self) -> None:
-        """Nothing."""
-
-    def budget_exhausted(self) -> None:
-        """Nothing."""
-
-    def fell_back(self) -> None:
-        """Nothing."""
-
-
 class Stack(Generic[T]):
     """One dependency. `endpoints` share the bulkhead and the budget."""
 
@@ -115,10 +99,10 @@ class Stack(Generic[T]):
         *,
         bulkhead: Bulkhead,
         budget: RetryBudget,
+        listener: Listener,
         deadline_s: float = DEADLINE_S,
         attempts_max: int = ATTEMPTS_MAX,
         pause_s: float = PAUSE_S,
-        listener: Listener | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         if not endpoints:
@@ -131,7 +115,7 @@ class Stack(Generic[T]):
         self._slow_s = deadline_s * SLOW_SHARE
         self._attempts_max = attempts_max
         self._pause_s = pause_s
-        self._listener = listener or Silence()
+        self._listener = listener
         self._dice = dice
         self._turn = 0
 

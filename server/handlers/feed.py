@@ -48,9 +48,9 @@ class FeedHandlers(Handlers):
         self,
         feed: FeedService,
         preferences: PreferenceService,
-        resident: ResidentFeed | None = None,
-        events: EventSink | None = None,
-        clock: Clock | None = None,
+        resident: ResidentFeed | None,
+        events: EventSink | None,
+        clock: Clock,
     ) -> None:
         self._events = events
         self._clock = clock
@@ -87,11 +87,8 @@ class FeedHandlers(Handlers):
             metrics.FEED_DEGRADED.inc()
         if not page.compiled:
             self._count(page)
-        if (
-            self._events is not None
-            and self._clock is not None
-            and not (page.not_modified or page.compiled)  # batched_reads reports compiled pages
-        ):
+        # batched_reads reports compiled pages
+        if self._events is not None and not (page.not_modified or page.compiled):
             self._events.page_served(
                 request.user_id,
                 page.shown,
@@ -138,7 +135,7 @@ class FeedHandlers(Handlers):
             request.user_id, request.content_id, kind, on, request.idempotency_key
         )
         call.note(kind=kind.name.lower(), on=on, changed=changed)
-        if changed and self._events is not None and self._clock is not None:
+        if changed and self._events is not None:
             now_ms = self._clock.now_ms()
             self._events.interacted(
                 Interaction(request.user_id, request.content_id, kind, on, now_ms)

@@ -27,7 +27,7 @@ async def publish(folder: str) -> None:
     """Each line printed is an acknowledged post."""
     clock = SystemClock()
     store = EmbeddedStore.open(folder, clock)
-    made = ids.IdGenerator(0, os.getpid() & NODE_BITS, clock.now_ms)
+    made = ids.IdGenerator(0, os.getpid() & NODE_BITS)
     while True:
         content_id = made.new_id(clock.now_ms())
         await store.posts.publish(NewPost(content_id, AUTHOR, b"\x0a\x01x", b"", 0, 1.0, ""))

@@ -31,7 +31,7 @@ from feedcore import native
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock
 from feedcore.codecs.cursor import encode_head
-from feedcore.compose import compose_over, fanout_over
+from feedcore.compose import compose_over
 from feedcore.domain import ids
 from feedcore.limits import INACTIVE_AFTER_MS, RETENTION_MS
 from feedcore.ports import ImportedCounts, InteractionKind, PreferenceKind
@@ -40,6 +40,7 @@ from feedcore.services.hot import HotSettings
 from feedcore.services.resident_budget import CacheBudget
 from feedcore.workers.fanout import FanoutWorker
 from feedcore_pb.v1 import feed_pb2
+from tests.support.fanout import fanout_over
 
 LONG = os.environ.get("FEEDCORE_LONG") == "1"
 START_MS = 1_780_000_000_000

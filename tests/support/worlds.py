@@ -22,7 +22,7 @@ import pytest_asyncio
 
 from feedcore.adapters.embedded.store import EmbeddedStore
 from feedcore.clock import ManualClock, SystemClock
-from feedcore.compose import Collaborators, Engine, compose_over, fanout_over
+from feedcore.compose import Collaborators, Engine, compose_over
 from feedcore.compose.collaborators import BUILT_IN, open_collaborators
 from feedcore.config import CollaboratorSettings
 from feedcore.limits import COUNTER_BATCH, FANOUT_ATTEMPTS_MAX
@@ -31,6 +31,7 @@ from feedcore.workers.fanout import FanoutWorker
 from feedcore_pb.v1 import feed_pb2
 from feedcore_server.transports.grpcio import GrpcioTransport
 from feedcore_server.wiring import wire_collaborators
+from tests.support.fanout import fanout_over
 
 if TYPE_CHECKING:
     from tests.support.clusterengine import Nodes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from feedcore import native
 from feedcore.codecs import engagement, runs
-from feedcore.domain import entry, ids
+from feedcore.domain import entry, ids, merge
 from feedcore.limits import DAY_MS
 
 START = ids.make(1_750_000_000_000, 0, 0, 0)
@@ -84,9 +84,9 @@ def test_merged_runs_hold_what_is_not_removed(
                 if feed:
                     expected.setdefault(user, set()).update(entry.content_ids(feed))
         answers = []
-        for merge in (native.merge_runs, runs.merge_runs):
+        for merge_runs in (native.merge_runs, runs.merge_runs):
             pieces: list[bytes] = []
-            users, offsets = merge(parts, pieces.append)
+            users, offsets = merge_runs(parts, pieces.append)
             answers.append((users, offsets, b"".join(pieces)))
         assert answers[0] == answers[1]
         wanted = {user: sorted(feed, reverse=True) for user, feed in expected.items()}
@@ -95,7 +95,8 @@ def test_merged_runs_hold_what_is_not_removed(
 
 def test_where_a_page_begins() -> None:
     entries = b"".join(entry.pack(one, 1) for one in (50, 40, 30))
-    found = [runs.first_at_or_below(entries, bound) for bound in (60, 50, 45, 40, 30, 29)]
+    bounds = map(entry.order_key, (60, 50, 45, 40, 30, 29))
+    found = [merge.start_of(entries, bound) // entry.ENTRY_BYTES for bound in bounds]
     assert found == [0, 0, 1, 1, 2, 3]
 
 
