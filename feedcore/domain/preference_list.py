@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
+SNOOZE = 2  # the kind that has an end; `ports.preferences` numbers all of them
+
 
 class Listed(Protocol):
-    """One of them; `until_ms` is 0 for what has no end."""
+    """One of them."""
 
     @property
     def kind(self) -> int: ...
@@ -26,6 +28,6 @@ Preference = TypeVar("Preference", bound=Listed)
 
 
 def as_listed(found: Iterable[Preference], now_ms: int) -> list[Preference]:
-    """Newest first, of one time by kind and target; what is over is left out."""
-    lasting = [one for one in found if not 0 < one.until_ms <= now_ms]
+    """Newest first, of one time by kind and target; snoozes that are over are left out."""
+    lasting = [one for one in found if one.kind != SNOOZE or one.until_ms > now_ms]
     return sorted(lasting, key=lambda one: (-one.set_at_ms, one.kind, one.target_id))

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+from feedcore.domain import preference_list
+
 
 class PreferenceKind(IntEnum):
     """Stored as they are: never renumber. HIDE's target is a content id, the others' a user id."""
 
     MUTE = 1
-    SNOOZE = 2
+    SNOOZE = preference_list.SNOOZE
     SEE_LESS = 3
     HIDE = 4
 

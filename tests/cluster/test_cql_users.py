@@ -393,7 +393,13 @@ class TestFeedRows:
         snooze = Preference(PreferenceKind.SNOOZE, 9, now + 5, now)
         await engine.store.preferences.put(1, snooze)
         await engine.store.graph.import_follows([(1, 9), (2, 9)], now)
-        resident = CqlResidentSource(engine.session, None, None, None, kept)  # type: ignore[arg-type]
+        resident = CqlResidentSource(
+            engine.session,
+            None,
+            None,
+            None,
+            kept,  # type: ignore[arg-type]
+        )
         first = await resident.viewers([1, 2], 6, now)
         assert list(kept.rows) == [1, 2]
         kept.rows[2] = first[1]._replace(followees=b"another")

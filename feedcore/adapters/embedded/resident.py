@@ -31,6 +31,8 @@ _LAST_DAY = ids.day(ids.ID_MAX)
 class EmbeddedResidentSource:
     """See `ports.resident.ResidentSource`. Belongs to the thread that owns the connection."""
 
+    local = True  # files of this machine
+
     def __init__(
         self,
         conn: sqlite3.Connection,
@@ -42,11 +44,6 @@ class EmbeddedResidentSource:
         self._replica = replica
         self._contents = contents
         self._engagement = engagement
-
-    @property
-    def local(self) -> bool:
-        """Files of this machine."""
-        return True
 
     @property
     def replica_version(self) -> int:

@@ -56,6 +56,8 @@ class KeptRows(Protocol):
 class CqlResidentSource:
     """See `ports.resident.ResidentSource`."""
 
+    local = False  # its coroutines wait for the cluster
+
     def __init__(
         self,
         session: Session,
@@ -69,11 +71,6 @@ class CqlResidentSource:
         self._posts = posts
         self._contents = contents
         self._replica = replica
-
-    @property
-    def local(self) -> bool:
-        """Its coroutines wait for the cluster."""
-        return False
 
     @property
     def replica_version(self) -> int:
