@@ -32,7 +32,7 @@ from feedcore.cli.client import (
     out,
     server_option,
 )
-from feedcore.clock import SystemClock
+from feedcore.clock import Clock, SystemClock
 from feedcore.errors import FailedPrecondition
 from feedcore.loading import demo as demo_world
 from feedcore.loading.batches import LISTS
@@ -42,6 +42,7 @@ from feedcore.loading.sinks import ServerSink
 from feedcore_pb.v1 import admin_pb2, admin_pb2_grpc
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PROGRESS_EVERY_S = 5.0  # a line each, in a log: a load of an hour has 700
 FANOUT_POLL_S = 0.2  # of the demo's wait for fan-out
 FANOUT_WAIT_MAX_S = (
     300.0  # far more than 20,000 posts take; readers see everything before that anyway
@@ -150,7 +151,7 @@ async def run_load(job: Job, server: Server, data_dir: Path | None) -> list[File
     async with open_sink(server, data_dir) as sink:
         if job.rebase_ms is not None:
             memory.remember(name, shift_ms, now_ms)
-        with progress_bars() as advance:
+        with progress_shown() as advance:
             reports = await load_files(job, sink, now_ms, shift_ms, advance)
     memory.forget()
     return reports
@@ -178,9 +179,12 @@ async def open_sink(server: Server, data_dir: Path | None) -> AsyncIterator[Sink
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each list; nothing is drawn where stderr is not a terminal."""
+def progress_shown() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each list; lines, now and then, where stderr is not a terminal."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield progress_lines(SystemClock())
+        return
     columns = (
         TextColumn("{task.description:>12}"),
         BarColumn(),
@@ -188,7 +192,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
 
         def advance(name: str, done: int, total: int) -> None:
             if name not in bars:
@@ -197,6 +201,22 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(bars[name], completed=done if total else 1, total=max(1, total))
 
         yield advance
+
+
+def progress_lines(clock: Clock) -> Callable[[str, int, int], None]:
+    """Says where each list is when it begins, every PROGRESS_EVERY_S, and when it is done: the log
+    of a load that was killed says how far it came.
+    """
+    said_s: dict[str, float] = {}
+
+    def advance(name: str, done: int, total: int) -> None:
+        now_s = clock.monotonic()
+        due = now_s - said_s.get(name, -PROGRESS_EVERY_S) >= PROGRESS_EVERY_S
+        if due or done >= total:
+            said_s[name] = now_s
+            click.echo(f"{name}: {100 if not total else 100 * done // total} %", err=True)
+
+    return advance
 
 
 def show_reports(reports: list[FileReport]) -> None:
@@ -255,7 +275,7 @@ async def run_demo(server: Server, again: bool, seed: int, note: Path | None) ->
         world = demo_world.DemoWorld(SystemClock().now_ms(), seed)
         out.print("loading the demo world")
         refused = 0
-        with progress_bars() as advance:
+        with progress_shown() as advance:
             for name in LISTS:
                 batches = list(world.batches(name))
                 rows, done = sum(map(len, batches)), 0

@@ -9,6 +9,7 @@ Not for what is in the files: that is the library's.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ class AllocatedDict(mmap_dict.MmapedDict):
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         if not read_mode:
             filename = _with_room(filename)
-        super().__init__(filename, read_mode)
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
 
     def _init_value(self, key: str) -> None:
         """Makes room first, so that the library need not make the file longer."""
         if self._used + _ENTRY_BYTES_MAX > self._capacity:
             self._grow()
-        super()._init_value(key)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
 
     def _grow(self) -> None:
         capacity = 2 * self._capacity
@@ -46,7 +47,7 @@ class AllocatedDict(mmap_dict.MmapedDict):
             self._f.close()
             self._f = moved
         self._m.close()
-        self._m = mmap_dict.mmap.mmap(self._f.fileno(), capacity)
+        self._m = mmap.mmap(self._f.fileno(), capacity)
         self._capacity = capacity
 
 
@@ -73,4 +74,4 @@ def _memory(size: int, error: OSError) -> str:
 
 def install() -> None:
     """Before the first metric is made."""
-    values.MmapedDict = AllocatedDict
+    vars(values)["MmapedDict"] = AllocatedDict

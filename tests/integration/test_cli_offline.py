@@ -45,8 +45,9 @@ def whole_feed(server: ServerProcess, user: int) -> list[tuple[int, str]]:
 def test_load_without_a_server_then_serve_then_rebuild(tmp_path: Path) -> None:
     data = tmp_path / "data"
     flags = [*write_world(tmp_path), "--data-dir", str(data)]
-    report = feedcore("load", *flags).stdout
-    assert f"posts: {POSTS} rows: {POSTS} loaded" in report
+    loaded = feedcore("load", *flags)
+    assert f"posts: {POSTS} rows: {POSTS} loaded" in loaded.stdout
+    assert "follows: 100 %" in loaded.stderr and "posts: 100 %" in loaded.stderr
     again = feedcore("load", *flags).stdout
     assert f"posts: {POSTS} rows: 0 loaded, {POSTS} there already" in again
     with ServerProcess(data) as server:
