@@ -56,7 +56,8 @@ def configure(level: str = "info", form: str = "json", **always: str | int) -> N
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # One write a line: all processes of a server share this file.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     _format_standard_logging(number, shared, renderer)

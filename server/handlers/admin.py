@@ -62,7 +62,11 @@ class AdminHandlers(Handlers):
     ) -> pb.GetStatusResponse:
         """Everything an operator asks first; a component that fails is reported, the others all the
         same."""
-        figures = self._services.figures()
+        fault = ""
+        try:
+            figures = self._services.figures()
+        except Exception as error:  # the files of all processes; the components are to be seen
+            figures, fault = metrics.summarize([]), outcome_of(error, "").message
         now_ms = self._services.clock.now_ms()
         up_s = max((now_ms - figures.started_ms) / 1_000, 1.0) if figures.started_ms else 1.0
         reply = pb.GetStatusResponse(
@@ -80,7 +84,7 @@ class AdminHandlers(Handlers):
             spread = ", ".join(str(count) for count in figures.connections)
             detail = f"{sum(figures.connections)} open; by worker: {spread}"
             reply.components.add(name="connections", ok=True, detail=detail)
-        _report_files(reply, figures)
+        _report_files(reply, figures, fault)
         reply.components.add(name="timeline cache", ok=True, detail=_cache_detail(figures))
         for one in await self._admin.findings():
             detail = f"{one.detail} -> {one.mend}" if one.mend else one.detail
@@ -268,8 +272,12 @@ def settings_message(hot: HotSettings) -> pb.HotSettings:
     return pb.HotSettings(**asdict(hot))
 
 
-def _report_files(reply: pb.GetStatusResponse, figures: metrics.Figures) -> None:
-    """What workers say of themselves: callers would be refused."""
+def _report_files(reply: pb.GetStatusResponse, figures: metrics.Figures, fault: str) -> None:
+    """What workers say of themselves: callers would be refused. `fault`: why they cannot be
+    heard."""
+    if fault:
+        reply.components.add(name="metrics", ok=False, detail=fault)
+        return
     full = figures.not_ready.get("calls", 0)
     if full:
         detail = f"{full} workers refuse calls: as many are at work as may be"

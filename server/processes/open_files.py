@@ -2,7 +2,8 @@
 
 Each connection is a descriptor, and so is each file of the store. Every process of ours raises its
 soft limit to the hard one when it starts, and keeps a reserve: a connection whose descriptor would
-be among the last `reserve` numbers is closed at once, so that the store can go on opening files.
+be among the last `reserve` numbers is closed at once, so that the store can go on opening files. A
+worker's only connection is not: somebody must be able to ask what is wrong.
 (The kernel gives out the lowest number that is free: when that is among the last ones, all below
 are in use.)
 

@@ -101,7 +101,8 @@ class HandedOver:
 
     def _adopt(self, accepted: socket.socket) -> None:
         worker, refusal = self._transport.worker, ""
-        if not self._files.admits(accepted.fileno()):
+        # One is always let in: somebody must be able to ask what is wrong.
+        if self.open_connections() and not self._files.admits(accepted.fileno()):
             refusal = "too_few_open_files"
         elif self.open_connections() >= worker.bounds.connections_max:
             refusal = "too_many_connections"

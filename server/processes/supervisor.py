@@ -275,11 +275,11 @@ class Supervisor:
             await self._hangup.wait()
             self._hangup.clear()
             await self._all_serving.wait()
-            _log("rolling restart", "begins", level="info")
+            _log("rolling restart", "begins")
             began_s = self._clock.monotonic()
             done = all([await self._replace(slot) for slot in self._slots if slot.child])
             took = f"{self._clock.monotonic() - began_s:.1f} s"
-            _log("rolling restart", f"{'done' if done else 'stopped'} after {took}", level="info")
+            _log("rolling restart", f"{'done' if done else 'stopped'} after {took}")
 
     async def _replace(self, slot: Slot) -> bool:
         """Puts a new child into a slot; False, with the old one still serving, if it cannot

@@ -3,6 +3,7 @@ load."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -15,13 +16,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
 
+from feedcore.clock import SystemClock
 from feedcore_pb.v1 import feed_pb2, feed_pb2_grpc, publish_pb2
+from feedcore_server.context import CallContext
+from feedcore_server.registry import Kind, Method
+from feedcore_server.transports.native import Certificates, NativeTransport, TlsFiles
 from tests.support.certificates import Authority
 from tests.support.rawframes import DATA, GOAWAY, PREFACE, SETTINGS, RawPeer, call, frame
+from tests.support.roomy import NO_FIELDS
 from tests.support.scrape import totals
 from tests.support.server import ServerProcess
 from tests.support.tls import Pair, channel, context, eager, handshake
@@ -354,3 +362,33 @@ def test_half_a_renewal_is_reported_and_changes_nothing(
             )
         assert ledger.failures == [] and ledger.calls
         assert len(reports()) == 2, "once for each state of the files"
+
+
+async def test_long_requests_come_whole_on_the_plain_loop(authority: Authority) -> None:
+    """asyncio reads several records of TLS into slices of one buffer: nothing of them is lost."""
+    got: list[bytes] = []
+
+    async def handle(_call: CallContext, request: bytes) -> bytes:
+        got.append(request)
+        return b""
+
+    method = Method("/test.Sink/Take", "Take", Kind.UNARY, NO_FIELDS, None)
+    served: Any = SimpleNamespace(
+        registry=SimpleNamespace(methods=lambda: [method]), chain=lambda _method: handle
+    )
+    certificates = Certificates(TlsFiles(*authority.issue("plain")))
+    transport = NativeTransport(served, SystemClock(), certificates)
+    port = await transport.start("127.0.0.1", 0)
+    sent = [os.urandom(200_000) for _ in range(5)]
+
+    def calls() -> None:
+        with channel(f"127.0.0.1:{port}", authority) as secure:
+            take = secure.unary_unary("/test.Sink/Take")
+            for one in sent:
+                take(one, timeout=CALL_TIMEOUT_S)
+
+    try:
+        await asyncio.to_thread(calls)
+    finally:
+        await transport.stop(0)
+    assert got == sent

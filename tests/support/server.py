@@ -25,7 +25,8 @@ _READY = re.compile(r"feedcore ready(?:, fan-out only| on (?!unix:)(\S+))")
 
 class ServerProcess:
     """`feedcore serve` on a free port; a context manager that ends the whole process group. With
-    `wait` False it is only started: `wait_ready` makes the stubs.
+    `wait` False it is only started: `wait_ready` makes the stubs. `open_files` is its limit, soft
+    and hard; `shell` is what starts it instead, with the command as its arguments.
     """
 
     def __init__(
@@ -36,11 +37,17 @@ class ServerProcess:
         env: dict[str, str] | None = None,
         command: str = "serve",
         wait: bool = True,
+        open_files: int | None = None,
+        shell: str = "",
     ) -> None:
         self.data_dir = data_dir
         self.flags = flags
         arguments = [str(FEEDCORE), command, "--data-dir", str(data_dir)]
         arguments += ["--listen", "127.0.0.1:0", "--workers", str(workers), *flags]
+        if open_files is not None:
+            shell = f'ulimit -n {open_files}; exec "$@"'
+        if shell:
+            arguments = ["sh", "-c", shell, "sh", *arguments]
         self.process = subprocess.Popen(
             arguments,
             stdout=subprocess.PIPE,
