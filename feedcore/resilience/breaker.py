@@ -84,6 +84,11 @@ class Breaker:
         """Whether it would admit somebody now."""
         return self._state is BreakerState.CLOSED or self._now() >= self._until
 
+    @property
+    def ready_in_s(self) -> float:
+        """How long it admits nobody from now on."""
+        return 0.0 if self.ready else self._until - self._now()
+
     def admit(self) -> int:
         """A number to report the outcome with if a call may be made, else 0."""
         if self._state is BreakerState.CLOSED:

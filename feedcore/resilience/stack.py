@@ -26,6 +26,7 @@ TimeoutError.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -169,6 +170,8 @@ class Stack(Generic[T]):
         while True:
             index, admission = self._pick(tried)
             if not admission:
+                ready_s = min(endpoint.breaker.ready_in_s for endpoint in self.endpoints)
+                failure.retry_after_ms = math.ceil(ready_s * 1_000) or None
                 raise failure
             if number:
                 self._listener.retried()

@@ -203,11 +203,13 @@ def test_lists_and_strings_beyond_their_bounds(
             own = f"vs. {most}" in message
             assert status == TOO_LARGE and (own or f"at most {most}" in message), where
             assert own or reason == "REQUEST_TOO_LARGE", where
+            if packed is grpc.Compression.Gzip and server.transport == "native":
+                # it was not inflated to its end
+                assert f"{len(case.request)} bytes" not in message, where
         else:
             assert status == BAD and re.search(case.says, message), where
             assert reason == "FIELD_INVALID", where
-    transport = "grpcio" if "grpcio" in server.flags else "native"
-    assert peak_bytes(server) - before < GROWTH_BYTES_MAX[transport]
+    assert peak_bytes(server) - before < GROWTH_BYTES_MAX[server.transport]
     assert server.feed.GetFeed(feed_pb2.GetFeedRequest(user_id=1)).receipt is not None
 
 

@@ -41,7 +41,7 @@ class ServerProcess:
         shell: str = "",
     ) -> None:
         self.data_dir = data_dir
-        self.flags = flags
+        self.transport = "grpcio" if "grpcio" in flags else "native"
         arguments = [str(FEEDCORE), command, "--data-dir", str(data_dir)]
         arguments += ["--listen", "127.0.0.1:0", "--workers", str(workers), *flags]
         if open_files is not None:

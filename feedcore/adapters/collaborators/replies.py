@@ -9,9 +9,10 @@ reply beyond its bounds is a BadAnswer. Not for what a reply means: the clients 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -63,7 +64,7 @@ class RawReplies:
 
 
 def _parser(service: str, reply_class: type[Message]) -> Callable[[bytes], Message]:
-    plan = REPLIES.plan(reply_class.DESCRIPTOR)
+    plan = REPLIES.plan(cast(Descriptor, reply_class.DESCRIPTOR))  # one of its two classes
     check = native.WireBounds(plan.nodes, plan.fields_max).check
 
     def parse(raw: bytes) -> Message:

@@ -12,6 +12,9 @@ Not for our own statuses: server/status.py has those.
 from __future__ import annotations
 
 import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
 
 from feedcore.errors import (
     BadAnswer,
@@ -60,4 +63,16 @@ def _retry_after_ms(error: grpc.aio.AioRpcError) -> int:
         if key == RETRY_AFTER_KEY and isinstance(value, str) and value.isascii():
             if value.isdigit() and len(value) < 10:
                 return min(int(value), RETRY_AFTER_MOST_MS)
-    return RETRY_AFTER_DEFAULT_MS
+    return _retry_info_ms(error) or RETRY_AFTER_DEFAULT_MS
+
+
+def _retry_info_ms(error: grpc.aio.AioRpcError) -> int:
+    """Of gRPC's richer error model; 0 if the status has none that can be read."""
+    retry = RetryInfo()
+    try:
+        status = rpc_status.from_call(error)
+        found = any(detail.Unpack(retry) for detail in status.details) if status else False
+    except (DecodeError, ValueError):
+        return 0
+    after_ms = retry.retry_delay.ToMilliseconds() if found else 0
+    return min(max(after_ms, 0), RETRY_AFTER_MOST_MS)

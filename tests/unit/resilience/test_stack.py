@@ -183,8 +183,9 @@ def test_one_that_is_left_out_is_not_asked_and_none_left_is_said_at_once() -> No
         for _ in range(5):
             two.breakers[1].failed()
         asked, begun = len(two.asked), deadline.loop_now()
-        with pytest.raises(Unavailable, match="no endpoint of 2 answers"):
+        with pytest.raises(Unavailable, match="no endpoint of 2 answers") as said:
             await two.call()
+        assert said.value.retry_after_ms == 1_000  # when the first one is asked again
         assert len(two.asked) == asked and deadline.loop_now() == begun
         assert two.heard.outcomes[-1] == "broken"
         await pause(1.5)

@@ -5,9 +5,11 @@ The model itself, in any order of events, is tests/property/test_h2_session.py.
 
 from __future__ import annotations
 
+import gzip
 import math
 import sys
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hyperframe.frame import SettingsFrame
@@ -33,8 +35,11 @@ HEADERS = [
 class Pair:
     """A session and its caller."""
 
-    def __init__(self, fast: Any = None, *, one_request: bool = True, **bounds: Any) -> None:
-        self.row = Row(None, None, one_request, True, None if fast is None else CallableFast(fast))
+    def __init__(
+        self, fast: Any = None, *, one_request: bool = True, most: int = 0, **bounds: Any
+    ) -> None:
+        handler = None if fast is None else CallableFast(fast)
+        self.row = Row(None, None, one_request, True, handler, most)
         self.received, self.sent = Account(10**9), Account(10**9)
         rules = Rules(Bounds(**bounds))
         self.session = Session(rules, {b"/m": self.row}, self.received, self.sent, 100.0)
@@ -58,6 +63,34 @@ class Pair:
         stream = self.peer.open([*HEADERS, *more])
         self.peer.data(stream, framed(message), end=True)
         return stream, self.turn()
+
+
+# --- a method's own bound ------------------------------------------------------------------------
+def message_of(stream: Any) -> str:
+    return unquote(dict(stream.trailers or stream.headers)["grpc-message"])
+
+
+@pytest.mark.parametrize(("most", "told"), [(100, 100), (0, 5_000), (9_000, 5_000)])
+def test_a_request_too_long_for_its_method_is_refused_by_its_prefix(most: int, told: int) -> None:
+    pair = Pair(most=most, request_bytes_max=5_000)
+    stream = pair.peer.open(HEADERS)
+    pair.peer.data(stream, framed(bytes(told + 1))[:5])
+    assert pair.turn() == []
+    assert stream.status == 8
+    assert message_of(stream) == f"request: {told + 1} bytes; at most {told}"
+    assert pair.received.held == 0
+
+
+@pytest.mark.parametrize("fast", [None, lambda request: request])
+def test_inflating_stops_at_the_bound_of_the_method(fast: Any) -> None:
+    pair = Pair(fast, most=2_000)
+    stream = pair.peer.open([*HEADERS, ("grpc-encoding", "gzip")])
+    pair.peer.data(stream, framed(gzip.compress(bytes(1_000_000)), 1), end=True)
+    for _, call in pair.turn():
+        assert call.take_request() is None
+    pair.turn()
+    assert stream.status == 8
+    assert message_of(stream) == "request: more than 2000 bytes when decompressed; at most 2000"
 
 
 # --- one end a call, at the right time -----------------------------------------------------------
