@@ -36,6 +36,8 @@ STREAM_IDLE_S = 900.0  # between two messages of a stream: a loader may read its
 WATCHERS_PER_TURN = 256  # told of one change of health; at some 10 us each a turn is below 5 ms
 CONTENTS_BATCH_MAX = 500  # ids of one BatchGetContents
 REPLAY_JOBS_MAX = 10_000  # ids of one ReplayDeadLetters; none at all means every one
+# Of a worker: an audit of 10,000 users must not be what a page waits for.
+AUDIT_SHARE = 0.5
 DEADLINE_MAX_S = 365 * 24 * 3600.0  # grpc.aio says "no deadline" with one in the far future
 SLOW_CALL_MS = 100  # a warning in the log: the ceiling of the fastest promise (CheckNew)
 HEALTH_SERVICES_MAX = 100  # of one List of the health service, as gRFC A90 says

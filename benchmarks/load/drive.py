@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from feedcore_bench import engine, methods
 from feedcore_bench.checks import Checker
 from feedcore_bench.results import PERCENTILES, Phase, Results
 from feedcore_bench.server import Series, Server, Watch, known_keys, serving
 from feedcore_bench.world import CACHE, Echo, Spec, World, obtain
+
+if TYPE_CHECKING:
+    from feedcore_bench._native.loadstats import Second
 
 CONNECTIONS, STREAMS = 8, 16  # in flight in a closed loop: 128 calls keep one worker busy
 OPEN_STREAMS = 100  # of each connection in an open loop: what servers allow by default
@@ -299,15 +302,23 @@ def to_phase(
         statuses=statuses,
         series=series,
         in_time=_in_time(result),
+        each_second=[
+            (at_s, ok, other, *(value / 1_000 for value in latencies))
+            for at_s, ok, other, *latencies in _measured(result)
+        ],
         lateness_us=result.lateness.percentile(99) / 1_000 if result.lateness.count else 0.0,
     )
 
 
 def _in_time(result: engine.Result) -> float:
-    """From the engine's seconds; those of the warm-up and of the drain are left out."""
-    first, last = result.warm_up_s + 0.5, result.warm_up_s + result.seconds + 0.5
-    lines = [line for line in result.series if first < line[0] <= last]
+    lines = _measured(result)
     return sum(line[1] for line in lines) / len(lines) if lines else result.ok_s
+
+
+def _measured(result: engine.Result) -> list[Second]:
+    """The engine's seconds; those of the warm-up and of the drain are left out."""
+    first, last = result.warm_up_s + 0.5, result.warm_up_s + result.seconds + 0.5
+    return [line for line in result.series if first < line[0] <= last]
 
 
 def tiers(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:

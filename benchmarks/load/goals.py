@@ -37,6 +37,8 @@ GOALS = (
     Goal("hot", "first page of 20 items, full view, closed loop", "hot.rate", "loads/s", 60_000),
     Goal("hot", "p50 at 50,000/s, open loop", "hot.p50_ms", "ms", 1, False),
     Goal("hot", "p99 at 50,000/s, open loop", "hot.p99_ms", "ms", 10, False),
+    Goal("hot", "p99 of 60 s of it, merging under way", "hot.merging_p99_ms", "ms", 10, False),
+    Goal("hot", "p99 of the worst second of these", "hot.merging_worst_ms", "ms"),
     Goal("hot", "against the same service on grpc.aio, same run", "hot.times_aio", "x", 25),
     Goal("mixed", "closed loop", "mixed.rate", "calls/s", 20_000),
     Goal("mixed", "p99 at 80 % of the rate", "mixed.p99_ms", "ms", 20, False),

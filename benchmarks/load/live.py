@@ -11,8 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-import grpc
-
 from feedcore_bench import methods
 from feedcore_bench.drive import Bench, grown
 from feedcore_bench.people import Crowd
@@ -26,10 +24,9 @@ from feedcore_bench.scenarios import (
     touch,
     window_spec,
 )
-from feedcore_bench.server import Server, pinned
+from feedcore_bench.server import Server, pinned, publish
 from feedcore_bench.workloads import Burst, FirstPages, People, Prober
 from feedcore_bench.world import ROOT, World
-from feedcore_pb.v1 import publish_pb2
 
 GAP = 1_000  # sessions that rest between two calls of one: 50 ms at 20,000 calls/s
 PROBERS = 4
@@ -236,16 +233,6 @@ def _fetches(bench: Bench, before: dict[str, float], after: dict[str, float], sh
         f"cold: {shown:,} different items shown, {loaded:,.0f} contents loaded, as far as the"
         f" server counts them; {joined:,.0f} times one was asked for while it was being loaded",
     )
-
-
-def publish(server: Server, author: int, body: str) -> int:
-    """One post, outside of any load."""
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            methods.PATHS[methods.PUBLISH]
-        )
-        reply = call(methods.publish(author, body), timeout=30, wait_for_ready=True)
-    return publish_pb2.PublishResponse.FromString(reply).content_id
 
 
 def overload(bench: Bench) -> None:

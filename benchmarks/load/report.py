@@ -120,6 +120,7 @@ def markdown(results: Results) -> str:
         phases = results.of(scenario)
         if phases:
             lines += ["", *phase_table(phases), ""]
+            lines += [_each_second(phase) + "\n" for phase in phases if phase.offered is not None]
         for phase in phases:
             if len(phase.methods) > 1:
                 lines += [*method_table(phase), ""]
@@ -134,6 +135,11 @@ HEAD = ("date", "line")
 
 def _fact(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _each_second(phase: Phase) -> str:
+    seconds = " ".join(f"{p99_us / 1_000:.3g}" for *_, p99_us, _ in phase.each_second)
+    return f"p99 of each second, {phase.name}, ms: {seconds}"
 
 
 def _tiers(phase: Phase) -> str:

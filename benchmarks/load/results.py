@@ -35,6 +35,9 @@ class Phase:
     tiers: dict[str, float] = field(default_factory=dict)
     in_time: float = 0.0  # answers with status OK a second, that came while the phase lasted
     lateness_us: float = 0.0  # p99 of how late the generator itself sent, open loop
+    # Of each second (seconds since the begin, OK, other, p50, p99, most; latencies in us):
+    # a percentile of the whole hides a stall of a second that each caller met.
+    each_second: list[tuple[float, int, int, float, float, float]] = field(default_factory=list)
 
     def refused(self) -> float:
         """Share of the calls that had another status than OK."""
@@ -93,4 +96,5 @@ def _phase(data: Mapping[str, Any]) -> Phase:
     phase = dict(data)
     phase["series"] = Series(**phase["series"])
     phase["curve"] = [(percent, value) for percent, value in phase["curve"]]
+    phase["each_second"] = [tuple(line) for line in phase.get("each_second", [])]
     return Phase(**phase)

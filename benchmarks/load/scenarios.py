@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from feedcore_bench import ceiling as ceilings
 from feedcore_bench.drive import Bench, Shape
 from feedcore_bench.results import Phase
-from feedcore_bench.server import Server
+from feedcore_bench.server import Server, publish
 from feedcore_bench.workloads import FirstPages
 from feedcore_bench.world import PEOPLE, SIZES, WINDOWS, Spec, World
 
@@ -23,6 +23,8 @@ SHARE = 0.8  # of the ceiling: where latency is taken
 HOT_USERS = 1_000  # repeated: their pages fit any cache
 HOT_RATE = 50_000
 HOT_CONNECTIONS, HOT_STREAMS = 8, 32
+MERGING_POSTS = 400  # of authors with about 500 followers: 200,000 deliveries
+MERGING_S = 60.0  # twice the time without deliveries after which days are compacted
 AIO_CONNECTIONS, AIO_STREAMS = 8, 8  # grpc.aio gains nothing from more
 AIO_SECONDS_MAX = 5.0
 # Calls in flight of a closed loop: enough to keep a worker busy, less work than it would refuse.
@@ -113,9 +115,13 @@ def hot(bench: Bench) -> None:
         phase = bench.open(server, "hot", f"{rate:,.0f}/s", workload, rate)
         if workload.over_offered:
             bench.results.note("hot", f"{rate:,.0f}/s is more than this server's ceiling")
+        merging = _merging(bench, server, world, workload, rate)
         if rate == HOT_RATE:
             bench.latency("hot.p50_ms", phase, 50)
             bench.latency("hot.p99_ms", phase, 99)
+            bench.latency("hot.merging_p99_ms", merging, 99)
+            worst_us = max((p99_us for *_, p99_us, _ in merging.each_second), default=0.0)
+            values["hot.merging_worst_ms"] = worst_us / 1_000
     with bench.serve(world, settings={"server.transport": "grpcio"}) as server:
         aio = bench.closed(
             server,
@@ -127,6 +133,23 @@ def hot(bench: Bench) -> None:
             seconds=min(AIO_SECONDS_MAX, bench.options.seconds),
         )
     values["hot.times_aio"] = ceiling.rate / max(aio.rate, 1.0)
+
+
+def _merging(
+    bench: Bench, server: Server, world: World, workload: FirstPages, rate: float
+) -> Phase:
+    """The hot rate once more, for long enough that what was just published is fanned out, merged,
+    and compacted when no more comes.
+    """
+    tiny, deliveries = bench.options.tiny, 0
+    for number in range(MERGING_POSTS // 20 if tiny else MERGING_POSTS):
+        author, followers, _ = world.ordinary[number % len(world.ordinary)]
+        publish(server, author, f"number {number}")
+        deliveries += followers
+    name = f"{rate:,.0f}/s, merging"
+    bench.results.note("hot", f"{name}: {deliveries:,} deliveries were published before it")
+    seconds = bench.options.seconds if tiny else MERGING_S
+    return bench.open(server, "hot", name, workload, rate, seconds=seconds, repeat=False)
 
 
 def warm(bench: Bench) -> None:

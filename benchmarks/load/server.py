@@ -20,7 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import psutil
+
+from feedcore_bench import methods
+from feedcore_pb.v1 import publish_pb2
 
 START_TIMEOUT_S = 60.0  # a store of a million users is opened and its feeds are mapped
 END_TIMEOUT_S = 20.0  # drain, then the last merge
@@ -266,3 +270,13 @@ def _rss(process: psutil.Process) -> int:
 def _machine_busy() -> float:
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+
+
+def publish(server: Server, author: int, body: str) -> int:
+    """One post, outside of any load."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            methods.PATHS[methods.PUBLISH]
+        )
+        reply = call(methods.publish(author, body), timeout=30, wait_for_ready=True)
+    return publish_pb2.PublishResponse.FromString(reply).content_id

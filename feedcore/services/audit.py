@@ -19,14 +19,15 @@ from feedcore.limits import (
     BACKFILL_ENTRIES_MAX,
     CLOCK_AHEAD_MAX_MS,
     PAGE_SIZE_MAX,
-    PULLED_SOURCES_MAX,
     RETENTION_MS,
     USER_ID_MAX,
 )
 from feedcore.ports import CacheValidation, GraphSource, PostStore
+from feedcore.resilience.pacing import Pace
 from feedcore.services.feed import FeedService
 
 SAMPLE_DEFAULT = 100
+AUTHORS_PER_SLICE = 32  # their timelines and verdicts take about a millisecond
 
 
 @dataclass(slots=True)
@@ -73,11 +74,12 @@ class AuditService:
             )
         return await self._graph.sample_users(count or SAMPLE_DEFAULT, seed)
 
-    async def audit_user(self, user_id: int, report: AuditReport) -> None:
-        """Compares one user's feed and adds what it finds to `report`."""
+    async def audit_user(self, user_id: int, report: AuditReport, share: float = 1.0) -> None:
+        """Compares one user's feed and adds what it finds to `report`; see `audit`."""
+        pace = Pace(share)
         now_ms = self._clock.now_ms()
-        expected = await self._by_brute_force(user_id, now_ms)
-        served = await self._feed.scroll_ids(user_id, PAGE_SIZE_MAX)
+        expected = await self._by_brute_force(user_id, now_ms, pace)
+        served = await self._feed.scroll_ids(user_id, PAGE_SIZE_MAX, pace.rest)
         report.users += 1
         report.expected += len(expected)
         if len(served) != len(set(served)):
@@ -86,7 +88,7 @@ class AuditService:
         # What was published or expired while this ran belongs to neither side.
         oldest = ids.first_id_at(now_ms - RETENTION_MS + CLOCK_AHEAD_MAX_MS)
         newest = ids.last_id_at(now_ms - 1)
-        still_there = await self._by_brute_force(user_id, self._clock.now_ms())
+        still_there = await self._by_brute_force(user_id, self._clock.now_ms(), pace)
         for content_id in sorted((expected & still_there) - set(served)):
             if oldest <= content_id <= newest:
                 report.missing += 1
@@ -96,14 +98,14 @@ class AuditService:
                 report.unexpected += 1
                 report.note(f"user {user_id}: {content_id} should not be there")
 
-    async def audit(self, count: int, seed: int) -> AuditReport:
-        """Audits a sample in one go."""
+    async def audit(self, count: int, seed: int, share: float = 1.0) -> AuditReport:
+        """Audits a sample, in `share` of the event loop's time. Raises InvalidField."""
         report = AuditReport()
         for user_id in await self.sample(count, seed):
-            await self.audit_user(user_id, report)
+            await self.audit_user(user_id, report, share)
         return report
 
-    async def _by_brute_force(self, user_id: int, now_ms: int) -> set[int]:
+    async def _by_brute_force(self, user_id: int, now_ms: int, pace: Pace) -> set[int]:
         await self._validation.observe_viewer(user_id)
         viewer = await self._feed.viewers.read(user_id, now_ms)
         if not viewer.followees:
@@ -111,17 +113,18 @@ class AuditService:
         authors = [*native.unpack_ids(viewer.followees), user_id]
         oldest = ids.first_id_at(now_ms - RETENTION_MS)
         found: set[int] = set()
+        audience = viewer.audience(require_follow=True)
         # Author by author through the timelines: none of the feed's own machinery is used.
-        for at in range(0, len(authors), PULLED_SOURCES_MAX):
-            some = authors[at : at + PULLED_SOURCES_MAX]
+        for at in range(0, len(authors), AUTHORS_PER_SLICE):
+            some = authors[at : at + AUTHORS_PER_SLICE]
             bounds = USER_ID_MAX, oldest, BACKFILL_ENTRIES_MAX
             for timeline in (await self._posts.timelines(some, *bounds)).entries:
                 entries = native.merge_newest([timeline], *bounds)
-                audience = viewer.audience(require_follow=True)
                 verdicts = native.judge(entries, audience, self._posts.tombstones())
                 found.update(
                     entry.content_id
                     for entry, verdict in zip(unpack(entries), verdicts, strict=True)
                     if verdict == Verdict.KEEP
                 )
+            await pace.rest()
         return found

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -236,8 +236,12 @@ class FeedService:
             )
         ]
 
-    async def scroll_ids(self, user_id: int, page_size: int) -> list[int]:
-        """Every content id of the user's feed, scrolled page by page to its end; for audits."""
+    async def scroll_ids(
+        self, user_id: int, page_size: int, between: Callable[[], Awaitable[None]]
+    ) -> list[int]:
+        """Every content id of the user's feed, scrolled page by page to its end; for audits.
+        `between` is awaited after each page.
+        """
         await self._validation.observe_viewer(user_id)
         scroll = await self._first_page(user_id, page_size)
         found: list[int] = []
@@ -249,6 +253,7 @@ class FeedService:
             if scroll.end:
                 break
             cursor = encode_cursor(_cursor(scroll), self._secret)
+            await between()
             scroll = await self._begin(user_id, page_size, cursor)
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from operator import attrgetter
@@ -17,13 +16,13 @@ from feedcore.limits import LIST_PAGE_MAX
 from feedcore.observe import metrics
 from feedcore.ports.finding import State
 from feedcore.services.admin import AdminService
-from feedcore.services.audit import AuditReport, AuditService
+from feedcore.services.audit import AuditService
 from feedcore.services.explain import ExplainService
 from feedcore.services.hot import HotSettings
 from feedcore.services.importing import ImportBatch, ImportService, InteractionRow, PostRow
 from feedcore_pb.v1 import admin_pb2 as pb
 from feedcore_server.context import CallContext
-from feedcore_server.limits import REPLAY_JOBS_MAX
+from feedcore_server.limits import AUDIT_SHARE, REPLAY_JOBS_MAX
 from feedcore_server.registry import Handlers
 from feedcore_server.status import outcome_of
 
@@ -211,11 +210,8 @@ class AdminHandlers(Handlers):
         return pb.ExplainResponse(**{**asdict(told), "filters": filters, "terms": terms})
 
     async def audit(self, request: pb.AuditRequest, call: CallContext) -> pb.AuditResponse:
-        """User by user, giving way to other calls after each; a caller who hangs up ends it."""
-        service, report = self._services.audit, AuditReport()
-        for user_id in await service.sample(request.sample, request.seed):
-            await service.audit_user(user_id, report)
-            await asyncio.sleep(0)
+        """In slices, between which other calls are answered; a caller who hangs up ends it."""
+        report = await self._services.audit.audit(request.sample, request.seed, AUDIT_SHARE)
         call.note(items=report.users, missing=report.missing, duplicate=report.duplicate)
         return pb.AuditResponse(**asdict(report))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from feedcore import native
-from feedcore.adapters.embedded import EmbeddedStore
+from feedcore.adapters.embedded import EmbeddedStore, merger
 from feedcore.adapters.embedded.rebuild import rebuild
 from feedcore.clock import ManualClock
 from feedcore.domain import entry, ids
@@ -81,6 +81,27 @@ async def test_compaction_changes_no_feed_and_readers_survive_it(tmp_path: Path)
     assert len(list((tmp_path / "data").glob("feeds/*/*.run"))) < runs
     assert await stored(store) == before
     await reader.close()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("hurried", "eager", "pauses"),
+    [(False, 1 << 60, True), (True, 1 << 60, False), (False, 0, False)],
+    ids=["readers come first", "runs have piled up", "deliveries have piled up"],
+)
+async def test_compaction_pauses_unless_something_piles_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurried: bool, eager: int, pauses: bool
+) -> None:
+    store = await build(tmp_path / "data", ManualClock(START_MS))
+    assert store.merger is not None
+    waited: list[float] = []
+    monkeypatch.setattr(merger, "MERGE_EAGER", eager)
+    monkeypatch.setattr(merger, "RUNS_OF_DAY_MAX", 0 if hurried else 1 << 60)
+    monkeypatch.setattr(store.merger, "_thread", object())  # as if its thread compacted
+    monkeypatch.setattr(store.merger._stop, "wait", waited.append)
+    assert store.merger.compact_once(quiet=True)
+    monkeypatch.undo()
+    assert bool(waited) == pauses and all(seconds > 0 for seconds in waited)
     await store.close()
 
 
