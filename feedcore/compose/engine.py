@@ -180,7 +180,7 @@ def compose_over(
             settings, store.queue, store.feeds, validation, hot, store.counts, clock, diagnosis
         ),
         explain=ExplainService(feed, store.feeds, store.posts, store.signals, validation, clock),
-        audit=AuditService(feed, store.posts, graph, validation, clock),
+        audit=AuditService(feed, store.posts, contents, graph, validation, clock),
         importing=ImportService(
             store.posts, graph, store.preferences, store.signals, policy, clock, region
         ),

@@ -1,6 +1,7 @@
 """Recomputes sampled feeds by brute force and compares: the invariants of visibility and
 monotonicity, checked on live data. Expected = every post of every followed author within retention
-that passes the filters.
+that passes the filters. Timelines are compared with posts, too: what one has and the other lacks is
+damage, and is named, since pages that both sides make from the same damaged source would agree.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from feedcore.limits import (
     RETENTION_MS,
     USER_ID_MAX,
 )
-from feedcore.ports import CacheValidation, GraphSource, PostStore
+from feedcore.ports import CacheValidation, ContentSource, GraphSource, PostStore
 from feedcore.resilience.pacing import Pace
 from feedcore.services.feed import FeedService
 
 SAMPLE_DEFAULT = 100
 AUTHORS_PER_SLICE = 32  # their timelines and verdicts take about a millisecond
+CONTENTS_PER_READ = 100  # about a millisecond
 
 
 @dataclass(slots=True)
@@ -56,12 +58,14 @@ class AuditService:
         self,
         feed: FeedService,
         posts: PostStore,
+        contents: ContentSource,
         graph: GraphSource,
         validation: CacheValidation,
         clock: Clock,
     ) -> None:
         self._feed = feed
         self._posts = posts
+        self._contents = contents
         self._graph = graph
         self._validation = validation
         self._clock = clock
@@ -93,10 +97,27 @@ class AuditService:
             if oldest <= content_id <= newest:
                 report.missing += 1
                 report.note(f"user {user_id}: {content_id} is missing")
+        await self._compare_posts(user_id, sorted(expected & still_there), report, pace)
         for content_id in sorted(set(served) - expected - still_there):
             if oldest <= content_id <= newest:
                 report.unexpected += 1
                 report.note(f"user {user_id}: {content_id} should not be there")
+
+    async def _compare_posts(
+        self, user_id: int, content_ids: list[int], report: AuditReport, pace: Pace
+    ) -> None:
+        """What is in timelines must be among the posts, unless it was deleted meanwhile."""
+        for at in range(0, len(content_ids), CONTENTS_PER_READ):
+            some = content_ids[at : at + CONTENTS_PER_READ]
+            found = await self._contents.contents(some)
+            for content_id, content in zip(some, found, strict=True):
+                if content is None and content_id not in self._posts.tombstones():
+                    report.missing += 1
+                    report.note(
+                        f"user {user_id}: {content_id} is in its author's timeline, but its post is"
+                        " gone: the table of posts is damaged"
+                    )
+            await pace.rest()
 
     async def audit(self, count: int, seed: int, share: float = 1.0) -> AuditReport:
         """Audits a sample, in `share` of the event loop's time. Raises InvalidField."""

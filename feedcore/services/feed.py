@@ -417,7 +417,8 @@ class FeedService:
 
     # Step 4
     async def _hydrate(self, scroll: Scroll, view: int) -> list[PageItem]:
-        """Contents and counts. Items deleted meanwhile are dropped; if the source fails, items come
+        """Contents and counts. Items deleted meanwhile are dropped; so are those whose content is
+        not there although it should be, and the receipt says so. If the source fails, items come
         without content.
         """
         reasons = [_reason(scroll, chosen.author_id) for chosen in scroll.chosen]
@@ -428,7 +429,13 @@ class FeedService:
         except (Unavailable, Overloaded) as error:
             scroll.receipt.report("content", 0, str(error))
             return _bare_items(scroll, reasons)
-        scroll.receipt.report("content", len(contents))
+        deleted = self._posts.tombstones()
+        lost = sum(
+            content is None and chosen.content_id not in deleted
+            for chosen, content in zip(scroll.chosen, contents, strict=True)
+        )
+        error = f"{lost} contents are not there" if lost else ""
+        scroll.receipt.report("content", len(contents) - lost, error)
         return [
             PageItem(chosen.content_id, chosen.author_id, *content, chosen.score, reason)
             for chosen, content, reason in zip(scroll.chosen, contents, reasons, strict=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -175,3 +176,19 @@ async def test_damage_while_it_is_open(
             compare(await pages(engine), expected, what)
             await settle(engine)
             assert await pages(engine) == expected, f"{what}: not whole again"
+
+
+async def test_posts_that_are_gone_are_named(pristine: Path, expected: dict[int, Page]) -> None:
+    """What a bad disk took of the system of record: the page says so, and the audit names it."""
+    gone = expected[READERS[0]].shown[0]
+    with sqlite3.connect(pristine / "store.db", isolation_level=None) as conn:
+        assert conn.execute("DELETE FROM posts WHERE content_id = ?", (gone,)).rowcount == 1
+    conn.close()
+    async with opened(pristine) as engine:
+        found = await pages(engine)
+        for user, page in found.items():
+            lacks = gone in expected[user].shown
+            assert page.degraded == lacks and gone not in page.shown
+        report = await engine.audit.audit(100, 1)
+        assert report.missing == sum(gone in page.shown for page in expected.values())
+        assert any("the table of posts is damaged" in line for line in report.findings)

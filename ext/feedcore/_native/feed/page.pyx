@@ -429,7 +429,7 @@ cdef class PageMaker:
         return DONE
 
     cdef int _hydrate(self, Draft draft) except -1:
-        """Fills in contents and counts; items deleted meanwhile drop out."""
+        """Fills in contents and counts; GENERIC if one is not there, to say why."""
         cdef Py_ssize_t i
         cdef Content content
         cdef page_item_t* item
@@ -455,7 +455,7 @@ cdef class PageMaker:
         for i in range(draft.chosen):
             content = <Content>found[draft.items[i].content_id]
             if content.content is None:
-                continue
+                return GENERIC
             item = draft.items + draft.item_count
             item[0] = draft.items[i]
             item.content = <const uint8_t*>PyBytes_AS_STRING(content.content)
