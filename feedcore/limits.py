@@ -73,6 +73,10 @@ PREFERENCES_PER_USER_MAX = 10_000
 SNOOZE_MAX_MS = 365 * DAY_MS
 AFFINITY_AUTHORS_MAX = 256  # authors whose engagement history is kept for a user: 3 KB
 
+# --- push or pull ---------------------------------------------------------------------------------
+PUSH_THRESHOLD_MAX = 2**32  # more than there are people
+HYSTERESIS_PERCENT_MAX = 50  # more would keep an author pulled that lost half of the followers
+
 # --- fan-out --------------------------------------------------------------------------------------
 FANOUT_QUOTA_FOLLOWERS = 10_000  # followers of one post delivered in a turn: 80 KB a delivery row
 REBUILD_FOLLOWEES_PER_TURN = 500  # timelines a rebuild reads in one turn: about 10 ms

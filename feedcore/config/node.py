@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from feedcore.config.types import HOT, Address, OptionalAddress, OptionalPath, Section
+from feedcore.limits import HYSTERESIS_PERCENT_MAX, PUSH_THRESHOLD_MAX
 
 REGION_MAX = 31  # 5 bits of an id
 NODE_MAX = 126  # 7 bits of an id, less the last one, which imports use
@@ -17,8 +18,6 @@ DRAIN_GRACE_S_MAX = 300  # init systems kill after 90 s to 300 s anyway
 AGE_S_MAX = 7 * 86_400  # a week; longer is as good as never
 CALLER_RATE_MAX = 1e9  # more than any node answers
 CACHE_MB_MAX = 1 << 20  # a terabyte: no machine gives a process more
-PUSH_THRESHOLD_MAX = 2**32  # more than there are people
-HYSTERESIS_PERCENT_MAX = 50  # more would keep an author pulled that lost half of the followers
 
 
 def available_cores() -> int:

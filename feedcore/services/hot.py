@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypedDict
 
 from feedcore.errors import InvalidField
+from feedcore.limits import HYSTERESIS_PERCENT_MAX, PUSH_THRESHOLD_MAX
 from feedcore.ports import SettingsStore
 
 DOCUMENT = "hot"
-PUSH_THRESHOLD_MAX = 2**32  # more followers than there are people with a phone
-HYSTERESIS_PERCENT_MAX = 50
 
 
 @dataclass(frozen=True, slots=True)

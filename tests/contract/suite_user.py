@@ -11,9 +11,9 @@ from feedcore import native
 from feedcore.domain import entry
 from feedcore.domain.policy import Mode
 from feedcore.errors import FailedPrecondition, NotFound
+from feedcore.limits import PUSH_THRESHOLD_MAX
 from feedcore.ports import ImportedCounts, Interaction, InteractionKind, Preference, PreferenceKind
 from feedcore.ports.settings import AuthorMode
-from feedcore.services.hot import PUSH_THRESHOLD_MAX
 from tests.contract.engine import Engine, entry_of, post, timeline_of
 
 MUTE, SNOOZE, HIDE = PreferenceKind.MUTE, PreferenceKind.SNOOZE, PreferenceKind.HIDE
