@@ -20,7 +20,7 @@ from generate_protos import generate  # noqa: E402
 
 NEED_NGHTTP2 = frozenset(
     f"feedcore/_native/{name}"
-    for name in ("feed/fastfeed", "http2/h2", "http2/h2head", "http2/h2stream")
+    for name in ("feed/fastfeed", "http2/guarded", "http2/h2", "http2/h2head", "http2/h2stream")
 )
 
 

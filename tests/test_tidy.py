@@ -381,7 +381,7 @@ def test_nothing_is_swallowed() -> None:
 
 def test_every_compiled_module_has_types_and_a_twin_switch() -> None:
     # The binding of libnghttp2 has no twin: the grpcio transport is its alternative.
-    transport = ("h2", "h2head", "h2stream", "grpcframe")
+    transport = ("h2", "guarded", "h2head", "h2stream", "grpcframe")
     # Nor have those of the load generator: there is no slower one.
     load = ("h2call", "h2client", "loadstats", "pagescan")
     # Compiled handlers alone use these; the generic path answers what the handlers decline.

@@ -354,9 +354,3 @@ _grpcio(
 )
 
 # --- the native transport ------------------------------------------------------------------------
-_native(
-    "libnghttp2 ends the connection of a client that breaks a limit which it has acknowledged (RFC"
-    " 9113 asks for a reset of the stream); a client that keeps to it never sees this",
-    (256, "GOAWAY PROTOCOL_ERROR", "ended, too"),
-    "20_too_many_streams",
-)

@@ -1,5 +1,5 @@
 """What guards a session, in C: token buckets, and a look at the heads of frames."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy
 
 ctypedef struct bucket_t:
@@ -32,26 +32,30 @@ ctypedef struct heads_t:
     uint8_t head[9]
     uint8_t have
 
-cdef inline size_t unknown_frames(heads_t *heads, const uint8_t *data, size_t length) noexcept:
-    """Frames of types that HTTP/2 does not know, whose heads end in these bytes: the library passes
-    over them without a word."""
+cdef inline size_t next_head(heads_t *heads, const uint8_t *data, size_t length) noexcept:
+    """How many bytes it takes until the next head is whole (`have` is FRAME_HEAD_BYTES then), at
+    most all."""
     cdef size_t part
-    cdef size_t found = 0
-    while length:
+    cdef size_t at = 0
+    if heads.have == FRAME_HEAD_BYTES:
+        heads.have = 0
+    while at < length and heads.have < FRAME_HEAD_BYTES:
         if heads.skip:
-            part = heads.skip if heads.skip < length else length
+            part = heads.skip if heads.skip < length - at else length - at
             heads.skip -= part
         else:
             part = FRAME_HEAD_BYTES - heads.have
-            if part > length:
-                part = length
-            memcpy(&heads.head[heads.have], data, part)
+            if part > length - at:
+                part = length - at
+            memcpy(&heads.head[heads.have], data + at, part)
             heads.have += <uint8_t>part
             if heads.have == FRAME_HEAD_BYTES:
-                heads.have = 0
                 heads.skip = (
                     (<size_t>heads.head[0] << 16) | (<size_t>heads.head[1] << 8) | heads.head[2])
-                found += heads.head[3] > LAST_KNOWN_TYPE
-        data += part
-        length -= part
-    return found
+        at += part
+    return at
+
+cdef inline int32_t stream_of(const heads_t *heads) noexcept:
+    """The stream of a head that is whole."""
+    return ((heads.head[5] & 0x7F) << 24) | (heads.head[6] << 16) | (heads.head[7] << 8) | (
+        heads.head[8])

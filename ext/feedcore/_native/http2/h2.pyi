@@ -1,6 +1,7 @@
 from typing import Any
 
-from feedcore._native.http2.h2stream import Account, Link, Row, Rules
+from feedcore._native.http2.guarded import Guarded
+from feedcore._native.http2.h2stream import Account, Row, Rules
 
 EVENT_FAULT: int
 EVENT_CALL: int
@@ -18,8 +19,7 @@ Event = tuple[int, Any]
 
 def library_version() -> tuple[int, int]: ...
 
-class Session(Link):
-    frames_sent: int
+class Session(Guarded):
     calls: int
     settings_acked: bool
     pings_acked: int
@@ -28,7 +28,6 @@ class Session(Link):
     next_due: float
     idle_since: float
     running: int
-    verdict: str | None
     shed: str | None
     shed_pairs: list[tuple[bytes, bytes]]
     def __init__(

@@ -8,11 +8,6 @@ handlers run inside `receive`, after the last byte is parsed.
 A session is *open* until `verdict` says why it must end: GOAWAY is queued then, what comes in is
 dropped, what is queued goes out, and the owner closes the socket. `close` ends every call at once.
 
-Guards, each a token bucket on the caller's clock (bounds in Rules, reasons in server/limits.py):
-resets of unfinished calls; glitches (frames that HTTP/2 makes us answer with a reset, and refused
-streams); frames that do nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown
-types), earned back by each frame we send, so that an honest peer's acknowledgements are free.
-
 Not for: sockets, TLS, timers of the connection, drain (server/transports/native).
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -21,12 +16,14 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from feedcore._native.http2 cimport nghttp2 as h2
-from feedcore._native.http2.guards cimport PREFACE_BYTES, fill_bucket, spend, unknown_frames
+from feedcore._native.http2.guarded cimport GLITCH_COST, Guarded
+from feedcore._native.http2.guards cimport (
+    FRAME_HEAD_BYTES, LAST_KNOWN_TYPE, PREFACE_BYTES, fill_bucket, next_head, spend, stream_of)
 from feedcore._native.http2.grpcframe cimport (
     STATUS_CANCELLED, STATUS_DEADLINE_EXCEEDED, STATUS_RESOURCE_EXHAUSTED)
 from feedcore._native.http2.h2head cimport RequestHead
 from feedcore._native.http2.h2stream cimport (
-    CALL, CLOSED, FAST_FAILED, FAULT, MESSAGE, ROOM, Account, Link, Row, Rules, Stream,
+    CALL, CLOSED, FAST_FAILED, FAULT, MESSAGE, ROOM, Account, Row, Rules, Stream,
 )
 from feedcore._native.http2.nghttp2 cimport nghttp2_frame, nghttp2_frame_hd, ssize_t
 from feedcore._native.http2.nghttp2 cimport nghttp2_session
@@ -40,9 +37,7 @@ RESET_CANCEL = h2.NGHTTP2_CANCEL
 
 cdef enum:
     PULL_BYTES = 131072  # most that one pull gives out: the socket's share of one turn
-    GLITCH_COST = 20  # of a protocol error; a refused stream costs 1
-    FRAME_EARNS = 2  # useless frames that one frame of ours pays for: two WINDOW_UPDATEs
-    PING_STRIKES_MAX = 2  # the third ping that comes too soon ends the connection (gRFC A8)
+    STREAMS_UNBOUND = 0x7FFFFFFF  # what the library is told; the peer is told the limit (pull)
     STALL_CHECK_S = 1  # how often stalls are looked for while calls are open
     QUIET_CHECK_S = 15  # the same while all of them only wait to be told something
 
@@ -58,7 +53,7 @@ def library_version():
     return h2.nghttp2_version(0).version_num, h2.NGHTTP2_VERSION_NUM
 
 
-cdef class Session(Link):
+cdef class Session(Guarded):
     """One connection. `methods`: path as bytes -> Row. `received`, `sent`: accounts of the
     connection, whose parents are those of the process."""
 
@@ -67,8 +62,7 @@ cdef class Session(Link):
         Account sent not None, double now
     ):
         cdef h2.nghttp2_settings_entry settings[4]
-        self.rules = rules
-        self.methods = methods
+        self.rules, self.methods = rules, methods
         self.received = received
         self.sent = sent
         self.now = self.last_read = self.idle_since = now
@@ -83,7 +77,7 @@ cdef class Session(Link):
         if h2.nghttp2_session_server_new2(&self.h2, CALLBACKS, <void *>self, OPTIONS) != 0:
             raise MemoryError
         settings[0].settings_id = h2.NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
-        settings[0].value = rules.streams_max
+        settings[0].value = STREAMS_UNBOUND
         settings[1].settings_id = h2.NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
         settings[1].value = rules.stream_window
         settings[2].settings_id = h2.NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
@@ -116,10 +110,13 @@ cdef class Session(Link):
         return self.take_events()
 
     cdef int begin(self, const uint8_t *data, size_t length) except -1:
-        unknown = unknown_frames(&self.heads, data, length)
-        if unknown:
-            self.useless_frame(unknown)
-        got = h2.nghttp2_session_mem_recv(self.h2, data, length)
+        cdef size_t part
+        cdef ssize_t got = 0
+        while length and got >= 0:
+            part = self.look_ahead(data, length)
+            got = h2.nghttp2_session_mem_recv(self.h2, data, part)
+            data += part
+            length -= part
         if got < 0 and self.verdict is None:
             self.finished = True
             self.verdict = h2.nghttp2_strerror(<int>got).decode()
@@ -130,6 +127,34 @@ cdef class Session(Link):
             self.next_due = self.headers_since + self.rules.headers_s
         if self.ready:
             self.dispatch()
+        return 0
+
+    cdef size_t look_ahead(self, const uint8_t *data, size_t length) except 0:
+        """Sees what the library passes over without a word: frames of unknown types, and DATA of
+        calls that are over. How many bytes it may have: up to a reset, which may end one."""
+        cdef size_t part, at = 0
+        while True:
+            at += next_head(&self.heads, data + at, length - at)
+            if self.heads.have < FRAME_HEAD_BYTES:
+                return at
+            if self.heads.head[3] == h2.NGHTTP2_DATA:
+                self.look_for_closed(stream_of(&self.heads))
+            elif self.heads.head[3] > LAST_KNOWN_TYPE:
+                self.useless_frame()
+            elif self.heads.head[3] == h2.NGHTTP2_RST_STREAM:
+                part = min(self.heads.skip, length - at)
+                self.heads.skip -= part
+                return at + part
+            if at == length:
+                return at
+
+    cdef int look_for_closed(self, int32_t stream_id) except -1:
+        """A frame of a call: if that is over, it may be an error (module guarded)."""
+        if stream_id <= self.newest and (
+            h2.nghttp2_session_get_stream_user_data(self.h2, stream_id) == NULL
+        ) and self.is_error(stream_id):
+            h2.nghttp2_submit_rst_stream(
+                self.h2, h2.NGHTTP2_FLAG_NONE, stream_id, h2.NGHTTP2_STREAM_CLOSED)
         return 0
 
     def pull(self, double now):
@@ -151,8 +176,23 @@ cdef class Session(Link):
             if length + got > sizeof(OUT):
                 raise MemoryError(f"a frame of {got} bytes; frames are at most 16 KiB")
             memcpy(OUT + length, data, got)
+            if not self.limit_told:
+                self.tell_limit(OUT + length)
             length += got
         return PyBytes_FromStringAndSize(<const char *>OUT, length) if length else None
+
+    cdef int tell_limit(self, uint8_t *settings) except -1:
+        """Writes the limit of streams into the first frame, our SETTINGS. The library, which would
+        end the connection of a peer that passes it, does not know it: see end_of_headers."""
+        cdef uint8_t *entry = settings + FRAME_HEAD_BYTES
+        if settings[3] != h2.NGHTTP2_SETTINGS or (
+            entry[1] != h2.NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
+        ):
+            raise AssertionError("the first frame is not SETTINGS as they were submitted")
+        for place in range(4):
+            entry[2 + place] = (self.rules.streams_max >> (24 - 8 * place)) & 0xFF
+        self.limit_told = True
+        return 0
 
     def take_events(self):
         """Events since the last time: streams also close and find room while bytes are pulled."""
@@ -285,8 +325,7 @@ cdef class Session(Link):
         for stream in list(self.streams.values()):
             stream.forget()
         self.streams.clear()
-        self.incoming = None
-        self.ready = []
+        self.incoming, self.ready = None, []
         h2.nghttp2_session_del(self.h2)
         self.h2 = NULL
         return self.take_events()
@@ -300,20 +339,13 @@ cdef class Session(Link):
         return True
 
     # --- frames that came in ------------------------------------------------------------------
-    cdef int condemn(self, uint32_t code, str why) except -1:
-        """The connection must end. Callbacks do nothing from here on."""
-        if self.verdict is None:
-            self.verdict = why
-            self.verdict_code = code
-            self.goodbye_due = True
-        return 0
-
     cdef int new_stream(self, int32_t stream_id) except -1:
         cdef Stream stream = Stream.__new__(Stream)
         stream.link = self
         stream.stream_id = stream_id
         stream.touched = self.now
         self.streams[stream_id] = stream
+        self.newest = stream_id
         self.incoming = stream
         self.head.clear()
         self.headers_since = self.now
@@ -331,9 +363,12 @@ cdef class Session(Link):
         if not stream.accept(self.head, self.methods):
             stream.request_done = end_stream
             return 0
-        if self.running >= <int>self.rules.streams_max:
-            # Handlers of calls that were reset still run: streams are bounded by HTTP/2, they
-            # are not. The caller may try again, the call has not begun.
+        if <int>self.rules.streams_max < len(self.streams) or (
+            self.running >= <int>self.rules.streams_max
+        ):
+            # Handlers of calls that were reset may still run. The caller may try again.
+            self.resets_paid += 1
+            self.glitch(1)
             stream.cut(h2.NGHTTP2_REFUSED_STREAM)
             return 0
         if stream.deadline and stream.deadline < self.next_due:
@@ -351,46 +386,6 @@ cdef class Session(Link):
             self.ready.append(stream)
         return 0
 
-    cdef int reset_sent(self, uint32_t error_code) except -1:
-        """What the peer makes us answer with a reset, by an error of its own or beyond a bound, is
-        a glitch. The library tells of most when they come (`resets_paid`), of others never."""
-        if self.resets_paid:
-            self.resets_paid -= 1
-        elif error_code == h2.NGHTTP2_REFUSED_STREAM:
-            self.glitch(1)
-        elif error_code not in (
-            h2.NGHTTP2_NO_ERROR, h2.NGHTTP2_CANCEL, h2.NGHTTP2_INTERNAL_ERROR,
-            h2.NGHTTP2_ENHANCE_YOUR_CALM,
-        ):
-            self.glitch(GLITCH_COST)
-        return 0
-
-    cdef int ping_received(self) except -1:
-        """Counts pings that come too soon after each other with nothing sent in between."""
-        if self.now - self.last_ping < self.rules.ping_interval_s:
-            self.strikes += 1
-            if self.strikes > PING_STRIKES_MAX:
-                self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_pings")
-        self.last_ping = self.now
-        return 0
-
-    cdef int glitch(self, double cost) except -1:
-        if not spend(
-            &self.glitches, cost, self.rules.glitch_burst, self.rules.glitch_rate, self.now
-        ):
-            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_protocol_errors")
-        return 0
-
-    cdef int useless_frame(self, double cost=1) except -1:
-        earned = FRAME_EARNS * <double>(self.frames_sent - self.frames_sent_mark)
-        self.frames_sent_mark = self.frames_sent
-        self.useless.tokens += earned
-        if not spend(
-            &self.useless, cost, self.rules.useless_burst, self.rules.useless_rate, self.now
-        ):
-            self.condemn(h2.NGHTTP2_ENHANCE_YOUR_CALM, "too_many_frames_that_do_nothing")
-        return 0
-
 
 # --- callbacks of the library: one shape ---------------------------------------------------------
 cdef int fault(Session session, object error) noexcept:
@@ -404,9 +399,15 @@ cdef int on_begin_frame(
 ) noexcept:
     cdef Session self = <Session>user_data
     try:
-        if self.verdict is not None or hd.type <= h2.NGHTTP2_HEADERS:
-            return 0  # DATA and HEADERS carry calls; empty ones are seen when they end
-        if hd.type == h2.NGHTTP2_SETTINGS or hd.type == h2.NGHTTP2_PING:
+        if self.verdict is not None:
+            return 0
+        if hd.type == h2.NGHTTP2_HEADERS:
+            self.look_for_closed(hd.stream_id)
+        if hd.type <= h2.NGHTTP2_HEADERS:
+            return 0  # they carry calls; empty ones are seen when they end
+        if hd.type == h2.NGHTTP2_PRIORITY and hd.stream_id == 0:
+            self.condemn(h2.NGHTTP2_PROTOCOL_ERROR, "priority_of_no_stream")
+        elif hd.type == h2.NGHTTP2_SETTINGS or hd.type == h2.NGHTTP2_PING:
             if not hd.flags & h2.NGHTTP2_FLAG_ACK or self.pings_acked >= self.pings_sent:
                 self.useless_frame()
         elif hd.type == h2.NGHTTP2_RST_STREAM:
@@ -521,7 +522,7 @@ cdef int on_frame_send(
     cdef void *found
     try:
         if frame.hd.type == h2.NGHTTP2_RST_STREAM:
-            self.reset_sent(frame.rst_stream.error_code)
+            self.reset_sent(frame.hd.stream_id, frame.rst_stream.error_code)
         elif frame.hd.type == h2.NGHTTP2_GOAWAY and self.noticing:
             self.noticing = False
             self.ping()
