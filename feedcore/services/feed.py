@@ -16,6 +16,7 @@ written behind.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -62,6 +63,11 @@ VIEW_FULL, VIEW_COMPACT, VIEW_IDS = 0, 1, 2
 _FEED, _TRENDING = 0, 1  # Cursor.origin
 _DAMAGED = "damaged: followees' posts are read instead until it is made anew"
 _SCORE = struct.Struct("<d")
+
+
+async def others_first() -> None:
+    """Between two pages of a scroll: everything that is ready gets its turn."""
+    await asyncio.sleep(0)
 
 
 class FeedPage(NamedTuple):
@@ -237,7 +243,10 @@ class FeedService:
         ]
 
     async def scroll_ids(
-        self, user_id: int, page_size: int, between: Callable[[], Awaitable[None]]
+        self,
+        user_id: int,
+        page_size: int,
+        between: Callable[[], Awaitable[None]] = others_first,
     ) -> list[int]:
         """Every content id of the user's feed, scrolled page by page to its end; for audits.
         `between` is awaited after each page.
