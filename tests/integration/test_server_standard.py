@@ -215,6 +215,11 @@ def test_metrics_and_status_add_up_over_workers(server: ServerProcess) -> None:
         "fanout",
         "timeline cache",
         "connections",
+        "open files",
+        *(
+            f"store: {part}"
+            for part in ("directory", "disk", "feeds", "in use", "maps", "store.db")
+        ),
     }
     assert all(component.ok for component in status.components)
     assert status.store["posts"] >= 1
