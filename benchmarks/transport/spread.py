@@ -36,6 +36,7 @@ from feedcore.clock import SystemClock
 from feedcore.config import Settings
 from feedcore_server.processes.acceptor import Acceptor, Channel
 from feedcore_server.processes.child import Child
+from feedcore_server.processes.open_files import OpenFiles
 from feedcore_server.processes.serving import HandedOver
 from feedcore_server.transports.native import NativeTransport
 
@@ -86,7 +87,7 @@ async def serve(port: int, channel_fd: int) -> None:
     serving: HandedOver | NativeTransport
     if channel_fd >= 0:
         child = Child(Settings(), "api", 0, 0, port, channel_fd, -1)
-        serving = HandedOver(child, table, clock)
+        serving = HandedOver(child, table, clock, OpenFiles("api"))
     else:
         serving = NativeTransport(table, clock)
     port = await serving.start(HOST, port)
