@@ -443,8 +443,8 @@ class FeedService:
             content is None and chosen.content_id not in deleted
             for chosen, content in zip(scroll.chosen, contents, strict=True)
         )
-        error = f"{lost} contents are not there" if lost else ""
-        scroll.receipt.report("content", len(contents) - lost, error)
+        gone = f"{lost} contents are not there" if lost else ""
+        scroll.receipt.report("content", len(contents) - lost, gone)
         return [
             PageItem(chosen.content_id, chosen.author_id, *content, chosen.score, reason)
             for chosen, content, reason in zip(scroll.chosen, contents, reasons, strict=True)
