@@ -303,8 +303,8 @@ def to_phase(
         series=series,
         in_time=_in_time(result),
         each_second=[
-            (at_s, ok, other, *(value / 1_000 for value in latencies))
-            for at_s, ok, other, *latencies in _measured(result)
+            (at_s, ok, other, p50_ns / 1_000, p99_ns / 1_000, max_ns / 1_000)
+            for at_s, ok, other, p50_ns, p99_ns, max_ns in _measured(result)
         ],
         lateness_us=result.lateness.percentile(99) / 1_000 if result.lateness.count else 0.0,
     )
