@@ -43,7 +43,7 @@ cdef extern from *:
         }
         return (uint32_t)(sum ^ (sum >> 32));
     }
-    /* of up to 64 users: no chain, so some twenty nanoseconds */
+    /* of up to 64 users: no step waits for the one before */
     static inline uint32_t fc_block_sum(const uint64_t *users, size_t count) {
         uint64_t sum = count, factor = 0x9E3779B97F4A7C15ULL;
         for (size_t at = 0; at < count; at++, factor += 2)
