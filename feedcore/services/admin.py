@@ -26,7 +26,7 @@ from feedcore.services.viewer import RANKING
 
 DEAD_LETTERS_DEFAULT = 100
 # Probes open connections: tools that ask for status again and again must not make a load of it.
-FINDINGS_KEPT_S = 2.0
+FINDINGS_KEPT_S = 5.0
 Diagnosis = Callable[[], Awaitable[list[Finding]]]
 
 
