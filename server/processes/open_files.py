@@ -19,6 +19,7 @@ whole machine (ENFILE), which no process can foresee.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 
@@ -48,8 +49,13 @@ def reserve_of(files_max: int) -> int:
 
 def in_use() -> int:
     """Descriptors of this process. Looks at each: not for processes with thousands of them."""
-    with os.scandir("/proc/self/fd") as found:
-        return sum(1 for _ in found) - 1  # but for the one that lists them
+    try:
+        with os.scandir("/proc/self/fd") as found:
+            return sum(1 for _ in found) - 1  # but for the one that lists them
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        return limit()
 
 
 class OpenFiles:

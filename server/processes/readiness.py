@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from feedcore.adapters.common.machine import fault_of
 from feedcore.observe import logs, metrics
 from feedcore_server import limits
 from feedcore_server.handlers.health import HealthHandlers
@@ -51,12 +52,19 @@ class Readiness:
 
     def look(self) -> None:
         """Brings health, metrics and log up to date. Raises StoreError."""
-        self._say(STORE, self._store_fault())
+        self._say(STORE, self._asked(self._store_fault))
         self._full_looks = self._full_looks + 1 if self._full() else 0
         lasting = self._full_looks >= limits.FULL_LASTS
         self._say(CALLS, "as many are at work as may be" if lasting else "")
         self._files.look(self._connections())
         self._say(OPEN_FILES, self._files.short if self._files.blocked else "")
+
+    def _asked(self, store_fault: Callable[[], str]) -> str:
+        """A look that the machine does not allow (no descriptor, no memory) has found that out."""
+        try:
+            return store_fault()
+        except OSError as error:
+            return str(fault_of(error) or error)
 
     def _say(self, part: str, fault: str) -> None:
         told = self._told.get(part, "")

@@ -12,7 +12,9 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from feedcore.adapters.common.machine import fault_of
 from feedcore.clock import Clock
+from feedcore.errors import OutOfResources
 from feedcore.ports.finding import Finding, State
 from feedcore.resilience.gather import gather_bounded
 
@@ -41,6 +43,9 @@ async def _run(probe: Probe, timeout_s: float) -> Sequence[Finding]:
     except TimeoutError:
         why = f"no answer within {timeout_s:g} s"
     except Exception as error:  # whatever a client library raises: that is what was looked for
+        fault = fault_of(error)
+        if isinstance(fault, OutOfResources):  # of this process, not of the engine
+            return [Finding(probe.engine, probe.what, State.DOWN, str(fault))]
         why = describe(error)
     return [Finding(probe.engine, probe.what, State.DOWN, why, probe.mend)]
 

@@ -48,13 +48,15 @@ SHORT = {
 }
 # What ends the attacker's connections; attacks that are not listed may go on, for each of their
 # calls is refused or bounded by itself.
+# What it has sent and nobody read may reset its socket before it reads why it was cut off.
+UNREAD = "GOAWAY|closed|cut off|ConnectionResetError"
 CUT = {
     "rapid reset": f"{CALM} too_many_resets",
     "rapid reset of whole requests": f"{CALM} too_many_resets",
     "rapid reset of running handlers": f"{CALM} too_many_resets",
     "window overflows": "GOAWAY",
     "window overflows, in step": CALM,
-    "window overflows, answers unread": "GOAWAY|cut off",
+    "window overflows, answers unread": UNREAD,
     "malformed headers": "GOAWAY",
     "malformed headers, in step": CALM,
     "lengths that lie": "GOAWAY",
@@ -63,12 +65,13 @@ CUT = {
     "DATA after the end": "GOAWAY STREAM_CLOSED",
     "more streams than allowed": "GOAWAY",
     "more streams than allowed, SETTINGS not acknowledged": CALM,
-    # what it has sent and nobody read resets its socket before it reads why
-    "the same, answers unread": "GOAWAY|cut off|ConnectionResetError",
+    "the same, answers unread": UNREAD,
     "resets of a closed stream": CALM,
     "CONTINUATION flood": "GOAWAY|closed",
     "empty CONTINUATION flood": "GOAWAY|closed",
-    **dict.fromkeys(GROUPS["floods"](), "GOAWAY|closed|cut off"),
+    **{
+        name: UNREAD if "unread" in name else "GOAWAY|closed|cut off" for name in GROUPS["floods"]()
+    },
     "PING": f"{CALM} too_many_pings",
     "PING, in step": f"{CALM} too_many_pings",
 }

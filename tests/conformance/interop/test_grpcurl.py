@@ -134,7 +134,9 @@ def test_messages_of_errors_are_any_text(served: Served) -> None:
     flags = ["-format-error", "-d", json.dumps({"response_status": asked})]
     result = grpcurl(*flags, served.address, "grpc.testing.TestService/UnaryCall", ca=served.ca)
     assert result.returncode == CODE_BASE + FAILED_PRECONDITION
-    assert json.loads(result.stderr) == asked
+    told = json.loads(result.stderr)
+    assert {name: told[name] for name in asked} == asked
+    assert told["details"][0]["domain"] == "feedcore"
 
 
 def test_a_deadline_ends_a_call(served: Served) -> None:
