@@ -207,6 +207,30 @@ async def test_a_cached_page_is_generated_anew_behind_the_call(world: World) -> 
     assert resident.maker.counts.pages_generated == 1, "nobody waited for the second"
 
 
+async def test_calls_have_their_turns_between_pages_that_are_generated_anew(world: World) -> None:
+    """All were cached at one moment, so that all are past their soft age at one moment."""
+    everybody = (await crowd(world))[:50]
+    resident = world.engine.resident
+    world.counting.local = True  # nothing that is asked for waits, as in the embedded store
+    for _ in range(2):
+        for user in everybody:
+            await resident.get_feed(user, 20, "", 0, "")
+        world.clock.advance(PAGE_SOFT_AGE_MS + 1)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await resident._refresh(0)
+    task.cancel()
+    assert turns >= len(everybody)
+    assert not resident.maker.take_refreshes()
+
+
 async def test_a_gate_sends_callers_the_ordinary_way(world: World) -> None:
     fastfeed = pytest.importorskip(
         "feedcore._native.feed.fastfeed", reason="built without libnghttp2"
