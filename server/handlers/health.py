@@ -98,7 +98,9 @@ class HealthHandlers(Handlers):
         """NOT_SERVING for good; watchers hear it and their calls end: a drain need not wait."""
         self._ending = True
         self.set_serving(False)
-        self._tell_watchers()  # also where nothing has changed: their calls end
+        # Also where nothing has changed: their calls end.
+        self._changed.set()
+        self._tell_watchers()
 
     def _decide(self) -> None:
         """Wakes every watcher if probes are told something else from now on."""

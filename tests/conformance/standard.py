@@ -107,6 +107,15 @@ class HealthCases(Harness):
             last = (await asyncio.wait_for(watch.read(), PATIENCE_S)).status
             agree((last, (await watch.code()).name), (NOT_SERVING, "OK"))
 
+    async def test_25_watch_ends_with_a_server_that_was_not_ready(self, agree: Agree) -> None:
+        async with self.serving() as served, served.channel() as channel:
+            served.health.set_fault("the disk is full")
+            watch = ask(channel, "Watch", "")
+            first = (await asyncio.wait_for(watch.read(), PATIENCE_S)).status
+            served.health.end()
+            await asyncio.wait_for(served.transport.stop(PATIENCE_S), PATIENCE_S)
+            agree((first, (await watch.code()).name), (NOT_SERVING, "OK"))
+
     @pytest.mark.parametrize("over", [0, 1], ids=["the limit", "one more"])
     async def test_25_list(self, agree: Agree, over: int) -> None:
         async with self.serving() as served, served.channel() as channel:
