@@ -76,6 +76,7 @@ OPEN_FILES_COUNTED_MAX = 1_000  # connections: up to here descriptors are counte
 ACCEPT_BACKLOG = 4_096
 ACCEPTS_PER_TURN = 64  # then the supervisor looks after its children, a worker after its calls
 ACCEPT_RETRY_S = 0.01  # with every worker's queue full, or no descriptor free: then again
+ACCEPT_TOLD_EVERY_S = 1.0  # at most: a storm of connections has a wait every few milliseconds
 ACCEPT_REPORT_S = 0.02  # how stale the acceptor's knowledge of closed connections may be
 KEEPALIVE_TIME_MS = 60_000  # notices a peer that vanished within a minute and a bit
 KEEPALIVE_TIMEOUT_MS = 20_000  # the default of gRPC

@@ -103,6 +103,8 @@ class Acceptor:
         self._in_hand: socket.socket | None = None
         self._waits = ""  # what accepting waits for; "" while it goes on
         self._waits_since_s = 0.0
+        self._told = False  # the log has the beginning of this wait
+        self._told_s = -limits.ACCEPT_TOLD_EVERY_S
         self._retry: asyncio.TimerHandle | None = None
         self._unix_path: Path | None = None
         self.accepted = 0
@@ -234,18 +236,23 @@ class Acceptor:
         return False
 
     def _wait_for(self, what: str) -> None:
-        """Accepts nothing for a moment; the log has the beginning and the end of it."""
+        """Accepts nothing for a moment. The log has the beginning and the end of it, but not of
+        each of many short ones.
+        """
         self._pause()
         self._retry = self._loop.call_later(limits.ACCEPT_RETRY_S, self._resume)
+        now_s = self._loop.time()
         if what != self._waits:
-            self._waits, self._waits_since_s = what, self._loop.time()
+            self._waits, self._waits_since_s = what, now_s
+        if not self._told and now_s - self._told_s >= limits.ACCEPT_TOLD_EVERY_S:
+            self._told, self._told_s = True, now_s
             logs.get("acceptor").warning("new connections wait", waits_for=what)
 
     def _go_on(self) -> None:
-        if self._waits:
+        if self._told:
             took_ms = round((self._loop.time() - self._waits_since_s) * 1_000)
             logs.get("acceptor").info("connections wait no more", took_ms=took_ms)
-            self._waits = ""
+        self._waits, self._told = "", False
 
 
 class Intake:

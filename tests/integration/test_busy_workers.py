@@ -50,7 +50,7 @@ def test_connections_wait_for_a_worker_that_is_busy(tmp_path: Path) -> None:
             for peer in peers:
                 peer.sock.close()
         said = "".join(server.lines)
-        assert "new connections wait" in said and "connections wait no more" in said
+        assert said.count("new connections wait") == said.count("connections wait no more") > 0
 
 
 def test_a_connection_in_hand_outlives_the_worker_it_waited_for(tmp_path: Path) -> None:
