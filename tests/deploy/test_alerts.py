@@ -24,6 +24,7 @@ import yaml
 
 from feedcore_pb.collaborators.v1 import graph_pb2
 from feedcore_pb.v1 import admin_pb2, feed_pb2, publish_pb2, publish_pb2_grpc
+from tests.support.redisserver import free_port
 from tests.support.scrape import Labels, scrape
 from tests.support.server import ServerProcess
 from tests.support.tools import tool
@@ -129,10 +130,7 @@ def silent() -> Iterator[str]:
 @pytest.fixture
 def dead() -> str:
     """Address at which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        host, port = listener.getsockname()
-    return f"{host}:{port}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def get_feed(server: ServerProcess) -> feed_pb2.GetFeedResponse:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from feedcore_pb.v1 import admin_pb2
+from tests.support.redisserver import free_port
 from tests.support.server import ServerProcess
 
 NAMES = ("content", "graph", "ranking")
@@ -24,10 +25,7 @@ def components(server: ServerProcess) -> dict[str, admin_pb2.ComponentStatus]:
 @pytest.fixture
 def dead() -> str:
     """Address at which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        host, port = listener.getsockname()
-    return f"{host}:{port}"
+    return f"127.0.0.1:{free_port()}"
 
 
 class Silent:
